@@ -1,0 +1,1 @@
+"""Typed settings: strict, frozen, loaded from YAML, content-hashed."""

@@ -1,0 +1,38 @@
+"""The exception tree of sm_search.
+
+    SmSearchError                 anything that we raise on purpose
+    ├── InputError                the user can mend it: exit status 2, one line
+    │   ├── SettingsError         a YAML file or a settings value
+    │   ├── DataError             an MDF file, a manifest, a dataset
+    │   ├── CheckpointError       a checkpoint folder or a model URI
+    │   └── TrackingError         an MLflow run, model or server
+    └── DivergenceError           a non-finite loss or metric: ends one trial, not the sweep
+"""
+
+
+class SmSearchError(Exception):
+    """Base of all errors raised on purpose; the message is one line for the user."""
+
+
+class InputError(SmSearchError):
+    """The input is wrong; the message names the file, the field, the value and the rule."""
+
+
+class SettingsError(InputError):
+    """A setting breaks a rule."""
+
+
+class DataError(InputError):
+    """An MDF file or a dataset breaks a rule."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint or model URI cannot be used."""
+
+
+class TrackingError(InputError):
+    """A tracking server, run or registered model cannot be reached or does not exist."""
+
+
+class DivergenceError(SmSearchError):
+    """Training or sampling left the finite numbers."""
