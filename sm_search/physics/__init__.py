@@ -1,0 +1,1 @@
+"""Particles, fields, relaxation and the system matrix; SI units, float64."""
