@@ -1,0 +1,51 @@
+# Every target sets up .venv by itself; a second run installs nothing.
+PYTHON ?= python3.11
+PIP := .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+RUNTIME := .venv/runtime.stamp
+DEV := .venv/dev.stamp
+
+help: ## this list (PYTHON=… names another interpreter, 3.11 or newer)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(RUNTIME) ## all of it, small: simulate, sweep, report (minutes on two cores)
+	.venv/bin/sm-search demo
+
+ui: $(RUNTIME) ## MLflow's pages on http://127.0.0.1:5000, from outputs/
+	mkdir -p outputs
+	.venv/bin/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///outputs/mlflow.db --artifacts-destination outputs/artifacts
+
+test: $(DEV) ## the tests, without the long ones
+	.venv/bin/python -m pytest
+
+test-long: $(DEV) ## the tests marked slow, cluster or gpu
+	.venv/bin/python -m pytest -m 'slow or cluster or gpu'
+
+test-all: $(DEV) ## both
+	.venv/bin/python -m pytest -m 'not benchmark'
+
+bench: $(DEV) ## measured ratios
+	.venv/bin/python -m pytest -m benchmark tests/benchmarks -s
+
+lint: $(DEV) ## style, types, and who may import whom
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'error: $(PYTHON) is not a Python 3.11 or newer; name one: make PYTHON=…' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo 'error: $(PYTHON) has no venv module; on Debian: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# The development set-up contains the run-time one, so it spares that one's install.
+$(RUNTIME): pyproject.toml constraints.txt | .venv/bin/python
+	@echo 'Installing into .venv (some minutes, once)'
+	@$(PIP) -e .
+	@touch $(RUNTIME)
+
+$(DEV): pyproject.toml constraints.txt | .venv/bin/python
+	@echo 'Installing into .venv (some minutes, once)'
+	@$(PIP) -e '.[dev,cluster]'
+	@touch $(RUNTIME) $(DEV)
+
+.PHONY: help demo ui test test-long test-all bench lint
