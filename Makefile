@@ -12,7 +12,7 @@ demo: $(RUNTIME) ## all of it, small: simulate, sweep, report (minutes on two co
 
 ui: $(RUNTIME) ## MLflow's pages on http://127.0.0.1:5000, from outputs/
 	mkdir -p outputs
-	.venv/bin/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///outputs/mlflow.db --artifacts-destination outputs/artifacts
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false .venv/bin/mlflow ui --workers 1 --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///outputs/mlflow.db --artifacts-destination outputs/artifacts
 
 test: $(DEV) ## the tests, without the long ones
 	.venv/bin/python -m pytest
