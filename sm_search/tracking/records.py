@@ -1,0 +1,151 @@
+"""Reading runs: the studies of a store, their trials, and the best of these."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from mlflow.entities import Run
+
+from sm_search.config.errors import TrackingError
+from sm_search.tracking.store import Store
+
+EXPERIMENT = "sm_search"
+# Tags that tell our runs apart. `kind` is "study" or "trial"; `state` is the trial's outcome in the search's own words.
+STUDY, TRIAL, KIND, STATE = "study", "trial_id", "kind", "state"
+PARENT = "mlflow.parentRunId"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as stored.
+
+    Attributes:
+        trial_id: None for the study itself.
+        params: values as text: JSON, but for strings, which stand as they are.
+        metrics: the last value of each.
+        status: MLflow's word: RUNNING, FINISHED, FAILED or KILLED.
+        ended_ms: end in Unix milliseconds, None before a first end.
+    """
+
+    run_id: str
+    study: str
+    trial_id: str | None
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    status: str
+    tags: Mapping[str, str]
+    started_ms: int
+    ended_ms: int | None
+
+    @property
+    def state(self) -> str | None:
+        """`running`, `complete`, `pruned` or `failed`: how the search saw the trial last."""
+        return self.tags.get(STATE)
+
+
+def study_runs(store: Store, study: str) -> tuple[RunRecord, list[RunRecord]]:
+    """The run of a study, and the runs of its trials in the order of their start.
+
+    Raises:
+        TrackingError: no such study; the message lists those that exist.
+    """
+    parent = find_study(store, study)
+    if parent is None:
+        known = sorted({record.study for record in _search(store, f"tags.{KIND} = 'study'")})
+        raise TrackingError(f"study {study!r}: not in {store.place}; it has {', '.join(known) or 'no study yet'}")
+    return parent, find_trials(store, parent)
+
+
+def best_trials(
+    store: Store, study: str, metric: str = "val_psnr_db", n: int = 1, *, largest: bool = True
+) -> list[RunRecord]:
+    """The `n` best completed trials of a study by the last value of `metric`, best first, ties by trial id.
+
+    Pruned and failed trials do not count: they were not trained to the end.
+
+    Raises:
+        TrackingError: no such study, or no completed trial that has the metric.
+    """
+    complete = [record for record in study_runs(store, study)[1] if record.state == "complete"]
+    scored = [record for record in complete if metric in record.metrics]
+    if not scored:
+        known = sorted({name for record in complete for name in record.metrics})
+        raise TrackingError(
+            f"study {study!r}: none of its {len(complete)} completed trials has the metric {metric!r}"
+            f"; they have {', '.join(known) or 'none'}"
+        )
+    sign = -1 if largest else 1
+    return sorted(scored, key=lambda record: (sign * record.metrics[metric], record.trial_id))[:n]
+
+
+def get_run(store: Store, run_id: str) -> RunRecord:
+    """One run by its id.
+
+    Raises:
+        TrackingError: there is no such run, or it is not one of ours.
+    """
+    with store.asked(f"run {run_id!r}"):
+        run = store.client.get_run(run_id)
+    if KIND not in run.data.tags:
+        raise TrackingError(f"{store.place}: run {run_id!r}: has no tag {KIND!r}, so it is not a run of sm_search")
+    return _record(run)
+
+
+def metric_history(store: Store, run_id: str, metric: str) -> list[tuple[int, float]]:
+    """All logged (step, value) of one metric, by step; empty when the run never logged it."""
+    with store.asked(f"metric {metric!r} of run {run_id!r}"):
+        history = store.client.get_metric_history(run_id, metric)
+    return sorted((point.step, point.value) for point in history)
+
+
+def find_study(store: Store, study: str) -> RunRecord | None:
+    """The run of a study, or None; the oldest one should there be two."""
+    check_name("study", study)
+    return next(_search(store, f"tags.{KIND} = 'study' and tags.{STUDY} = '{study}'"), None)
+
+
+def find_trials(store: Store, parent: RunRecord, trial_id: str | None = None) -> list[RunRecord]:
+    """The runs below a study's run, oldest first; with a `trial_id` those of that trial."""
+    query = f"tags.`{PARENT}` = '{parent.run_id}'"
+    if trial_id is not None:
+        check_name("trial", trial_id)
+        query += f" and tags.{TRIAL} = '{trial_id}'"
+    return list(_search(store, query))
+
+
+def check_name(what: str, name: str) -> None:
+    """Refuse a name that would not be safe in a query or as a folder.
+
+    Raises:
+        TrackingError: it breaks the rule in the message.
+    """
+    if not NAME.fullmatch(name):
+        rule = "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit"
+        raise TrackingError(f"{what} name {name!r}: must be {rule}")
+
+
+def _search(store: Store, query: str) -> Iterator[RunRecord]:
+    with store.asked(f"search for runs with {query}"):
+        experiment = store.client.get_experiment_by_name(EXPERIMENT)
+        token = "" if experiment else None
+        while token is not None:
+            page = store.client.search_runs(
+                [experiment.experiment_id], query, order_by=["start_time ASC"], page_token=token or None
+            )
+            yield from map(_record, page)
+            token = page.token or None
+
+
+def _record(run: Run) -> RunRecord:
+    return RunRecord(
+        run_id=run.info.run_id,
+        study=run.data.tags.get(STUDY, ""),
+        trial_id=run.data.tags.get(TRIAL),
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        status=run.info.status,
+        tags=dict(run.data.tags),
+        started_ms=run.info.start_time,
+        ended_ms=run.info.end_time,
+    )

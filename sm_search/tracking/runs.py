@@ -1,0 +1,293 @@
+"""`StudyLog`: one MLflow run per study, one child run per trial, found again when the study is resumed."""
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from sm_search.config.errors import DivergenceError, TrackingError
+from sm_search.tracking.records import (
+    EXPERIMENT,
+    KIND,
+    PARENT,
+    STATE,
+    STUDY,
+    TRIAL,
+    RunRecord,
+    check_name,
+    find_study,
+    find_trials,
+    study_runs,
+)
+from sm_search.tracking.store import STORE_ERRORS, Store, is_transient, reason
+
+MAX_PARAM_LENGTH = 6000
+MAX_BATCH = 100
+NAMED_IN_ERROR = 5
+
+TrialState = Literal["complete", "pruned", "failed"]
+StudyState = Literal["complete", "failed", "interrupted"]
+TRIAL_STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+STUDY_STATUS = {"complete": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+class StudyLog:
+    """Writes one study. Metrics and outcomes wait in memory while the server is away, in order, and go with the next
+    call; starting a trial and storing files need the server at once.
+
+    Attributes:
+        run_id: the study's own run.
+    """
+
+    def __init__(self, store: Store, parent: RunRecord) -> None:
+        self._store = store
+        self._parent = parent
+        self._run_ids: dict[str, str] = {}
+        self._pending: deque[tuple[str, Callable[[], None]]] = deque()
+        self._last_reason = ""
+
+    @classmethod
+    def open(
+        cls,
+        store: Store,
+        study: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        resume_trials: Collection[str] = (),
+    ) -> "StudyLog":
+        """Create the run of a study, or find it and continue; for the driver, of which a study has one at a time.
+
+        Trials that a dead driver left RUNNING are marked KILLED, `resume_trials` excepted.
+
+        Raises:
+            TrackingError: a bad name, a store that does not answer, or a parameter that changed since the first time.
+        """
+        parent = find_study(store, study)
+        run_tags = {**(tags or {}), KIND: "study", STUDY: study}
+        if parent is None:
+            parent = _create(store, _experiment(store), study, run_tags)
+        log = cls(store, parent)
+        log._write_start(f"study {study!r}", parent, run_tags, params or {})
+        log._kill_running(keep=resume_trials)
+        return log
+
+    @classmethod
+    def attach(cls, store: Store, study: str) -> "StudyLog":
+        """The log of a study that a driver has open, for a worker: changes nothing.
+
+        Raises:
+            TrackingError: no such study; the message lists those that exist.
+        """
+        return cls(store, study_runs(store, study)[0])
+
+    @property
+    def run_id(self) -> str:
+        return self._parent.run_id
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """What the store has not taken yet, in words."""
+        return tuple(what for what, _ in self._pending)
+
+    def existing_trials(self) -> dict[str, RunRecord]:
+        """The stored trials by id; of two runs with one id the older."""
+        trials: dict[str, RunRecord] = {}
+        for record in find_trials(self._store, self._parent):
+            trials.setdefault(record.trial_id or "", record)
+        return trials
+
+    def start_trial(
+        self, trial_id: str, params: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None
+    ) -> str:
+        """Create the run of a trial, or find it and set it RUNNING again; the run id.
+
+        Raises:
+            TrackingError: a bad id, a store that does not answer, or a parameter that changed since the first time.
+        """
+        check_name("trial", trial_id)
+        found = find_trials(self._store, self._parent, trial_id)
+        run_tags = {
+            **(tags or {}),
+            KIND: "trial",
+            STUDY: self._parent.study,
+            TRIAL: trial_id,
+            STATE: "running",
+            PARENT: self.run_id,
+        }
+        record = found[0] if found else _create(self._store, _experiment(self._store), trial_id, run_tags)
+        self._run_ids[trial_id] = record.run_id
+        self._write_start(f"trial {trial_id!r}", record, run_tags, params or {})
+        return record.run_id
+
+    def log_metrics(self, trial_id: str | None, step: int, metrics: Mapping[str, float]) -> None:
+        """Store metrics at a step in one batch; `trial_id` None for the study's own.
+
+        Raises:
+            DivergenceError: a value is NaN or infinite; nothing is stored then.
+            TrackingError: the store refuses them. That it is away is no error yet.
+        """
+        whose = self._name(trial_id)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise DivergenceError(f"{whose}: metric {name!r} at step {step} is {value}: must be finite")
+        now = time.time_ns() // 1_000_000
+        run_id = self._run_id(trial_id)
+        batch = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+        self._send(
+            f"metrics of {whose} at step {step}",
+            lambda: self._store.client.log_batch(run_id, metrics=batch, synchronous=True),
+        )
+
+    def finish_trial(self, trial_id: str, state: TrialState) -> None:
+        """End a trial. A pruned one is FINISHED for MLflow, with the tag `state` = pruned.
+
+        Raises:
+            TrackingError: the trial was never started, or the store refuses.
+        """
+        run_id = self._run_id(trial_id)
+
+        def end() -> None:
+            self._store.client.set_tag(run_id, STATE, state, synchronous=True)
+            self._store.client.set_terminated(run_id, TRIAL_STATUS[state])
+
+        self._send(f"outcome {state!r} of trial {trial_id!r}", end)
+
+    def log_folder(self, trial_id: str | None, folder: Path, artifact_path: str) -> None:
+        """Store the files of a folder under `artifact_path`.
+
+        Raises:
+            TrackingError: there is no such folder, or the store does not take it.
+        """
+        if not folder.is_dir():
+            raise TrackingError(f"{folder}: is not a folder, so it cannot be stored as {artifact_path!r}")
+        with self._store.asked(f"folder {folder} for {self._name(trial_id)}"):
+            self._store.client.log_artifacts(self._run_id(trial_id), str(folder), artifact_path)
+
+    def log_file(self, trial_id: str | None, file: Path, artifact_path: str | None = None) -> None:
+        """Store one file, a figure for example, in the artifact folder `artifact_path`.
+
+        Raises:
+            TrackingError: there is no such file, or the store does not take it.
+        """
+        if not file.is_file():
+            raise TrackingError(f"{file}: is not a file, so it cannot be stored")
+        with self._store.asked(f"file {file} for {self._name(trial_id)}"):
+            self._store.client.log_artifact(self._run_id(trial_id), str(file), artifact_path)
+
+    def log_text(self, trial_id: str | None, text: str, artifact_file: str) -> None:
+        """Store `text` as the artifact `artifact_file`.
+
+        Raises:
+            TrackingError: the store does not take it.
+        """
+        with self._store.asked(f"text {artifact_file!r} for {self._name(trial_id)}"):
+            self._store.client.log_text(self._run_id(trial_id), text, artifact_file)
+
+    def finish(self, state: StudyState = "complete") -> None:
+        """End the study; trials still RUNNING are marked KILLED.
+
+        Raises:
+            TrackingError: the store is away; the message names what it never took.
+        """
+        self._send(
+            f"outcome {state!r} of study {self._parent.study!r}",
+            lambda: self._store.client.set_terminated(self.run_id, STUDY_STATUS[state]),
+        )
+        if self._pending:
+            lost = "; ".join(self.pending[:NAMED_IN_ERROR])
+            more = f"; and {len(self._pending) - NAMED_IN_ERROR} more" if len(self._pending) > NAMED_IN_ERROR else ""
+            raise TrackingError(f"{self._store.place}: not stored: {lost}{more}: {self._last_reason}")
+        self._kill_running()
+
+    def _send(self, what: str, action: Callable[[], None]) -> None:
+        """Put `action` behind what waits already, and deliver as much of it all as the store takes now."""
+        self._pending.append((what, action))
+        while self._pending:
+            what, action = self._pending[0]
+            try:
+                action()
+            except STORE_ERRORS as error:
+                self._last_reason = reason(error)
+                if is_transient(error):
+                    return
+                self._pending.popleft()
+                raise TrackingError(f"{self._store.place}: {what}: {reason(error)}") from None
+            self._pending.popleft()
+
+    def _write_start(self, whose: str, record: RunRecord, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
+        """Set a run RUNNING with its tags, and add the parameters that it does not have yet."""
+        texts = {name: _param_text(whose, name, value) for name, value in params.items()}
+        for name, text in texts.items():
+            if record.params.get(name, text) != text:
+                raise TrackingError(
+                    f"{whose}: parameter {name!r} is {text} but was {record.params[name]} when it began; "
+                    "a stored parameter cannot change: take another name"
+                )
+        new = [Param(name, text) for name, text in texts.items() if name not in record.params]
+        with self._store.asked(f"{whose}: tags and parameters"):
+            client = self._store.client
+            client.update_run(record.run_id, status="RUNNING")
+            client.log_batch(record.run_id, tags=[RunTag(*tag) for tag in tags.items()], synchronous=True)
+            for start in range(0, len(new), MAX_BATCH):
+                client.log_batch(record.run_id, params=new[start : start + MAX_BATCH], synchronous=True)
+
+    def _kill_running(self, keep: Collection[str] = ()) -> None:
+        with self._store.asked("trials left running"):
+            for record in find_trials(self._store, self._parent):
+                if record.status == "RUNNING" and record.trial_id not in keep:
+                    self._store.client.set_terminated(record.run_id, "KILLED")
+
+    def _name(self, trial_id: str | None) -> str:
+        return f"study {self._parent.study!r}" if trial_id is None else f"trial {trial_id!r}"
+
+    def _run_id(self, trial_id: str | None) -> str:
+        if trial_id is None:
+            return self.run_id
+        if trial_id not in self._run_ids:
+            found = find_trials(self._store, self._parent, trial_id)
+            if not found:
+                raise TrackingError(f"trial {trial_id!r}: was never started in study {self._parent.study!r}")
+            self._run_ids[trial_id] = found[0].run_id
+        return self._run_ids[trial_id]
+
+
+def _create(store: Store, experiment_id: str, name: str, tags: Mapping[str, str]) -> RunRecord:
+    with store.asked(f"new run {name!r}"):
+        run = store.client.create_run(experiment_id, tags=dict(tags), run_name=name)
+    info = run.info
+    return RunRecord(
+        info.run_id, tags[STUDY], tags.get(TRIAL), {}, {}, info.status, dict(tags), info.start_time, info.end_time
+    )
+
+
+def _experiment(store: Store) -> str:
+    """The id of our experiment, created where there is none."""
+    with store.asked(f"experiment {EXPERIMENT!r}"):
+        experiment = store.client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            try:
+                return str(store.client.create_experiment(EXPERIMENT, artifact_location=store.artifact_root))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            experiment = store.client.get_experiment_by_name(EXPERIMENT)
+        if experiment.lifecycle_stage != "active":
+            raise ValueError("is deleted; `mlflow experiments restore` brings it back")
+        return str(experiment.experiment_id)
+
+
+def _param_text(whose: str, name: str, value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    if len(text) > MAX_PARAM_LENGTH:
+        raise TrackingError(
+            f"{whose}: parameter {name!r} has {len(text)} characters, more than the {MAX_PARAM_LENGTH} that MLflow "
+            "takes; store it as text instead"
+        )
+    return text
