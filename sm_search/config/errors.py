@@ -1,12 +1,12 @@
 """The exception tree of sm_search.
 
-    SmSearchError                 anything that we raise on purpose
-    ├── InputError                the user can mend it: exit status 2, one line
-    │   ├── SettingsError         a YAML file or a settings value
-    │   ├── DataError             an MDF file, a manifest, a dataset
-    │   ├── CheckpointError       a checkpoint folder or a model URI
-    │   └── TrackingError         an MLflow run, model or server
-    └── DivergenceError           a non-finite loss or metric: ends one trial, not the sweep
+SmSearchError                 anything that we raise on purpose
+├── InputError                the user can mend it: exit status 2, one line
+│   ├── SettingsError         a YAML file or a settings value
+│   ├── DataError             an MDF file, a manifest, a dataset
+│   ├── CheckpointError       a checkpoint folder or a model URI
+│   └── TrackingError         an MLflow run, model or server
+└── DivergenceError           a non-finite loss or metric: ends one trial, not the sweep
 """
 
 

@@ -5,7 +5,7 @@ Shapes: C receive channels (x, y), K components (mixing orders), N voxels with x
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sm_search.config.errors import DataError
 from sm_search.config.simulation import DatasetSettings, FieldName, FieldSettings, Grid, Scan
 from sm_search.physics.particles import (
     brownian_rate,
@@ -54,10 +55,42 @@ class SystemMatrix:
         orders_K2 = np.asarray(self.mixing_orders, dtype=np.int64)
         return orders_K2[:, 0] * (self.nd + 1) + orders_K2[:, 1] * self.nd
 
-    def images(self, channel: int = 0) -> NDArray[np.complex128]:
-        """One channel as images, shape (K, n_y, n_x)."""
+    def channel_images(self, channel: int) -> NDArray[np.complex128]:
+        """One receive channel seen along its own axis, shape (K, Y, X), in the order of `mixing_orders`.
+
+        The y-channel is the x-channel of a scan with exchanged axes: its images are transposed and m_x, m_y swapped,
+        so that one model serves both.
+
+        Raises:
+            DataError: the y-channel is asked for on a grid that is not square, or without the swapped orders.
+        """
         size_x, size_y = self.grid.size
-        return self.values_CKN[channel].reshape(len(self.mixing_orders), size_y, size_x)
+        images = self.values_CKN[channel].reshape(len(self.mixing_orders), size_y, size_x)
+        if channel == 0:
+            return images
+        return images[swapped_orders(self.mixing_orders, self.grid)].transpose(0, 2, 1)
+
+
+def from_channel_images(
+    images: Sequence[NDArray[np.complexfloating]], orders: tuple[tuple[int, int], ...], grid: Grid
+) -> NDArray[np.complex128]:
+    """The inverse of `channel_images` for the channels x (and y), shape (C, K, N)."""
+    values = [np.asarray(images[0], dtype=np.complex128)]
+    values += [other.transpose(0, 2, 1)[swapped_orders(orders, grid)] for other in images[1:]]
+    return np.stack([value.reshape(len(orders), -1) for value in values])
+
+
+def swapped_orders(orders: tuple[tuple[int, int], ...], grid: Grid) -> list[int]:
+    """For each (m_x, m_y) the position of (m_y, m_x)."""
+    position = {order: index for index, order in enumerate(orders)}
+    missing = [order for order in orders if order[::-1] not in position]
+    if missing or grid.size[0] != grid.size[1] or grid.fov_mm[0] != grid.fov_mm[1]:
+        raise DataError(
+            f"the y-channel needs a square grid (is {grid.size[0]} × {grid.size[1]} over {grid.fov_mm[0]:g} × "
+            f"{grid.fov_mm[1]:g} mm) and every mixing order with its swap"
+            + (f" (missing {missing[0][::-1]})" if missing else "")
+        )
+    return [position[order[::-1]] for order in orders]
 
 
 def samples_per_period(xi_drive: float, highest_order: int) -> int:
@@ -92,9 +125,7 @@ def simulate(settings: DatasetSettings, scan: Scan, which: FieldName, *, samples
     chunk = max(1, CHUNK_SAMPLES // (samples * (scan.nd + 1)))
     for begin in range(0, len(computed), chunk):
         voxels = computed[begin : begin + chunk]
-        xi_x, xi_y = (
-            torch.from_numpy(drive.gradient_t_per_m * r_N[voxels] * xi_per_tesla) for r_N in (x_N, y_N)
-        )
+        xi_x, xi_y = (torch.from_numpy(drive.gradient_t_per_m * r_N[voxels] * xi_per_tesla) for r_N in (x_N, y_N))
         moment_LPCV = _magnetisation(xi_x, xi_y, xi_per_tesla * drive.drive_t, scan, samples, tau_s)
         values_CKN[:, :, voxels] = transform(moment_LPCV).numpy()
     values_CKN *= particle.saturation_magnetisation_ka_per_m * 1e3
@@ -187,7 +218,9 @@ def _half(nd: int, grid: Grid) -> NDArray[np.int64]:
     return half.ravel()
 
 
-def _fill_by_symmetry(values_CKN: NDArray[np.complex128], orders: tuple[tuple[int, int], ...], nd: int, grid: Grid) -> None:
+def _fill_by_symmetry(
+    values_CKN: NDArray[np.complex128], orders: tuple[tuple[int, int], ...], nd: int, grid: Grid
+) -> None:
     """Mirror the computed half: the x-channel has parity (−1)^(m_y) in y (N_d odd) or −(−1)^(m_x) in x (N_d even)."""
     size_x, size_y = grid.size
     values = values_CKN.reshape(2, len(orders), size_y, size_x)

@@ -1,0 +1,123 @@
+"""What is trained and how it is sampled: denoiser, diffusion process, training, sampling schedule."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sm_search.config.base import Settings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class LinearBasisSettings(Settings):
+    """A residual MLP that diffuses the coefficients of an orthonormal basis fitted to the training targets.
+
+    Attributes:
+        coefficients: basis vectors kept for the target, and for the condition.
+        width, blocks: hidden width and number of residual blocks.
+        wiener_input: feed the network the per-coefficient Wiener estimate of x_0 instead of x_t.
+    """
+
+    backbone: Literal["linear-basis"] = "linear-basis"
+    coefficients: Annotated[int, Field(ge=8, le=4096)] = 384
+    width: Annotated[int, Field(ge=16, le=8192)] = 512
+    blocks: Annotated[int, Field(ge=1, le=64)] = 4
+    wiener_input: bool = True
+
+
+class UNetSettings(Settings):
+    """A pixel U-Net (diffusers' `UNet2DModel`).
+
+    Attributes:
+        channels: feature channels of each resolution level; the image side is halved between levels.
+        layers: residual layers in each level.
+    """
+
+    backbone: Literal["unet"] = "unet"
+    channels: Annotated[tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...], Field(min_length=2, max_length=6)] = (
+        32,
+        64,
+        96,
+    )
+    layers: Annotated[int, Field(ge=1, le=8)] = 1
+
+
+BackboneSettings = Annotated[LinearBasisSettings | UNetSettings, Field(discriminator="backbone")]
+
+
+class DiffusionSettings(Settings):
+    """The forward process q(x_t | x_0) = N(√ᾱ_t x_0, 1 − ᾱ_t) and what the network predicts.
+
+    Attributes:
+        timesteps: T.
+        noise_schedule: `linear` β from 1e-4 to 0.02 at T = 1000 (Ho et al. 2020), or `cosine` (Nichol and Dhariwal 2021).
+        prediction: `epsilon` (paper), `v` (Salimans and Ho 2022) or `x0`.
+    """
+
+    timesteps: Annotated[int, Field(ge=2, le=10_000)] = 1000
+    noise_schedule: Literal["linear", "cosine"] = "linear"
+    prediction: Literal["epsilon", "v", "x0"] = "x0"
+
+
+class TrainingSettings(Settings):
+    """One training run.
+
+    Attributes:
+        p_uncond: probability of replacing the condition by the null condition (Algorithm 1).
+        condition_noise: `same-level` adds √(1−ᾱ_t)·ε to the condition in training (the paper's text), `none` does not.
+        condition_weight: `decay` multiplies the condition by 1 − t/T in training (the paper's text), `none` does not.
+        share_at_end: share of the draws of t that are put at t = T, where the network is a regression.
+        steps, batch_size, learning_rate, weight_decay: AdamW with linear warm-up and cosine decay to zero.
+        ema_decay: decay of the weights' moving average, which is what is sampled.
+        receive_channels: channels to learn, 0 = x and 1 = y.
+    """
+
+    backbone: BackboneSettings = LinearBasisSettings()
+    diffusion: DiffusionSettings = DiffusionSettings()
+    p_uncond: Share = 0.1
+    condition_noise: Literal["none", "same-level"] = "none"
+    condition_weight: Literal["none", "decay"] = "none"
+    share_at_end: Share = 0.5
+    steps: Annotated[int, Field(ge=1)] = 4000
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    receive_channels: Annotated[tuple[Annotated[int, Field(ge=0, le=1)], ...], Field(min_length=1)] = (0,)
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class ScheduleSettings(Settings):
+    """The condition-decay schedule of the paper (Algorithm 2) and the sampler that it steers, with u = t/T.
+
+    η(u) = η_max(1−u)^γ is the noise on the condition, w(u) = w_min + (w_max−w_min)u^σ its weight.
+
+    Attributes:
+        sampler: `paper` is Algorithm 2 as printed, `ddpm` the standard posterior, `ddim` deterministic (Song et al. 2021).
+        steps: visited t, evenly spaced from T down (trailing spacing).
+        fresh_condition_noise: draw ε_y at each step, not once.
+        guidance: classifier-free guidance scale; 1 is off and costs one network evaluation a step.
+    """
+
+    sampler: Literal["paper", "ddpm", "ddim"] = "ddim"
+    steps: Annotated[int, Field(ge=1)] = 8
+    eta_max: NotNegative = 0.0
+    gamma: NotNegative = 1.0
+    w_min: NotNegative = 1.0
+    w_max: NotNegative = 1.0
+    sigma: NotNegative = 1.0
+    fresh_condition_noise: bool = False
+    guidance: NotNegative = 1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ScheduleSettings":
+        if self.w_min > self.w_max:
+            raise ValueError(f"w_min = {self.w_min} must not exceed w_max = {self.w_max}")
+        return self
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations per image."""
+        return self.steps * (1 if self.guidance == 1.0 else 2)

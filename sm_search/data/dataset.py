@@ -1,0 +1,187 @@
+"""A dataset folder: `manifest.json` and, for each scan, `<scan-id>/low.mdf` and `<scan-id>/high.mdf`."""
+
+import json
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from sm_search.config.base import Settings, content_hash
+from sm_search.config.errors import DataError
+from sm_search.config.simulation import DatasetSettings, FieldName, Scan
+from sm_search.data.atomic import atomic_path, sha256
+from sm_search.data.mdf import write_mdf
+from sm_search.data.mdf_reading import read_mdf
+from sm_search.physics.system_matrix import SystemMatrix
+
+MANIFEST = "manifest.json"
+FIELDS: tuple[FieldName, FieldName] = ("low", "high")
+_UUID_SPACE = uuid.UUID("5f1d7c1e-9b56-4c83-8f0e-53b0a5b0d8a4")
+
+
+class Manifest(Settings):
+    """What `manifest.json` holds: the settings, their hash, and the SHA-256 of every finished file."""
+
+    format: int = Field(default=1, ge=1, le=1)
+    created: str
+    settings: DatasetSettings
+    settings_hash: str
+    files: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One scan at the low and at the high gradient."""
+
+    scan: Scan
+    low: SystemMatrix
+    high: SystemMatrix
+
+
+@dataclass
+class Dataset:
+    """An opened dataset folder; files are read when asked for."""
+
+    folder: Path
+    manifest: Manifest
+    _verified: set[str] = field(default_factory=set)
+
+    @property
+    def settings(self) -> DatasetSettings:
+        return self.manifest.settings
+
+    @staticmethod
+    def create(folder: str | Path, settings: DatasetSettings) -> "Dataset":
+        """Open `folder` for writing: a new dataset, or an unfinished one of the same settings.
+
+        Raises:
+            DataError: the folder holds a dataset of other settings, or cannot be written.
+        """
+        folder = Path(folder)
+        if (folder / MANIFEST).exists():
+            dataset = Dataset.open(folder, complete=False)
+            if dataset.manifest.settings_hash != settings.content_hash():
+                raise DataError(
+                    f"{folder}: holds dataset {dataset.settings.name!r} with other settings "
+                    f"({dataset.manifest.settings_hash[:12]} ≠ {settings.content_hash()[:12]}); choose another folder"
+                )
+            return dataset
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be created: {error.strerror}") from None
+        created = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
+        manifest = Manifest(created=created, settings=settings, settings_hash=settings.content_hash())
+        dataset = Dataset(folder, manifest)
+        dataset._write_manifest()
+        return dataset
+
+    @staticmethod
+    def open(folder: str | Path, *, complete: bool = True) -> "Dataset":
+        """Open an existing dataset.
+
+        Raises:
+            DataError: no manifest, a damaged one, or (if `complete`) unfinished files.
+        """
+        path = Path(folder) / MANIFEST
+        try:
+            tree: Any = json.loads(path.read_text(encoding="utf-8"))
+            manifest = Manifest.model_validate_json(json.dumps(tree))
+        except FileNotFoundError:
+            raise DataError(f"{path}: does not exist; a dataset folder is made by `sm-search simulate`") from None
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except ValueError as error:
+            raise DataError(f"{path}: is not valid JSON: {error}") from None
+        if manifest.settings.content_hash() != manifest.settings_hash:
+            raise DataError(f"{path}: settings_hash: does not match the settings in the same file")
+        dataset = Dataset(Path(folder), manifest)
+        if complete:
+            missing = [name for _, name in dataset.expected() if name not in manifest.files]
+            if missing:
+                raise DataError(
+                    f"{path}: {len(missing)} files are not simulated yet, first {missing[0]}; resume simulate"
+                )
+        return dataset
+
+    def expected(self) -> list[tuple[Scan, str]]:
+        """Every scan with the name of its file, low before high."""
+        return [
+            (scan, file_name(scan, which))
+            for split in self.settings.splits
+            for scan in self.settings.scans(split)
+            for which in FIELDS
+        ]
+
+    def unfinished(self) -> list[Scan]:
+        """Scans with a file that is missing or whose hash is wrong; reads every file."""
+        found: dict[str, Scan] = {}
+        for scan, name in self.expected():
+            path = self.folder / name
+            known = self.manifest.files.get(name)
+            if known is None or not path.is_file() or sha256(path) != known:
+                found[scan.id] = scan
+        return list(found.values())
+
+    def record(self, hashes: dict[str, str]) -> None:
+        """Note finished files in the manifest."""
+        self.manifest = self.manifest.model_copy(update={"files": {**self.manifest.files, **hashes}})
+        self._write_manifest()
+
+    def content_hash(self) -> str:
+        """Hash of the settings and of every file: what a run was trained on."""
+        return content_hash([self.manifest.settings_hash, self.manifest.files])
+
+    def read(self, scan: Scan, which: FieldName) -> SystemMatrix:
+        """One system matrix, memory-mapped; its hash is checked at the first read.
+
+        Raises:
+            DataError: the file is missing, damaged, or not the one that the manifest names.
+        """
+        name = file_name(scan, which)
+        path = self.folder / name
+        if name not in self.manifest.files:
+            raise DataError(f"{self.folder / MANIFEST}: files: does not name {name}")
+        if name not in self._verified:
+            if path.is_file() and sha256(path) != self.manifest.files[name]:
+                raise DataError(f"{path}: its SHA-256 is not the one in {MANIFEST}; simulate again to repair it")
+            self._verified.add(name)
+        return read_mdf(path)
+
+    def pair(self, scan: Scan) -> Pair:
+        return Pair(scan, self.read(scan, "low"), self.read(scan, "high"))
+
+    def pairs(self, split: str) -> Iterable[Pair]:
+        """The pairs of a split, one at a time."""
+        return (self.pair(scan) for scan in self.settings.scans(split))
+
+    def _write_manifest(self) -> None:
+        text = json.dumps(self.manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
+        with atomic_path(self.folder / MANIFEST) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def file_name(scan: Scan, which: FieldName) -> str:
+    return f"{scan.id}/{which}.mdf"
+
+
+def write_scan(
+    folder: Path, settings: DatasetSettings, created: str, scan: Scan, which: FieldName, sm: SystemMatrix
+) -> str:
+    """Write one file of a dataset and return its SHA-256; identical settings give identical bytes."""
+    name = file_name(scan, which)
+    identity = uuid.uuid5(_UUID_SPACE, f"{settings.physics_hash()}/{name}")
+    path = folder / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path.parent}: cannot be created: {error.strerror}") from None
+    write_mdf(path, sm, uuid=str(identity), time=created)
+    return sha256(path)

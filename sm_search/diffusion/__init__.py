@@ -1,0 +1,1 @@
+"""Conditional diffusion of system-matrix components: denoisers, noise schedule, objective, samplers."""

@@ -1,0 +1,83 @@
+"""The condition of a denoiser: the scaled low-gradient component, and what the schedule does to it.
+
+Shapes: B images, 2 parts (real, imaginary), Y and X pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sm_search.config.model import ScheduleSettings
+from sm_search.diffusion.gain import relative_log_scales
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a denoiser may know of the component that it draws.
+
+    Attributes:
+        image: low-gradient component at unit maximum modulus, (B, 2, Y, X).
+        orders: mixing orders (m_x, m_y), (B, 2).
+        log_scale: log10 of the component's maximum modulus over the system matrix's largest, (B,).
+        keep: 1 where the image counts, 0 for the null condition, (B,).
+    """
+
+    image: Tensor
+    orders: Tensor
+    log_scale: Tensor
+    keep: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: Tensor | slice) -> "Condition":
+        return Condition(self.image[index], self.orders[index], self.log_scale[index], self.keep[index])
+
+    def to(self, device: torch.device | str) -> "Condition":
+        return Condition(*(part.to(device) for part in (self.image, self.orders, self.log_scale, self.keep)))
+
+    def with_image(self, image: Tensor) -> "Condition":
+        return replace(self, image=image)
+
+    def dropped(self, drop: Tensor) -> "Condition":
+        """The null condition where `drop` (B,) is true."""
+        return replace(self, keep=self.keep * (~drop).to(self.keep.dtype))
+
+
+def make_condition(
+    patterns: NDArray[np.floating], orders: Sequence[tuple[int, int]], scales: NDArray[np.floating]
+) -> Condition:
+    """The condition of one channel of a low-gradient matrix.
+
+    Args:
+        patterns: components at unit maximum modulus, (K, 2, Y, X).
+        orders: K mixing orders (m_x, m_y).
+        scales: their maximum moduli, (K,).
+    """
+    return Condition(
+        image=torch.from_numpy(np.ascontiguousarray(patterns, dtype=np.float32)),
+        orders=torch.tensor(orders, dtype=torch.float32),
+        log_scale=relative_log_scales(torch.from_numpy(np.asarray(scales))).float(),
+        keep=torch.ones(len(patterns)),
+    )
+
+
+def concatenate(conditions: Sequence[Condition]) -> Condition:
+    """Conditions of several matrices as one batch."""
+    return Condition(
+        *(torch.cat([getattr(part, name) for part in conditions]) for name in ("image", "orders", "log_scale", "keep"))
+    )
+
+
+def condition_noise_level(schedule: ScheduleSettings, u: float) -> float:
+    """η(u) = η_max(1−u)^γ with u = t/T (paper, Algorithm 2)."""
+    return schedule.eta_max * (1 - u) ** schedule.gamma
+
+
+def condition_weight(schedule: ScheduleSettings, u: float) -> float:
+    """w(u) = w_min + (w_max − w_min)u^σ with u = t/T (paper, Algorithm 2)."""
+    return schedule.w_min + (schedule.w_max - schedule.w_min) * u**schedule.sigma

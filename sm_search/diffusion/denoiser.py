@@ -1,0 +1,193 @@
+"""The denoisers: one interface, two backbones.
+
+Shapes: B images, 2 parts (real, imaginary), Y and X pixels, D coefficients, H hidden width.
+
+A denoiser works on a *state*: pixels for the U-Net, basis coefficients for the linear basis. Both maps are orthonormal
+up to one factor, so white noise drawn on pixels is white noise on the state.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from torch import Tensor, nn
+
+from sm_search.config.errors import SettingsError
+from sm_search.config.model import LinearBasisSettings, UNetSettings
+from sm_search.diffusion.basis import LinearBasis
+from sm_search.diffusion.condition import Condition
+
+ORDER_FREQUENCIES = 8
+LOG_SCALE_UNIT = 4.0
+"""log10 scales reach down to −8; divided by this they are of order 1."""
+
+
+class Denoiser(nn.Module, ABC):
+    """Predicts ε, v or x_0 of a state from its noisy version, the condition and ᾱ_t."""
+
+    @abstractmethod
+    def fit_constants(self, targets: Tensor, conditions: Tensor) -> None:
+        """Fit what is not trained by gradient to training images (B, 2, Y, X)."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Images or white noise (B, 2, Y, X) to states (B, …): noise keeps unit variance."""
+
+    @abstractmethod
+    def to_state(self, images: Tensor) -> Tensor:
+        """Target images (B, 2, Y, X) to states (B, …), scaled to the variance that the diffusion wants."""
+
+    @abstractmethod
+    def to_images(self, states: Tensor) -> Tensor:
+        """Inverse of `to_state` on the span of the basis."""
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition) -> Tensor:
+        """The network output at states x_t (B, …) and ᾱ (B,)."""
+
+
+def noise_features(alpha_bar: Tensor) -> Tensor:
+    """Smooth features of the noise level, from the log signal-to-noise ratio, shape (B, 16)."""
+    log_snr = 0.5 * (alpha_bar.log() - (1 - alpha_bar).clamp(min=1e-12).log())
+    scaled = log_snr[:, None] / 5.0
+    frequencies = math.pi * torch.arange(1, 8, device=alpha_bar.device, dtype=alpha_bar.dtype) / 2
+    phases = scaled * frequencies
+    last = (alpha_bar[:, None] < 1e-4).to(alpha_bar.dtype)
+    return torch.cat((scaled, last, torch.sin(phases), torch.cos(phases)), 1)
+
+
+def component_features(condition: Condition) -> Tensor:
+    """Features of the mixing orders and of the component's scale, shape (B, 4·ORDER_FREQUENCIES + 1)."""
+    frequencies = math.pi / 2.0 ** torch.arange(ORDER_FREQUENCIES, device=condition.image.device)
+    phases = condition.orders[:, :, None] * frequencies
+    orders = torch.cat((torch.sin(phases), torch.cos(phases)), 2).flatten(1)
+    scale = (condition.log_scale * condition.keep)[:, None] / LOG_SCALE_UNIT
+    return torch.cat((orders.to(condition.image.dtype), scale), 1)
+
+
+COMPONENT_FEATURES = 4 * ORDER_FREQUENCIES + 1
+NOISE_FEATURES = 16
+
+
+class LinearBasisDenoiser(Denoiser):
+    """Residual MLP on basis coefficients; the noise level modulates every block (scale and shift)."""
+
+    def __init__(self, settings: LinearBasisSettings, shape: tuple[int, int]) -> None:
+        super().__init__()
+        pixels = 2 * shape[0] * shape[1]
+        count = min(settings.coefficients, pixels)
+        self.shape = shape
+        self.wiener_input = settings.wiener_input
+        self.target_basis = LinearBasis(pixels, count)
+        self.condition_basis = LinearBasis(pixels, count)
+        self.register_buffer("scale", torch.ones(()))
+        width = settings.width
+        self.inlet = nn.Linear(2 * count + 1 + COMPONENT_FEATURES, width)
+        self.noise_inlet = nn.Sequential(nn.Linear(NOISE_FEATURES, 128), nn.SiLU())
+        self.blocks = nn.ModuleList(_ModulatedBlock(width, 128) for _ in range(settings.blocks))
+        self.outlet = nn.Linear(width, count)
+        nn.init.zeros_(self.outlet.weight)
+        nn.init.zeros_(self.outlet.bias)
+
+    scale: Tensor
+
+    def fit_constants(self, targets: Tensor, conditions: Tensor) -> None:
+        self.target_basis.fit(targets)
+        self.condition_basis.fit(conditions)
+        # The largest coefficient has unit variance: the rest of the signal sits above the noise only at small t.
+        self.scale.copy_(self.target_basis.spread_D.square().mean().sqrt())
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.target_basis.encode(images)
+
+    def to_state(self, images: Tensor) -> Tensor:
+        return self.target_basis.encode(images) / self.scale
+
+    def to_images(self, states: Tensor) -> Tensor:
+        return self.target_basis.decode(states * self.scale, self.shape)
+
+    def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition) -> Tensor:
+        spread_D = self.target_basis.spread_D / self.scale
+        a = alpha_bar[:, None]
+        if self.wiener_input:
+            x_in = a.sqrt() * spread_D * x_t / (a * spread_D.square() + 1 - a)
+        else:
+            x_in = x_t / (a * spread_D.square() + 1 - a).sqrt()
+        keep = condition.keep[:, None]
+        seen = self.condition_basis.encode(condition.image) / self.condition_basis.spread_D * keep
+        h = self.inlet(torch.cat((x_in, seen, keep, component_features(condition)), 1))
+        modulation = self.noise_inlet(noise_features(alpha_bar))
+        for block in self.blocks:
+            h = block(h, modulation)
+        return self.outlet(h) * spread_D
+
+
+class _ModulatedBlock(nn.Module):
+    def __init__(self, width: int, modulation: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulate = nn.Linear(modulation, 2 * width)
+        self.body = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+
+    def forward(self, h: Tensor, modulation: Tensor) -> Tensor:
+        gain, shift = self.modulate(modulation).chunk(2, 1)
+        return h + self.body(self.norm(h) * (1 + gain) + shift)
+
+
+class UNetDenoiser(Denoiser):
+    """Pixel U-Net of diffusers; mixing orders and scale enter beside the noise level's embedding."""
+
+    def __init__(self, settings: UNetSettings, shape: tuple[int, int]) -> None:
+        super().__init__()
+        levels = len(settings.channels)
+        factor = 2 ** (levels - 1)
+        if shape[0] % factor or shape[1] % factor:
+            raise SettingsError(
+                f"backbone unet: a grid of {shape[1]} × {shape[0]} cannot be halved {levels - 1} times "
+                f"({levels} levels in `channels`); sides must be multiples of {factor}"
+            )
+        self.net = UNet2DModel(
+            in_channels=5,
+            out_channels=2,
+            block_out_channels=settings.channels,
+            down_block_types=("DownBlock2D",) * levels,
+            up_block_types=("UpBlock2D",) * levels,
+            layers_per_block=settings.layers,
+            norm_num_groups=8,
+            add_attention=False,
+            class_embed_type="identity",
+        )
+        embedding = settings.channels[0] * 4
+        self.features = nn.Sequential(
+            nn.Linear(COMPONENT_FEATURES + NOISE_FEATURES, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.register_buffer("scale", torch.ones(()))
+
+    scale: Tensor
+
+    def fit_constants(self, targets: Tensor, conditions: Tensor) -> None:
+        self.scale.copy_(targets.square().mean().sqrt())
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+    def to_state(self, images: Tensor) -> Tensor:
+        return images / self.scale
+
+    def to_images(self, states: Tensor) -> Tensor:
+        return states * self.scale
+
+    def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition) -> Tensor:
+        keep = condition.keep[:, None, None, None]
+        pixels = torch.cat((x_t, condition.image * keep, keep.expand(-1, 1, *x_t.shape[2:])), 1)
+        features = torch.cat((component_features(condition), noise_features(alpha_bar)), 1)
+        # The noise level enters through our own features; diffusers' timestep input stays at zero.
+        return self.net(pixels, 0, class_labels=self.features(features)).sample
+
+
+def build_denoiser(settings: LinearBasisSettings | UNetSettings, shape: tuple[int, int]) -> Denoiser:
+    """A freshly initialised denoiser for images of `shape` = (Y, X)."""
+    if isinstance(settings, LinearBasisSettings):
+        return LinearBasisDenoiser(settings, shape)
+    return UNetDenoiser(settings, shape)

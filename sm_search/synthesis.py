@@ -1,0 +1,94 @@
+"""Checkpoint + schedule + low-gradient system matrix → high-gradient system matrix in physical units."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sm_search.config.errors import DataError
+from sm_search.config.model import ScheduleSettings
+from sm_search.config.simulation import FieldSettings, Grid
+from sm_search.data.scaling import ScaledImages
+from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
+from sm_search.diffusion.condition import make_condition
+from sm_search.diffusion.samplers import ImageNoise, sample
+from sm_search.physics.system_matrix import SystemMatrix, from_channel_images
+
+
+class Synthesiser:
+    """A checkpoint that predicts.
+
+    Args:
+        schedule: replaces the checkpoint's own.
+        seed: of the sampling noise; same seed, same result.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, schedule: ScheduleSettings | None = None, seed: int = 0, device: str = "cpu"
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.schedule = schedule or checkpoint.info.schedule
+        self.seed = seed
+        self.device = device
+        checkpoint.denoiser.to(device)
+
+    @property
+    def grid(self) -> Grid:
+        return self.checkpoint.info.grid
+
+    @property
+    def low(self) -> FieldSettings:
+        return self.checkpoint.info.low
+
+    def predict(self, low: SystemMatrix) -> SystemMatrix:
+        """Synthesise the high-gradient matrix with the channels and mixing orders of `low`.
+
+        Raises:
+            DataError: `low` is not of the grid, field or orders that the model was trained for; the message says which.
+            DivergenceError: sampling left the finite numbers.
+        """
+        self.check(low)
+        images = [self._channel(low, channel) for channel in range(len(low.values_CKN))]
+        values_CKN = from_channel_images(images, low.mixing_orders, low.grid)
+        return SystemMatrix(
+            values_CKN, low.mixing_orders, low.grid, self.checkpoint.info.high, low.fx_hz, low.nd, low.tracer
+        )
+
+    def _channel(self, low: SystemMatrix, channel: int) -> np.ndarray:
+        scaled = ScaledImages.of(low.channel_images(channel))
+        condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales).to(self.device)
+        info = self.checkpoint.info
+        names = [f"{channel}/{m_x},{m_y}" for m_x, m_y in low.mixing_orders]
+        noise = ImageNoise(self.seed, names, (info.grid.size[1], info.grid.size[0]))
+        patterns = sample(self.checkpoint.denoiser, info.training.diffusion, self.schedule, condition, noise)
+        high_scales = self.checkpoint.gain(torch.from_numpy(scaled.scales)).numpy()
+        unit = ScaledImages.of(patterns[:, 0].double().cpu().numpy() + 1j * patterns[:, 1].double().cpu().numpy())
+        return ScaledImages(unit.patterns, high_scales).images()
+
+    def check(self, low: SystemMatrix) -> None:
+        """Raise a DataError if `low` is outside what the model was trained for."""
+        info = self.checkpoint.info
+        if low.grid != info.grid:
+            raise DataError(f"the condition's grid is {_grid(low.grid)}; the model was trained for {_grid(info.grid)}")
+        for name in ("gradient_t_per_m", "drive_mt"):
+            given, trained = getattr(low.field, name), getattr(info.low, name)
+            if not np.isclose(given, trained, rtol=1e-6):
+                raise DataError(f"the condition's {name} is {given:g}; the model was trained for {trained:g}")
+        if low.mixing_orders != info.orders:
+            unknown = sorted(set(low.mixing_orders) ^ set(info.orders))
+            raise DataError(
+                f"the condition has {len(low.mixing_orders)} mixing orders, the model was trained for "
+                f"{len(info.orders)}"
+                + (f"; first that only one has: {unknown[0]}" if unknown else ", in another order")
+            )
+
+
+def _grid(grid: Grid) -> str:
+    return f"{grid.size[0]} × {grid.size[1]} over {grid.fov_mm[0]:g} × {grid.fov_mm[1]:g} mm"
+
+
+def load_synthesiser(
+    folder: str | Path, schedule: ScheduleSettings | None = None, seed: int = 0, device: str = "cpu"
+) -> Synthesiser:
+    """The synthesiser of a checkpoint folder."""
+    return Synthesiser(load_checkpoint(folder), schedule, seed, device)
