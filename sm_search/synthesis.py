@@ -1,5 +1,6 @@
 """Checkpoint + schedule + low-gradient system matrix → high-gradient system matrix in physical units."""
 
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,16 @@ import torch
 from sm_search.config.errors import DataError
 from sm_search.config.model import ScheduleSettings
 from sm_search.config.simulation import FieldSettings, Grid
+from sm_search.data.atomic import sha256
+from sm_search.data.mdf import write_mdf
+from sm_search.data.mdf_reading import read_field, read_mdf
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.diffusion.condition import make_condition
 from sm_search.diffusion.samplers import ImageNoise, sample
 from sm_search.physics.system_matrix import SystemMatrix, from_channel_images
+
+UUID_SPACE = uuid.UUID("0c6f2f3c-5a2e-4d0e-9a43-6a2b1d5d7a11")
 
 
 class Synthesiser:
@@ -81,10 +87,51 @@ class Synthesiser:
                 f"{len(info.orders)}"
                 + (f"; first that only one has: {unknown[0]}" if unknown else ", in another order")
             )
+        for channel, values_KN in enumerate(low.values_CKN):
+            if not np.any(values_KN):
+                raise DataError(f"the condition's receive channel {channel} is zero everywhere: it has no amplitude")
 
 
 def _grid(grid: Grid) -> str:
     return f"{grid.size[0]} × {grid.size[1]} over {grid.fov_mm[0]:g} × {grid.fov_mm[1]:g} mm"
+
+
+def synthesise_file(
+    synthesiser: Synthesiser, source: str | Path, target: str | Path, *, model: str, overwrite: bool = False
+) -> SystemMatrix:
+    """Turn a low-gradient MDF file into a high-gradient one that says how it was made; equal arguments, equal bytes.
+
+    Args:
+        model: the name of the model for the file, such as its URI and version.
+
+    Raises:
+        DataError: the input cannot be used, or the output exists and `overwrite` is false.
+    """
+    target = Path(target)
+    if target.exists() and not overwrite:
+        raise DataError(f"{target}: exists; use --force to overwrite it")
+    if not target.parent.is_dir():
+        raise DataError(f"{target}: its folder {target.parent} does not exist")
+    try:
+        high = synthesiser.predict(read_mdf(source))
+    except DataError as error:
+        raise DataError(f"{source}: {error}" if str(source) not in str(error) else str(error)) from None
+    info, schedule = synthesiser.checkpoint.info, synthesiser.schedule.model_dump_json()
+    origin = [sha256(source), model, schedule, str(synthesiser.seed), info.dataset_hash]
+    write_mdf(
+        target,
+        high,
+        uuid=str(uuid.uuid5(UUID_SPACE, "/".join(origin))),
+        time=str(read_field(source, "/time")),
+        extra={
+            "/calibration/_synthesisModel": model,
+            "/calibration/_synthesisSchedule": schedule,
+            "/calibration/_synthesisSeed": synthesiser.seed,
+            "/calibration/_synthesisSource": sha256(source),
+            "/calibration/_trainingDataset": info.dataset_hash,
+        },
+    )
+    return high
 
 
 def load_synthesiser(

@@ -159,17 +159,18 @@ class Trainer:
     def _update_ema(self) -> None:
         # A young average forgets quickly, or short runs would sample their initial weights.
         decay = min(self.settings.ema_decay, (1 + self.step) / (EMA_WARM_UP + self.step))
-        averages, current = list(self.ema.parameters()), list(self.denoiser.parameters())
+        averages: list[Tensor] = list(self.ema.parameters())
+        current: list[Tensor] = list(self.denoiser.parameters())
         torch._foreach_lerp_(averages, current, 1 - decay)
 
     def state(self) -> dict[str, Tensor]:
-        """All that a resumed run needs, as named tensors."""
+        """All that a resumed run needs, as named tensors of their own (training on does not change them)."""
         tensors = {f"weights.{name}": value for name, value in self.denoiser.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         tensors["step"] = torch.tensor(self.step)
-        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
@@ -178,7 +179,7 @@ class Trainer:
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _under("optimizer.", tensors).items():
             index, key = name.split(".", 1)
-            moments.setdefault(int(index), {})[key] = value
+            moments.setdefault(int(index), {})[key] = value.clone()  # the optimiser keeps what it is given
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step = int(tensors["step"])

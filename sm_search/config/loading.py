@@ -15,16 +15,21 @@ from sm_search.config.errors import SettingsError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
+MAX_SHOWN = 100
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 Location = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads `1e-3` as a float: YAML 1.1 asks for the dot, and nobody writes it."""
+    """SafeLoader with two rules of YAML 1.2: `1e-3` is a float without a dot, and `2025-01-31` is a plain word."""
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
@@ -51,11 +56,11 @@ class YamlDocument:
             if node is None:
                 raise SettingsError(f"{source}: is empty")
             self._index(node, (), 0, set())
-            self.tree: Any = loader.construct_document(node)  # type: ignore[no-untyped-call]
+            self.tree: Any = loader.construct_document(node)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise SettingsError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from None
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
         if not isinstance(self.tree, dict):
             raise SettingsError(f"{source}: must hold a mapping of keys to values, not {type(self.tree).__name__}")
 
@@ -105,7 +110,7 @@ def load_settings(path: str | Path, cls: type[SettingsT]) -> SettingsT:
     """Read a YAML file into `cls`.
 
     Raises:
-        SettingsError: one line naming file, line, key, value and rule; an unknown key also names the nearest allowed one.
+        SettingsError: one line naming file, line, key, value and rule; for an unknown key also the nearest allowed one.
     """
     document = read_yaml(path)
     return parse_settings(document.tree, cls, document)
@@ -117,23 +122,37 @@ def parse_settings(tree: Any, cls: type[SettingsT], document: YamlDocument | str
         # JSON mode: a YAML list is a legal tuple, and still no number is a legal string.
         return cls.model_validate_json(json.dumps(tree, allow_nan=True))
     except ValidationError as error:
-        raise SettingsError(_message(error, cls, document, at)) from None
+        raise SettingsError(_message(error, tree, cls, document, at)) from None
     except TypeError as error:
         source = document if isinstance(document, str) else document.where(at)
         raise SettingsError(f"{source}: {error}") from None
 
 
-def _message(error: ValidationError, cls: type[Settings], document: YamlDocument | str, at: Location) -> str:
+def _message(error: ValidationError, tree: Any, cls: type[Settings], document: YamlDocument | str, at: Location) -> str:
     first = error.errors(include_url=False)[0]
     # A wrong key explains more than a missing one: it is usually why the right one is missing.
     for detail in error.errors(include_url=False):
         if detail["type"] == "extra_forbidden":
             first = detail
             break
-    location: Location = (*at, *first["loc"])
+    location: Location = (*at, *_typed_location(first["loc"], tree))
     where = document if isinstance(document, str) else document.where(location)
     name = ".".join(str(part) for part in location) or "(top level)"
     return f"{where}: {name}: {_rule(first, cls)}"
+
+
+def _typed_location(location: Location, tree: Any) -> Location:
+    """`location` without the tags that pydantic adds for the chosen member of a union: nobody typed them as keys."""
+    typed: list[str | int] = []
+    for position, part in enumerate(location):
+        is_tag = isinstance(tree, dict) and part not in tree and part in tree.values()
+        if is_tag and position < len(location) - 1:
+            continue
+        typed.append(part)
+        inside = isinstance(tree, dict) and part in tree
+        inside = inside or (isinstance(tree, list) and isinstance(part, int) and part < len(tree))
+        tree = tree[part] if inside else None
+    return tuple(typed)
 
 
 def _rule(detail: ErrorDetails, cls: type[Settings]) -> str:
@@ -145,35 +164,36 @@ def _rule(detail: ErrorDetails, cls: type[Settings]) -> str:
         return f"unknown key {key!r}; {hint}"
     if detail["type"] == "missing":
         return "this key is required"
+    if detail["type"] == "union_tag_not_found":
+        return f"key {detail['ctx']['discriminator']} is required here"
     message = detail["msg"].removeprefix("Value error, ")
     if isinstance(detail["input"], dict):
         return message
-    return f"{detail['input']!r}: {message[0].lower()}{message[1:]}"
+    value = repr(detail["input"])
+    shown = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}…"
+    return f"{shown}: {message[0].lower()}{message[1:]}"
 
 
 def allowed_keys(cls: type[Settings], location: tuple[int | str, ...]) -> list[str]:
     """Keys allowed at `location` below `cls`, following nested settings classes, lists, mappings and unions."""
-    candidates: list[Any] = [cls]
+    candidates = [cls]
     for part in location:
-        following: list[Any] = []
-        for annotation in candidates:
-            if isinstance(annotation, type) and issubclass(annotation, Settings):
-                field = annotation.model_fields.get(str(part))
-                following += _unwrap(field.annotation) if field else [annotation]
-            else:
-                following.append(annotation)
-        candidates = following
-    return [
-        key
-        for annotation in candidates
-        if isinstance(annotation, type) and issubclass(annotation, Settings)
-        for key in annotation.model_fields
-    ]
+        fields = [field for each in candidates if (field := each.model_fields.get(str(part)))]
+        if fields:
+            candidates = [found for field in fields for found in _settings_classes(field.annotation)]
+        else:
+            # An index, a key of a mapping, or the tag of a union's member: the last leaves that member only.
+            candidates = [each for each in candidates if _has_tag(each, part)] or candidates
+    return [key for each in candidates for key in each.model_fields]
 
 
-def _unwrap(annotation: Any) -> list[Any]:
+def _has_tag(cls: type[Settings], part: str | int) -> bool:
+    return any(part in getattr(field.annotation, "__args__", ()) for field in cls.model_fields.values())
+
+
+def _settings_classes(annotation: Any) -> list[type[Settings]]:
     """All settings classes named inside a type such as `tuple[A, ...]`, `dict[str, A]` or `A | B`."""
     arguments = getattr(annotation, "__args__", ())
     if isinstance(annotation, type) and not arguments:
-        return [annotation]
-    return [found for argument in arguments if argument is not Ellipsis for found in _unwrap(argument)]
+        return [annotation] if issubclass(annotation, Settings) else []
+    return [found for argument in arguments for found in _settings_classes(argument)]

@@ -52,7 +52,7 @@ class DiffusionSettings(Settings):
 
     Attributes:
         timesteps: T.
-        noise_schedule: `linear` β from 1e-4 to 0.02 at T = 1000 (Ho et al. 2020), or `cosine` (Nichol and Dhariwal 2021).
+        noise_schedule: `linear` β from 1e-4 to 0.02 at T = 1000 (Ho et al. 2020), `cosine` (Nichol and Dhariwal 2021).
         prediction: `epsilon` (paper), `v` (Salimans and Ho 2022) or `x0`.
     """
 
@@ -95,7 +95,8 @@ class ScheduleSettings(Settings):
     η(u) = η_max(1−u)^γ is the noise on the condition, w(u) = w_min + (w_max−w_min)u^σ its weight.
 
     Attributes:
-        sampler: `paper` is Algorithm 2 as printed, `ddpm` the standard posterior, `ddim` deterministic (Song et al. 2021).
+        sampler: `paper` is Algorithm 2 as printed, `ddpm` the standard posterior, `ddim` the deterministic one
+            (Song et al. 2021).
         steps: visited t, evenly spaced from T down (trailing spacing).
         fresh_condition_noise: draw ε_y at each step, not once.
         guidance: classifier-free guidance scale; 1 is off and costs one network evaluation a step.

@@ -15,8 +15,10 @@ from sm_search.config.errors import SettingsError
 from sm_search.config.loading import load_settings
 
 PRESETS = Path(__file__).parent / "presets"
+MAX_SCANS = 100_000
 
 Positive = Annotated[float, Field(gt=0)]
+TrajectoryNumber = Annotated[int, Field(ge=2, le=100_000)]
 Magnetisation = Literal["equilibrium", "brownian"]
 FieldName = Literal["low", "high"]
 
@@ -79,7 +81,7 @@ class Scan(Settings):
 
     core_diameter_nm: Positive
     fx_khz: Positive
-    nd: Annotated[int, Field(ge=2, le=100_000)]
+    nd: TrajectoryNumber
 
     @property
     def core_diameter_m(self) -> float:
@@ -109,7 +111,14 @@ class Design(Settings):
 
     core_diameter_nm: Annotated[tuple[Positive, ...], Field(min_length=1)]
     fx_khz: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    nd: Annotated[tuple[int, ...], Field(min_length=1)]
+    nd: Annotated[tuple[TrajectoryNumber, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "Design":
+        count = len(self.core_diameter_nm) * len(self.fx_khz) * len(self.nd)
+        if count > MAX_SCANS:
+            raise ValueError(f"{count} combinations; a design may have {MAX_SCANS}")
+        return self
 
     def scans(self) -> tuple[Scan, ...]:
         combinations = itertools.product(self.core_diameter_nm, self.fx_khz, self.nd)
@@ -141,8 +150,10 @@ class DatasetSettings(Settings):
         owner: dict[str, str] = {}
         for split in self.splits:
             for scan in self.scans(split):
-                if scan.id in owner:
-                    raise ValueError(f"splits: scan {scan.id} is in {owner[scan.id]!r} and in {split!r}: a leak")
+                other = owner.get(scan.id)
+                if other is not None:
+                    where = f"twice in {split!r}" if other == split else f"in {other!r} and in {split!r}: a leak"
+                    raise ValueError(f"splits: scan {scan.id} is {where}")
                 owner[scan.id] = split
                 if scan.nd < max(self.orders.max_x, self.orders.max_y) * 2:
                     raise ValueError(

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -30,7 +29,7 @@ class Manifest(Settings):
     created: str
     settings: DatasetSettings
     settings_hash: str
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default={})
 
 
 @dataclass(frozen=True)
@@ -89,17 +88,14 @@ class Dataset:
         """
         path = Path(folder) / MANIFEST
         try:
-            tree: Any = json.loads(path.read_text(encoding="utf-8"))
-            manifest = Manifest.model_validate_json(json.dumps(tree))
+            manifest = Manifest.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise DataError(f"{path}: does not exist; a dataset folder is made by `sm-search simulate`") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-        except ValueError as error:
-            raise DataError(f"{path}: is not valid JSON: {error}") from None
+            raise DataError(f"{path}: {'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}") from None
         if manifest.settings.content_hash() != manifest.settings_hash:
             raise DataError(f"{path}: settings_hash: does not match the settings in the same file")
         dataset = Dataset(Path(folder), manifest)
@@ -150,7 +146,7 @@ class Dataset:
         if name not in self.manifest.files:
             raise DataError(f"{self.folder / MANIFEST}: files: does not name {name}")
         if name not in self._verified:
-            if path.is_file() and sha256(path) != self.manifest.files[name]:
+            if sha256(path) != self.manifest.files[name]:
                 raise DataError(f"{path}: its SHA-256 is not the one in {MANIFEST}; simulate again to repair it")
             self._verified.add(name)
         return read_mdf(path)

@@ -31,4 +31,5 @@ class ScaledImages:
 
     def images(self) -> NDArray[np.complex128]:
         """The complex images, (K, Y, X)."""
-        return (self.patterns[:, 0] + 1j * self.patterns[:, 1]) * self.scales[:, None, None]
+        images: NDArray[np.complex128] = self.patterns[:, 0] + 1j * self.patterns[:, 1]
+        return images * self.scales[:, None, None]

@@ -1,17 +1,20 @@
-"""A checkpoint folder: `model.safetensors` (weights, basis, gain) and `checkpoint.json` (everything else). No pickle."""
+"""A checkpoint folder: `model.safetensors` (weights, basis, gain), `checkpoint.json` (all else). No pickle."""
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from sm_search.config.base import Settings
-from sm_search.config.errors import CheckpointError
+from sm_search.config.errors import CheckpointError, SettingsError
 from sm_search.config.model import ScheduleSettings, TrainingSettings
 from sm_search.config.simulation import FieldSettings, Grid
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
@@ -32,17 +35,17 @@ class CheckpointInfo(Settings):
         metrics: validation metrics by name.
     """
 
-    format: int = 1
+    format: int = Field(default=1, ge=1, le=1)
     training: TrainingSettings
     schedule: ScheduleSettings
     grid: Grid
     low: FieldSettings
     high: FieldSettings
-    orders: tuple[tuple[int, int], ...]
+    orders: Annotated[tuple[tuple[int, int], ...], Field(min_length=1)]
     dataset: str
     dataset_hash: str
-    training_scans: int
-    metrics: dict[str, float] = {}
+    training_scans: Annotated[int, Field(ge=1)]
+    metrics: dict[str, float] = Field(default={})
 
 
 @dataclass(frozen=True)
@@ -54,19 +57,27 @@ class Checkpoint:
     gain: GainModel
 
     def save(self, folder: Path) -> None:
-        """Write both files; the JSON last and by renaming, so a folder with it is complete."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"denoiser.{name}": value for name, value in self.denoiser.state_dict().items()}
-        tensors |= {f"gain.{name}": value for name, value in self.gain.state_dict().items()}
+        """Write both files. The JSON goes first and comes last, by renaming: a folder with it is complete.
+
+        Raises:
+            CheckpointError: the operating system refuses.
+        """
+        tensors = {
+            name: value.detach().cpu().contiguous() for name, value in _tensors(self.denoiser, self.gain).items()
+        }
+        text = json.dumps(self.info.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        temporary = folder / f".{SETTINGS_FILE}.{os.getpid()}"
         try:
-            save_file(
-                {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / WEIGHTS_FILE
-            )
-            temporary = folder / f".{SETTINGS_FILE}.{os.getpid()}"
-            temporary.write_text(json.dumps(self.info.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / SETTINGS_FILE).unlink(missing_ok=True)
+            save_file(tensors, folder / WEIGHTS_FILE)
+            temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, folder / SETTINGS_FILE)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{folder}: the checkpoint cannot be written: {error}") from None
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def read_info(folder: Path) -> CheckpointInfo:
@@ -103,17 +114,35 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path}: is not a readable safetensors file: {error}") from None
-    with torch.random.fork_rng(devices=[]):
-        denoiser = build_denoiser(info.training.backbone, (info.grid.size[1], info.grid.size[0]))
-    gain = GainModel(info.training_scans, len(info.orders))
+        raise CheckpointError(f"{path}: is not a readable safetensors file: {' '.join(str(error).split())}") from None
     try:
-        for prefix, module in (("denoiser.", denoiser), ("gain.", gain)):
-            part = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            module.load_state_dict(part)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: does not fit {SETTINGS_FILE}: {' '.join(str(error).split())[:300]}") from None
-    if not all(torch.isfinite(value).all() for value in tensors.values()):
-        raise CheckpointError(f"{path}: holds NaN or infinite weights")
+        # Without storage: settings that ask for terabytes are refused by the comparison, not by the machine.
+        with torch.device("meta"):
+            denoiser = build_denoiser(info.training.backbone, (info.grid.size[1], info.grid.size[0]))
+            gain = GainModel(info.training_scans, len(info.orders))
+    except (SettingsError, RuntimeError) as error:
+        raise CheckpointError(f"{folder / SETTINGS_FILE}: no such model can be built: {error}") from None
+    _require_fit(path, tensors, _tensors(denoiser, gain))
+    for prefix, module in (("denoiser.", denoiser), ("gain.", gain)):
+        part = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        module.load_state_dict(part, assign=True)
     denoiser.eval().requires_grad_(False)
     return Checkpoint(info, denoiser, gain)
+
+
+def _tensors(denoiser: Denoiser, gain: GainModel) -> dict[str, Tensor]:
+    """What `model.safetensors` holds, by name."""
+    tensors = {f"denoiser.{name}": value for name, value in denoiser.state_dict().items()}
+    return tensors | {f"gain.{name}": value for name, value in gain.state_dict().items()}
+
+
+def _require_fit(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name in sorted(found.keys() | expected.keys()):
+        shown = [
+            f"{tensors[name].dtype} {list(tensors[name].shape)}" if name in tensors else "absent"
+            for tensors in (found, expected)
+        ]
+        if shown[0] != shown[1]:
+            raise CheckpointError(f"{path}: {name}: is {shown[0]}, but by {SETTINGS_FILE} {shown[1]}")
+        if not torch.isfinite(found[name]).all():
+            raise CheckpointError(f"{path}: {name}: holds NaN or infinite values")

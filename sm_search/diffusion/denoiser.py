@@ -95,7 +95,7 @@ class LinearBasisDenoiser(Denoiser):
     def fit_constants(self, targets: Tensor, conditions: Tensor) -> None:
         self.target_basis.fit(targets)
         self.condition_basis.fit(conditions)
-        # The largest coefficient has unit variance: the rest of the signal sits above the noise only at small t.
+        # Mean square 1 over the coefficients: the leading ones stand far above the noise, the last far below.
         self.scale.copy_(self.target_basis.spread_D.square().mean().sqrt())
 
     def encode(self, images: Tensor) -> Tensor:

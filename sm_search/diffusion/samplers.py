@@ -1,9 +1,10 @@
 """Samplers: from white noise to images under the condition-decay schedule (paper, Algorithm 2).
 
-The schedule is a function of u = t/T at the t that are visited, which begin at T (trailing spacing), so it means the same
-at 10 steps and at 1000. Each image draws from a generator of its own: a result does not depend on its batch.
+The schedule is a function of u = t/T at the t that are visited, which begin at T (trailing spacing), so it means the
+same at 10 steps and at 1000. Each image draws from a generator of its own: a result does not depend on its batch.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -54,7 +55,7 @@ def sample(
     condition_noise = noise.draw().to(device)
     step_noise = denoiser.encode(noise.draw().to(device)) if schedule.sampler == "paper" else None
     visited = visited_steps(diffusion.timesteps, schedule.steps)
-    for index, (t, t_next) in enumerate(zip(visited[:-1], visited[1:], strict=True)):
+    for index, (t, t_next) in enumerate(itertools.pairwise(visited)):
         if schedule.fresh_condition_noise and index:
             condition_noise = noise.draw().to(device)
         u = t / diffusion.timesteps

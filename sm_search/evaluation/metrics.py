@@ -1,7 +1,7 @@
 """Metrics of a synthesised system matrix, the same everywhere.
 
-Both matrices are scaled per component to unit maximum modulus; PSNR and SSIM are of those patterns, over real and imaginary
-parts; nRMSE is of the physical values. Shapes: K components, 2 parts (real, imaginary), Y and X pixels.
+Both matrices are scaled per component to unit maximum modulus; PSNR and SSIM are of those patterns, over real and
+imaginary parts; nRMSE is of the physical values. Shapes: K components, 2 parts (real, imaginary), Y and X pixels.
 """
 
 from dataclasses import asdict, dataclass
@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
+from sm_search.config.errors import DataError
+
 PEAK_TO_PEAK = 2.0
 """Range of a real or imaginary part at unit maximum modulus."""
 MAX_PSNR_DB = 200.0
 """Cap for identical images, whose PSNR is infinite."""
+SSIM_WINDOW = 11
+"""Pixels: σ = 1.5, cut at 3.5σ."""
 METRIC_DEFINITION = (
     "Both matrices scaled per component to unit maximum modulus. PSNR = 10·log10(4/MSE) over real and imaginary parts; "
     "SSIM as scikit-image's structural_similarity (Gaussian σ 1.5, population covariance, data range 2) over the two "
@@ -49,20 +53,34 @@ def psnr_db(estimate: NDArray[np.floating], truth: NDArray[np.floating]) -> NDAr
 
 
 def ssim(estimate: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray[np.float64]:
-    """SSIM of each component (Wang et al. 2004); arguments of shape (K, 2, Y, X), result (K,)."""
-    values = [
-        structural_similarity(
-            e.astype(np.float64),
-            t.astype(np.float64),
-            channel_axis=0,
-            data_range=PEAK_TO_PEAK,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-        for e, t in zip(estimate, truth, strict=True)
-    ]
+    """SSIM of each component; arguments of shape (K, 2, Y, X), result (K,).
+
+    Raises:
+        DataError: the grid is smaller than SSIM's window.
+    """
+    values = [gaussian_ssim(e, t, PEAK_TO_PEAK) for e, t in zip(estimate, truth, strict=True)]
     return np.asarray(values, dtype=np.float64)
+
+
+def gaussian_ssim(estimate: NDArray[np.floating], truth: NDArray[np.floating], data_range: float) -> float:
+    """SSIM of Wang et al. (2004), averaged over the parts of images of shape (parts, Y, X).
+
+    Raises:
+        DataError: the grid is smaller than the Gaussian window.
+    """
+    size_y, size_x = truth.shape[1:]
+    if min(size_y, size_x) < SSIM_WINDOW:
+        raise DataError(f"SSIM needs a grid of at least {SSIM_WINDOW} × {SSIM_WINDOW} voxels, not {size_x} × {size_y}")
+    value = structural_similarity(
+        estimate.astype(np.float64),
+        truth.astype(np.float64),
+        channel_axis=0,
+        data_range=data_range,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
+    return float(value)
 
 
 def nrmse(estimate: NDArray[np.complexfloating], truth: NDArray[np.complexfloating]) -> NDArray[np.float64]:
@@ -75,7 +93,12 @@ def quality(
     patterns: tuple[NDArray[np.floating], NDArray[np.floating]],
     values: tuple[NDArray[np.complexfloating], NDArray[np.complexfloating]],
 ) -> Quality:
-    """All metrics of one system matrix: `patterns` (estimate, truth) (K, 2, Y, X), `values` (estimate, truth) (K, Y, X)."""
+    """All metrics of one system matrix.
+
+    Args:
+        patterns: estimate and truth at unit maximum modulus, each (K, 2, Y, X).
+        values: estimate and truth in physical units, each (K, Y, X).
+    """
     p, s, n = psnr_db(*patterns), ssim(*patterns), nrmse(*values)
     return Quality(
         psnr_db_mean=float(p.mean()),
