@@ -10,7 +10,6 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
 from sm_search.config.errors import SettingsError
@@ -147,6 +146,9 @@ class UNetDenoiser(Denoiser):
                 f"backbone unet: a grid of {shape[1]} × {shape[0]} cannot be halved {levels - 1} times "
                 f"({levels} levels in `channels`); sides must be multiples of {factor}"
             )
+        # diffusers takes four seconds to import, which only this backbone has to pay.
+        from diffusers.models.unets.unet_2d import UNet2DModel
+
         self.net = UNet2DModel(
             in_channels=5,
             out_channels=2,

@@ -1,8 +1,10 @@
 """Reading runs: the studies of a store, their trials, and the best of these."""
 
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlflow.entities import Run
 
@@ -97,6 +99,17 @@ def metric_history(store: Store, run_id: str, metric: str) -> list[tuple[int, fl
     with store.asked(f"metric {metric!r} of run {run_id!r}"):
         history = store.client.get_metric_history(run_id, metric)
     return sorted((point.step, point.value) for point in history)
+
+
+def read_study_text(store: Store, study: str, artifact_file: str) -> str:
+    """The text of one of a study's artifacts.
+
+    Raises:
+        TrackingError: no such study or artifact.
+    """
+    parent, _ = study_runs(store, study)
+    with store.asked(f"{artifact_file!r} of study {study!r}"), tempfile.TemporaryDirectory() as folder:
+        return Path(store.client.download_artifacts(parent.run_id, artifact_file, folder)).read_text(encoding="utf-8")
 
 
 def find_study(store: Store, study: str) -> RunRecord | None:

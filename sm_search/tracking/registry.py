@@ -163,6 +163,30 @@ def download_model(store: Store, uri: str, into: Path | None = None) -> Path:
     return folder
 
 
+def describe_model(store: Store, uri: str) -> str:
+    """The name of a model for files and tables: an alias becomes its version, a folder its own name."""
+    match = MODEL_URI.fullmatch(uri)
+    if match is None:
+        return uri if RUN_URI.fullmatch(uri) else Path(uri).name
+    version = match["version"] or _version_of(store, uri, match["name"], match["alias"])
+    return f"models:/{match['name']}/{version}"
+
+
+def source_run(store: Store, uri: str) -> str | None:
+    """The run that a model came from; None for a folder.
+
+    Raises:
+        TrackingError: no such model, version or alias.
+    """
+    if match := RUN_URI.fullmatch(uri):
+        return match["run_id"]
+    if match := MODEL_URI.fullmatch(uri):
+        version = match["version"] or _version_of(store, uri, match["name"], match["alias"])
+        with store.asked(f"model {uri!r}"):
+            return store.client.get_model_version(match["name"], str(version)).run_id
+    return None
+
+
 def check_checkpoint(folder: Path, source: str) -> None:
     """Refuse a folder that is not a checkpoint: both required files, and JSON and safetensors files only, no links.
 

@@ -190,6 +190,17 @@ class StudyLog:
         with self._store.asked(f"text {artifact_file!r} for {self._name(trial_id)}"):
             self._store.client.log_text(self._run_id(trial_id), text, artifact_file)
 
+    def keep_trials(self, trial_ids: Collection[str]) -> None:
+        """Delete the runs of all other trials: those that a dead driver began and the resumed search never knew.
+
+        Raises:
+            TrackingError: the store does not answer.
+        """
+        with self._store.asked("trials that the search does not know"):
+            for record in find_trials(self._store, self._parent):
+                if record.trial_id not in trial_ids:
+                    self._store.client.delete_run(record.run_id)
+
     def finish(self, state: StudyState = "complete") -> None:
         """End the study; trials still RUNNING are marked KILLED.
 

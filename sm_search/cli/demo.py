@@ -1,0 +1,54 @@
+"""`sm-search demo`: the main job from nothing to an evaluated champion, by calling the other verbs."""
+
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from sm_search.cli import verbs
+from sm_search.cli.output import Output
+from sm_search.search.space import SPACES
+
+TEST_SCAN = "d30nm-fx25kHz-nd99"
+
+
+def run_demo(options: Namespace, output: Output) -> dict[str, Any]:
+    """Simulate, sweep, promote, synthesise and evaluate; the last verb's result, with seconds per step."""
+    from sm_search.search.session import ray_session
+    from sm_search.search.space import load_space
+
+    home: Path = options.home
+    home.mkdir(parents=True, exist_ok=True)
+    space_file = options.space or str(SPACES / "demo.yaml")
+    study = load_space(space_file).study
+    data, made = home / "data" / "demo", home / f"{TEST_SCAN}-synthesised.mdf"
+    champion = "models:/sm-search@champion"
+    seconds: dict[str, float] = {}
+
+    def step(title: str, verb: Any, **values: Any) -> dict[str, Any]:
+        output.progress(f"== {title}")
+        begin = time.perf_counter()
+        result = verb(Namespace(**{**vars(options), **values}), output)
+        seconds[title] = round(time.perf_counter() - begin, 1)
+        return result
+
+    began = (home / "studies" / study).exists()
+    with ray_session(options.ray_address):
+        step("simulate", verbs.simulate, preset="demo", config=None, out=str(data))
+        arguments = {"space": space_file, "data": str(data), "storage": None, "dry_run": False}
+        step("sweep", verbs.sweep, resume=began, **arguments)
+    step("promote", verbs.promote, study=study, name="sm-search")
+    low = data / TEST_SCAN / "low.mdf"
+    step("synthesize", verbs.synthesize, model=champion, input=str(low), output=str(made), seed=0, force=True)
+    step("validate", verbs.validate, file=str(made))
+    figure = home / "comparison.png"
+    evaluated = step("evaluate", verbs.evaluate, model=champion, data=str(data), split="test", figure=str(figure))
+    step("report", verbs.report, study=study, out=None, force=True)
+    output.progress("seconds: " + ", ".join(f"{name} {value:g}" for name, value in seconds.items()))
+    output.result(f"Look at {figure} and {home / f'{study}.html'}; compare all runs with `make ui`.")
+    output.result(f"Synthesise: sm-search synthesize --model {champion} --input LOW.mdf --output HIGH.mdf")
+    output.result(
+        "The paper's data: sm-search simulate --preset paper-54 --out data/paper-54, then sm-search sweep "
+        "--space search_spaces/paper.yaml --data data/paper-54"
+    )
+    return {**evaluated, "seconds": seconds, "synthesised": str(made), "figure": str(figure)}

@@ -1,0 +1,69 @@
+"""What the user sees: results on stdout, progress on stderr."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sm_search.evaluation.comparison import Row
+
+QUALITY_COLUMNS = (
+    ("PSNR dB mean", "psnr_db_mean", ".1f"),
+    ("median", "psnr_db_median", ".1f"),
+    ("p10", "psnr_db_p10", ".1f"),
+    ("SSIM mean", "ssim_mean", ".3f"),
+    ("median", "ssim_median", ".3f"),
+    ("p10", "ssim_p10", ".3f"),
+    ("nRMSE mean", "nrmse_mean", ".3g"),
+    ("median", "nrmse_median", ".3g"),
+    ("p90", "nrmse_p90", ".3g"),
+)
+
+
+class Output:
+    """Prints for one verb; with `as_json` the only thing on stdout is the object that `main` writes."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.stdout = Console(highlight=False, soft_wrap=True)
+
+    def progress(self, line: str) -> None:
+        self.stderr.print(line, markup=False)
+
+    def error(self, line: str) -> None:
+        self.stderr.print(f"error: {' '.join(line.split())}", markup=False)
+
+    def result(self, line: str) -> None:
+        if not self.as_json:
+            self.stdout.print(line, markup=False)
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        if self.as_json:
+            return
+        table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="left" if index < 2 else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        # A table that is piped must not be cut to a terminal's width.
+        width = None if sys.stdout.isatty() else 160
+        Console(highlight=False, width=width).print(table)
+
+    def quality_table(self, title: str, rows: Sequence[Row]) -> None:
+        columns = ["scan", "method", *(name for name, _, _ in QUALITY_COLUMNS)]
+        self.table(
+            title,
+            columns,
+            [
+                [row.scan, row.method, *(f"{getattr(row.quality, key):{form}}" for _, key, form in QUALITY_COLUMNS)]
+                for row in rows
+            ],
+        )
+
+
+def quality_objects(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows of a quality table for `--json`."""
+    return [{"scan": row.scan, "method": row.method, **row.quality.as_dict()} for row in rows]

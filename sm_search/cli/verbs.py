@@ -1,0 +1,232 @@
+"""The verbs: each calls the rooms below and prints what they return.
+
+Imports of Ray, MLflow and torch wait inside the verbs: `--help` and `validate` answer at once.
+"""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from sm_search.cli.output import Output, quality_objects
+from sm_search.config.errors import DataError, InputError, SettingsError
+from sm_search.config.loading import load_settings
+from sm_search.config.run import RunSettings
+from sm_search.config.simulation import DatasetSettings, preset
+
+
+def simulate(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.search.session import ray_session
+    from sm_search.search.simulation import simulate_dataset
+
+    settings = preset(options.preset) if options.preset else load_settings(options.config, DatasetSettings)
+
+    def progress(done: int, total: int, name: str) -> None:
+        output.progress(f"simulated {done}/{total} {name}")
+
+    with ray_session(options.ray_address):
+        dataset = simulate_dataset(options.out, settings, progress)
+    output.result(f"{dataset.folder}: {len(dataset.manifest.files)} files, dataset hash {dataset.content_hash()[:12]}")
+    return {"data": str(dataset.folder), "files": len(dataset.manifest.files), "dataset_hash": dataset.content_hash()}
+
+
+def train(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.dataset import Dataset
+    from sm_search.search.single import train_single
+
+    settings = load_settings(options.config, RunSettings) if options.config else RunSettings()
+    metrics = train_single(settings, Dataset.open(options.data), Path(options.out), options.force, output.progress)
+    output.result(f"{options.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    return {"checkpoint": options.out, "metrics": metrics}
+
+
+def sweep(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.dataset import Dataset
+    from sm_search.report.publication import publish_study
+    from sm_search.search import sweep as search
+    from sm_search.search.session import ray_session
+    from sm_search.search.space import load_space, parameter_names
+    from sm_search.tracking.store import open_store
+
+    space = load_space(options.space)
+    dataset = Dataset.open(options.data)
+    names = parameter_names(space.outer_tree())
+    plan = {
+        "study": space.study,
+        "mode": space.mode,
+        "trials": space.budget.trials,
+        "rungs": space.rungs(),
+        "parameters": names,
+        "schedule_parameters": parameter_names(space.schedule),
+        "schedules_per_trial": space.budget.schedules,
+        "most_training_steps": space.budget.trials * space.training_steps(),
+    }
+    if options.dry_run:
+        output.table("What would run", ("setting", "value"), [(key, str(value)) for key, value in plan.items()])
+        return plan
+    store = open_store(options.home, options.tracking_uri)
+    with ray_session(options.ray_address):
+        result = search.sweep(
+            space,
+            options.data,
+            home=options.home,
+            tracking_uri=options.tracking_uri,
+            storage=options.storage,
+            resume=options.resume,
+            announce=output.progress,
+        )
+    publish_study(store, space.study, space.metric, dataset)
+    output.table(
+        f"Study {result.study}",
+        ("trial", "state", "PSNR dB", "SSIM", "steps", *names),
+        [
+            (
+                trial.trial_id,
+                trial.state,
+                f"{trial.metrics.get('val_psnr_db', float('nan')):.2f}",
+                f"{trial.metrics.get('val_ssim', float('nan')):.4f}",
+                f"{trial.metrics.get('training_step', 0):.0f}",
+                *(_shown(trial.params.get(name)) for name in names),
+            )
+            for trial in result.trials
+        ],
+    )
+    trials = [
+        {"trial_id": t.trial_id, "state": t.state, "params": t.params, "metrics": t.metrics} for t in result.trials
+    ]
+    return {"study": result.study, "run_id": result.run_id, "metric": result.metric, "trials": trials}
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def tune_schedule(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.dataset import Dataset
+    from sm_search.search.single import tune_model_schedule
+    from sm_search.tracking.store import open_store
+
+    if options.trials < 1:
+        raise InputError(f"--trials {options.trials}: must be at least 1")
+    store = open_store(options.home, options.tracking_uri)
+    found = tune_model_schedule(
+        store, options.run, Dataset.open(options.data), options.space, options.trials, options.out
+    )
+    schedule = found.best.model_dump(mode="json")
+    output.result(json.dumps(schedule))
+    output.result(", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items()))
+    return {"schedule": schedule, "metrics": found.metrics, "tried": len(found.trials)}
+
+
+def report(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.atomic import atomic_path
+    from sm_search.report.page import study_page
+    from sm_search.tracking.records import study_runs
+    from sm_search.tracking.store import open_store
+
+    store = open_store(options.home, options.tracking_uri)
+    parent, _ = study_runs(store, options.study)
+    target = Path(options.out) if options.out else options.home / f"{options.study}.html"
+    if options.out and target.exists() and not options.force:
+        raise DataError(f"{target}: exists; use --force to overwrite it")
+    with atomic_path(target) as temporary:
+        page = study_page(store, options.study, parent.params.get("metric", "val_psnr_db"))
+        temporary.write_text(page, encoding="utf-8")
+    output.result(f"{target}")
+    return {"report": str(target)}
+
+
+def promote(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.tracking import promotion
+    from sm_search.tracking.store import open_store
+
+    done = promotion.promote(open_store(options.home, options.tracking_uri), options.study, options.name)
+    output.result(
+        f"models:/{done.model}@champion is version {done.version} (trial {done.trial_id}, "
+        + ", ".join(f"{name} {value:.4g}" for name, value in done.metrics.items())
+        + (f"); version {done.previous} is now @previous" if done.previous else ")")
+    )
+    return {"model": done.model, "version": done.version, "previous": done.previous, "metrics": done.metrics}
+
+
+def synthesize(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.synthesis import load_synthesiser, synthesise_file
+    from sm_search.tracking.registry import describe_model, download_model
+    from sm_search.tracking.store import open_store
+
+    store = open_store(options.home, options.tracking_uri)
+    synthesiser = load_synthesiser(download_model(store, options.model), seed=options.seed)
+    name = describe_model(store, options.model)
+    high = synthesise_file(synthesiser, options.input, options.output, model=name, overwrite=options.force)
+    channels, components, voxels = high.values_CKN.shape
+    output.result(f"{options.output}: {channels} × {components} components of {voxels} voxels by {name}")
+    return {"output": options.output, "model": name, "shape": [channels, components, voxels]}
+
+
+def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.dataset import Dataset
+    from sm_search.evaluation.baselines import baselines
+    from sm_search.evaluation.comparison import compare
+    from sm_search.evaluation.metrics import METRIC_DEFINITION
+    from sm_search.report.figures import comparison_figure, save_figure
+    from sm_search.synthesis import load_synthesiser
+    from sm_search.tracking.evaluations import log_evaluation
+    from sm_search.tracking.registry import download_model
+    from sm_search.tracking.store import open_store
+
+    dataset = Dataset.open(options.data)
+    store = open_store(options.home, options.tracking_uri)
+    model = load_synthesiser(download_model(store, options.model))
+    rows = compare({**baselines(dataset), "model": model}, dataset, options.split)
+    logged = log_evaluation(store, options.model, options.split, quality_objects(rows))
+    if options.figure:
+        pair = next(iter(dataset.pairs(options.split)))
+        made = model.predict(pair.low)
+        save_figure(
+            comparison_figure(pair.high, pair.low, made, f"{pair.scan.id} ({options.split})"), Path(options.figure)
+        )
+    output.quality_table(f"Split {options.split} of {dataset.settings.name}, x-channel, {options.model}", rows)
+    output.result(METRIC_DEFINITION)
+    return {
+        "split": options.split,
+        "model": options.model,
+        "definition": METRIC_DEFINITION,
+        "rows": quality_objects(rows),
+        "logged_to_run": logged,
+    }
+
+
+def reconstruct(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.mdf_reading import read_mdf
+    from sm_search.evaluation.reconstruction import reconstruction_check
+    from sm_search.report.figures import reconstruction_figure, save_figure
+
+    sm = read_mdf(options.sm)
+    truth = read_mdf(options.truth) if options.truth else None
+    result = reconstruction_check(sm, options.phantom, truth)
+    if options.figure:
+        save_figure(reconstruction_figure(result, sm.grid), Path(options.figure))
+    output.result(f"phantom {options.phantom}: PSNR {result.psnr_db:.2f} dB, SSIM {result.ssim:.4f}")
+    return {"phantom": options.phantom, "psnr_db": result.psnr_db, "ssim": result.ssim}
+
+
+def validate(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.validation import validate_mdf
+
+    if not Path(options.file).is_file():
+        raise DataError(f"{options.file}: does not exist or is not a file")
+    faults = validate_mdf(options.file)
+    errors = sum(fault.severity == "error" for fault in faults)
+    for fault in faults:
+        output.result(f"{fault.severity}: {fault.field}: {fault.message}")
+    output.result(f"{options.file}: {errors} errors, {len(faults) - errors} warnings")
+    listed = [{"severity": f.severity, "field": f.field, "message": f.message} for f in faults]
+    return {"file": options.file, "errors": errors, "faults": listed, "exit_status": 2 if errors else 0}
+
+
+def demo(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.cli.demo import run_demo
+
+    if options.tracking_uri and options.tracking_uri.startswith("sqlite"):
+        raise SettingsError("--tracking-uri: the demo keeps its SQLite store in --home")
+    return run_demo(options, output)

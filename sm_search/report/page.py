@@ -1,0 +1,134 @@
+"""The report of a study: one self-contained HTML page."""
+
+import base64
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from sm_search.evaluation.metrics import METRIC_DEFINITION
+from sm_search.tracking.records import RunRecord, best_trials, metric_history, study_runs
+from sm_search.tracking.store import Store
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; padding: 1rem; color: #1b1f24; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid #d8dee4; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } tr.best { background: #e6f4ea; font-weight: 600; }
+img { max-width: 100%; } .note { color: #57606a; font-size: .9rem; } pre { background: #f6f8fa; padding: .7rem; overflow-x: auto; }
+"""
+COLUMNS = ("val_psnr_db", "val_ssim", "training_step", "training_seconds", "validation_seconds", "images_per_second")
+
+
+def study_page(store: Store, study: str, metric: str, figures: Sequence[Path] = ()) -> str:
+    """The HTML of a study's report."""
+    parent, trials = study_runs(store, study)
+    best = best_trials(store, study, metric)[0]
+    parts = [
+        f"<h1>Study {html.escape(study)}</h1>",
+        f"<p>{len(trials)} trials, {sum(trial.state == 'complete' for trial in trials)} to the full budget. "
+        f"Best: trial {html.escape(best.trial_id or '')} with {metric} = {best.metrics[metric]:.4g} on the validation "
+        "split. The test split was not read.</p>",
+        f'<p class="note">{html.escape(METRIC_DEFINITION)}</p>',
+        "<h2>Trials</h2>",
+        _trial_table(trials, best, metric),
+        "<h2>History</h2>",
+        _chart(_history(trials, metric), first=True),
+        "<h2>Rungs</h2>",
+        _chart(_rungs(store, trials, metric)),
+        "<h2>Parameters</h2>",
+        _chart(_parallel(trials, metric)),
+        "<h2>Best model beside truth and condition</h2>",
+        *(_image(path) for path in figures),
+        "<h2>Settings and versions</h2>",
+        f"<pre>{html.escape(json.dumps({'params': dict(parent.params), 'tags': _plain_tags(parent)}, indent=1))}</pre>",
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Study {html.escape(study)}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
+    )
+
+
+def _trial_table(trials: Sequence[RunRecord], best: RunRecord, metric: str) -> str:
+    params = sorted({name for trial in trials for name in trial.params})
+    columns = [name for name in COLUMNS if any(name in trial.metrics for trial in trials)]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", "state", *columns, *params))
+    rows = []
+    for trial in sorted(trials, key=lambda trial: -trial.metrics.get(metric, -1e9)):
+        cells = [trial.trial_id or "", trial.state or trial.status.lower()]
+        cells += [_number(trial.metrics.get(name)) for name in columns]
+        cells += [_number(trial.params.get(name)) for name in params]
+        mark = ' class="best"' if trial.run_id == best.run_id else ""
+        rows.append(f"<tr{mark}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
+    return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _number(value: float | str | None) -> str:
+    if value is None:
+        return "–"
+    try:
+        return f"{float(value):.4g}"
+    except ValueError:
+        return str(value)
+
+
+def _history(trials: Sequence[RunRecord], metric: str) -> go.Figure:
+    ended = [trial for trial in trials if trial.ended_ms and metric in trial.metrics]
+    ended.sort(key=lambda trial: trial.ended_ms or 0)
+    begin = min((trial.started_ms for trial in ended), default=0)
+    minutes = [((trial.ended_ms or 0) - begin) / 60_000 for trial in ended]
+    values = [trial.metrics[metric] for trial in ended]
+    best = [
+        max((v for v, t in zip(values[: i + 1], ended, strict=False) if t.state == "complete"), default=None)
+        for i in range(len(values))
+    ]
+    figure = go.Figure()
+    names = [f"{trial.trial_id} ({trial.state})" for trial in ended]
+    figure.add_scatter(x=minutes, y=values, mode="markers", text=names, name="trial", marker={"size": 9})
+    figure.add_scatter(x=minutes, y=best, mode="lines", line={"shape": "hv"}, name="best so far")
+    return figure.update_layout(xaxis_title="minutes", yaxis_title=metric)
+
+
+def _rungs(store: Store, trials: Sequence[RunRecord], metric: str) -> go.Figure:
+    figure = go.Figure()
+    for trial in trials:
+        points = metric_history(store, trial.run_id, metric)
+        figure.add_scatter(
+            x=[step for step, _ in points], y=[value for _, value in points], mode="lines+markers", name=trial.trial_id
+        )
+    return figure.update_layout(xaxis_title="training step", yaxis_title=metric)
+
+
+def _parallel(trials: Sequence[RunRecord], metric: str) -> go.Figure:
+    told = [trial for trial in trials if metric in trial.metrics and trial.state in ("complete", "pruned")]
+    numeric = [name for name in sorted({n for t in told for n in t.params}) if all(_is_number(t, name) for t in told)]
+    dimensions = [{"label": name, "values": [float(t.params[name]) for t in told]} for name in numeric]
+    values = [trial.metrics[metric] for trial in told]
+    dimensions.append({"label": metric, "values": values})
+    return go.Figure(go.Parcoords(dimensions=dimensions, line={"color": values, "colorscale": "Viridis"}))
+
+
+def _is_number(trial: RunRecord, name: str) -> bool:
+    try:
+        float(trial.params[name])
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def _chart(figure: go.Figure, first: bool = False) -> str:
+    figure.update_layout(template="plotly_white", height=380, margin={"l": 60, "r": 30, "t": 40, "b": 50})
+    return figure.to_html(full_html=False, include_plotlyjs=first, config={"responsive": True})
+
+
+def _image(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = html.escape(path.parent.name)
+    return f'<p><img alt="Components of {name}: high, low, synthesised, error" src="data:image/png;base64,{data}"></p>'
+
+
+def _plain_tags(parent: RunRecord) -> dict[str, str]:
+    return {name: value for name, value in parent.tags.items() if not name.startswith("mlflow.")}

@@ -1,0 +1,42 @@
+"""What a finished study publishes: the best model's synthesised matrices, the comparison figures and the report."""
+
+import tempfile
+from pathlib import Path
+
+from sm_search.data.dataset import Dataset, file_name
+from sm_search.report.figures import comparison_figure, save_figure
+from sm_search.report.page import study_page
+from sm_search.synthesis import load_synthesiser, synthesise_file
+from sm_search.tracking.records import best_trials
+from sm_search.tracking.registry import download_model
+from sm_search.tracking.runs import StudyLog
+from sm_search.tracking.store import Store
+
+
+def publish_study(store: Store, study: str, metric: str, dataset: Dataset) -> Path:
+    """Synthesise the validation scans with the best model; store files and figures with its trial, the page with the study.
+
+    Returns:
+        The folder of the best model's checkpoint, local to this process.
+    """
+    log = StudyLog.attach(store, study)
+    best = best_trials(store, study, metric)[0]
+    trial_id = best.trial_id or ""
+    checkpoint = download_model(store, f"runs:/{best.run_id}/checkpoint")
+    synthesiser = load_synthesiser(checkpoint)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        figures = []
+        for pair in dataset.pairs("validation"):
+            target = folder / "synthesis" / pair.scan.id
+            target.mkdir(parents=True)
+            source = dataset.folder / file_name(pair.scan, "low")
+            made = synthesise_file(synthesiser, source, target / "high.mdf", model=f"runs:/{best.run_id}/checkpoint")
+            figures.append(target / "comparison.png")
+            save_figure(comparison_figure(pair.high, pair.low, made, f"{pair.scan.id} (validation)"), figures[-1])
+        log.log_folder(trial_id, folder / "synthesis", "synthesis")
+        page = folder / "report.html"
+        page.write_text(study_page(store, study, metric, figures), encoding="utf-8")
+        log.log_file(None, page)
+        log.log_file(None, figures[0])
+    return checkpoint

@@ -1,0 +1,1 @@
+"""Parallel simulation, search spaces, trials, the sweep and the schedule search."""

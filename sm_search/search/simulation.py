@@ -1,0 +1,65 @@
+"""Simulating a dataset in parallel: one Ray task per file, bounded in flight, retried, resumable."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+
+from sm_search.config.simulation import DatasetSettings, FieldName, Scan
+from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
+
+IN_FLIGHT_PER_CPU = 2
+
+Progress = Callable[[int, int, str], None]
+"""Called with files done, files in all, and the file that was finished."""
+
+
+@ray.remote(max_retries=3, retry_exceptions=[OSError])
+def _simulate_file(folder: str, settings_json: str, created: str, scan_json: str, which: FieldName) -> tuple[str, str]:
+    """Simulate and write one file; its name in the dataset and its SHA-256."""
+    import torch
+
+    from sm_search.physics.system_matrix import simulate
+
+    torch.set_num_threads(1)
+    settings = DatasetSettings.model_validate_json(settings_json)
+    scan = Scan.model_validate_json(scan_json)
+    sm = simulate(settings, scan, which)
+    return file_name(scan, which), write_scan(Path(folder), settings, created, scan, which, sm)
+
+
+def simulate_dataset(folder: str | Path, settings: DatasetSettings, progress: Progress | None = None) -> Dataset:
+    """Simulate every missing file of a dataset on the running Ray session.
+
+    An interrupted call resumes: files whose hash is in the manifest are kept, all others are made again.
+
+    Raises:
+        DataError: the folder holds another dataset or cannot be written.
+    """
+    dataset = Dataset.create(folder, settings)
+    todo = [(scan, which) for scan in dataset.unfinished() for which in FIELDS]
+    # The costly ones first, so that no worker is left alone with a long one at the end.
+    todo.sort(key=lambda item: (item[1] == "high", item[0].core_diameter_nm, item[0].nd), reverse=True)
+    total, done = len(todo), 0
+    running: list[ray.ObjectRef] = []
+    limit = IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    settings_ref, created = ray.put(settings.model_dump_json()), dataset.manifest.created
+    try:
+        while todo or running:
+            while todo and len(running) < limit:
+                scan, which = todo.pop(0)
+                arguments = (str(dataset.folder.absolute()), settings_ref, created, scan.model_dump_json(), which)
+                running.append(_simulate_file.remote(*arguments))
+            finished, running = ray.wait(running)
+            for reference in finished:
+                name, digest = ray.get(reference)
+                dataset.record({name: digest})
+                done += 1
+                if progress is not None:
+                    progress(done, total, name)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+    return dataset

@@ -1,0 +1,303 @@
+"""Search spaces: YAML trees of settings whose leaves may be ranges, and their resolution by an Optuna trial.
+
+A value in the tree is taken as it is, unless it is a mapping with one of these keys:
+
+    {float: [low, high], log: true, step: s}     a real number
+    {int: [low, high], log: true, step: s}       a whole number, both ends included
+    {choice: [a, b, c]}                          one of the values
+    {one_of: [{…}, {…}]}                         one of several subtrees, whose own ranges exist only in that branch
+
+A parameter is named by its path, such as `backbone.width`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field, model_validator
+
+from sm_search.config.base import Settings, content_hash
+from sm_search.config.errors import SettingsError
+from sm_search.config.loading import Location, YamlDocument, parse_settings, read_yaml
+from sm_search.config.model import ScheduleSettings, TrainingSettings
+
+SPACES = Path(__file__).parents[2] / "search_spaces"
+Tree = Any
+Metric = Literal["val_psnr_db", "val_ssim"]
+
+
+class Suggester(Protocol):
+    """The part of an Optuna trial that a space asks for."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool, step: float | None) -> float: ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool, step: int) -> int: ...
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any: ...
+
+
+class FloatRange(Settings):
+    ends: tuple[float, float] = Field(alias="float")
+    log: bool = False
+    step: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "FloatRange":
+        low, high = self.ends
+        if not low < high:
+            raise ValueError(f"float: needs low < high, not [{low:g}, {high:g}]")
+        if self.log and (low <= 0 or self.step is not None):
+            raise ValueError("log: needs low > 0 and no step")
+        return self
+
+    def suggest(self, trial: Suggester, name: str) -> Any:
+        return trial.suggest_float(name, *self.ends, log=self.log, step=self.step)
+
+    def samples(self) -> list[Any]:
+        return list(self.ends)
+
+
+class IntRange(Settings):
+    ends: tuple[int, int] = Field(alias="int")
+    log: bool = False
+    step: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "IntRange":
+        low, high = self.ends
+        if not low < high:
+            raise ValueError(f"int: needs low < high, not [{low}, {high}]")
+        if self.log and (low <= 0 or self.step != 1):
+            raise ValueError("log: needs low > 0 and no step")
+        return self
+
+    def suggest(self, trial: Suggester, name: str) -> Any:
+        return trial.suggest_int(name, *self.ends, log=self.log, step=self.step)
+
+    def samples(self) -> list[Any]:
+        return list(self.ends)
+
+
+class Choice(Settings):
+    choice: Annotated[tuple[bool | int | float | str, ...], Field(min_length=1)]
+
+    def suggest(self, trial: Suggester, name: str) -> Any:
+        return trial.suggest_categorical(name, list(self.choice))
+
+    def samples(self) -> list[Any]:
+        return list(self.choice)
+
+
+LEAVES: dict[str, type[FloatRange | IntRange | Choice]] = {"float": FloatRange, "int": IntRange, "choice": Choice}
+
+
+class Budget(Settings):
+    """What a study may spend.
+
+    Attributes:
+        trials: outer trials.
+        first_rung: training steps before ASHA may stop a trial.
+        reduction: ASHA keeps one trial in `reduction` at each rung; rungs lie at first_rung·reduction^n.
+        schedules: inner trials, each sampling the validation images on frozen weights.
+        images: validation images that the inner search looks at (the result is on all of them).
+        minutes: wall-clock limit after which no new trial starts and running ones stop.
+    """
+
+    trials: Annotated[int, Field(ge=1)] = 8
+    first_rung: Annotated[int, Field(ge=1)] = 500
+    reduction: Annotated[int, Field(ge=2)] = 3
+    schedules: Annotated[int, Field(ge=0)] = 24
+    images: Annotated[int, Field(ge=1)] = 96
+    minutes: Annotated[float, Field(gt=0)] | None = None
+
+
+class Resources(Settings):
+    """Of one trial; `concurrent` limits how many run at once (none: as many as fit)."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=1)] = 1
+    concurrent: Annotated[int, Field(ge=1)] | None = None
+
+
+class Space(Settings):
+    """A study: what is searched, on what budget.
+
+    Attributes:
+        study: its name in MLflow and on disk.
+        mode: `two-level` searches the schedule on frozen weights inside each trial; `joint` puts both in one space.
+        metric: validation metric that is maximised.
+        training, schedule: trees of `TrainingSettings` and `ScheduleSettings`.
+        first: points tried before the sampler's own, as parameter names to values.
+    """
+
+    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    seed: Annotated[int, Field(ge=0)] = 0
+    mode: Literal["two-level", "joint"] = "two-level"
+    metric: Metric = "val_psnr_db"
+    training: dict[str, Any] = Field(default_factory=dict)
+    schedule: dict[str, Any] = Field(default_factory=dict)
+    first: tuple[dict[str, Any], ...] = ()
+    budget: Budget = Budget()
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _rungs(self) -> "Space":
+        steps = self.training_steps()
+        if self.budget.first_rung > steps:
+            raise ValueError(f"budget.first_rung = {self.budget.first_rung} exceeds training.steps = {steps}")
+        return self
+
+    def training_steps(self) -> int:
+        """The full budget of a trial in training steps; a fixed value, so that rungs mean the same in every trial."""
+        steps = self.training.get("steps", TrainingSettings().steps)
+        if not isinstance(steps, int):
+            raise ValueError("training.steps must be one number: it is the budget, not a parameter")
+        return steps
+
+    def rungs(self) -> list[int]:
+        """Training steps at which a trial reports, the full budget last."""
+        steps, rung, rungs = self.training_steps(), self.budget.first_rung, []
+        while rung < steps:
+            rungs.append(rung)
+            rung *= self.budget.reduction
+        return [*rungs, steps]
+
+    def outer_tree(self) -> Tree:
+        """What the outer level suggests."""
+        return {"training": self.training, "schedule": self.schedule} if self.mode == "joint" else self.training
+
+    def space_hash(self) -> str:
+        """Hash of what is searched, budgets aside."""
+        return content_hash([self.mode, self.metric, self.seed, self.training, self.schedule])
+
+
+def suggest(trial: Suggester, tree: Tree, path: str = "") -> Tree:
+    """The tree with every range replaced by what `trial` suggests for it."""
+    leaf = _leaf(tree)
+    if leaf is not None:
+        return leaf.suggest(trial, path)
+    if isinstance(tree, Mapping):
+        if "one_of" in tree:
+            branches = {_label(branch, index): branch for index, branch in enumerate(tree["one_of"])}
+            chosen = trial.suggest_categorical(path, list(branches))
+            return suggest(trial, branches[chosen], f"{path}.{chosen}")
+        return {key: suggest(trial, value, f"{path}.{key}" if path else key) for key, value in tree.items()}
+    return tree
+
+
+class Recorded:
+    """A `Suggester` that answers from recorded parameters."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self.params = params
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool, step: float | None) -> float:
+        return self.params[name]
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool, step: int) -> int:
+        return self.params[name]
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        return self.params[name]
+
+
+def training_settings(space: Space, params: Mapping[str, Any]) -> TrainingSettings:
+    """The training settings of an outer trial."""
+    tree = suggest(Recorded(params), space.outer_tree())
+    return parse_settings(tree["training"] if space.mode == "joint" else tree, TrainingSettings, "training")
+
+
+def schedule_settings(tree: Tree) -> ScheduleSettings:
+    """Resolved values as a schedule; w_max is searched as it is and lifted to w_min where it falls below."""
+    values = dict(tree)
+    if "w_min" in values:
+        values["w_max"] = max(values["w_min"], values.get("w_max", ScheduleSettings().w_max))
+    return parse_settings(values, ScheduleSettings, "schedule")
+
+
+def load_space(path: str | Path) -> Space:
+    """Read and check a search space: every end of every range must be a legal setting.
+
+    Raises:
+        SettingsError: one line with file, line, key, value and rule.
+    """
+    document = read_yaml(path)
+    document.tree.setdefault("study", Path(path).stem)
+    space = parse_settings(document.tree, Space, document)
+    _check_tree(space.training, TrainingSettings, document, ("training",))
+    _check_tree(space.schedule, ScheduleSettings, document, ("schedule",))
+    names = {name for tree in (space.outer_tree(),) for name in parameter_names(tree)}
+    for index, point in enumerate(space.first):
+        for name in point:
+            if name not in names:
+                raise SettingsError(
+                    f"{document.where(('first', index, name))}: first.{index}.{name}: not a searched parameter; "
+                    f"there are {', '.join(sorted(names)) or 'none'}"
+                )
+    return space
+
+
+def parameter_names(tree: Tree, path: str = "") -> list[str]:
+    """Names of all parameters of a tree, those of every branch included."""
+    if _leaf(tree) is not None:
+        return [path]
+    if not isinstance(tree, Mapping):
+        return []
+    if "one_of" in tree:
+        branches = [(branch, _label(branch, index)) for index, branch in enumerate(tree["one_of"])]
+        return [path, *(name for branch, label in branches for name in parameter_names(branch, f"{path}.{label}"))]
+    return [name for key, value in tree.items() for name in parameter_names(value, f"{path}.{key}" if path else key)]
+
+
+def _check_tree(tree: Tree, cls: type[Settings], document: YamlDocument, at: Location) -> None:
+    """Check the tree's shape, then every sample of every leaf in place of that leaf, all others at their first."""
+    _check_shape(tree, document, at)
+    for example in _examples(tree):
+        values = example
+        if cls is ScheduleSettings and "w_min" in values:
+            values = {**values, "w_max": max(values["w_min"], values.get("w_max", 1.0))}
+        parse_settings(values, cls, document, at)
+
+
+def _check_shape(tree: Tree, document: YamlDocument, at: Location) -> None:
+    if isinstance(tree, Mapping):
+        keys = [key for key in (*LEAVES, "one_of") if key in tree]
+        if keys and keys[0] in LEAVES:
+            parse_settings(tree, LEAVES[keys[0]], document, at)
+            return
+        if keys and (len(tree) > 1 or not isinstance(tree["one_of"], list) or not tree["one_of"]):
+            raise SettingsError(f"{document.where(at)}: {'.'.join(map(str, at))}: one_of needs a list and no other key")
+        for key, value in tree.items():
+            _check_shape(value, document, (*at, key))
+    elif isinstance(tree, list):
+        for index, value in enumerate(tree):
+            _check_shape(value, document, (*at, index))
+
+
+def _examples(tree: Tree) -> list[Tree]:
+    """Resolved trees that together show every sample of every leaf and every branch."""
+    leaf = _leaf(tree)
+    if leaf is not None:
+        return leaf.samples()
+    if not isinstance(tree, Mapping):
+        return [tree]
+    if "one_of" in tree:
+        return [example for branch in tree["one_of"] for example in _examples(branch)]
+    options = {key: _examples(value) for key, value in tree.items()}
+    base = {key: values[0] for key, values in options.items()}
+    return [base] + [{**base, key: value} for key, values in options.items() for value in values[1:]]
+
+
+def _leaf(tree: Tree) -> FloatRange | IntRange | Choice | None:
+    if isinstance(tree, Mapping):
+        for key, cls in LEAVES.items():
+            if key in tree:
+                return parse_settings(dict(tree), cls, "space")
+    return None
+
+
+def _label(branch: Tree, index: int) -> str:
+    """A branch is named by its first plain text value (such as its backbone), or by its number."""
+    texts = [value for value in branch.values() if isinstance(value, str)] if isinstance(branch, Mapping) else []
+    return texts[0] if texts else str(index)

@@ -1,0 +1,123 @@
+"""One trial: train to each rung, validate, report; at the full budget search the schedule on the frozen weights."""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from safetensors.torch import load_file, save_file
+
+from sm_search.config.errors import DivergenceError, SmSearchError
+from sm_search.config.model import ScheduleSettings
+from sm_search.config.streams import stream_seed
+from sm_search.data.dataset import Dataset
+from sm_search.diffusion.gain import GainModel
+from sm_search.search.schedule_search import base_schedule, search_schedule
+from sm_search.search.space import Recorded, Space, schedule_settings, suggest, training_settings
+from sm_search.search.validation import Validation
+from sm_search.training import Trainer, TrainingImages, make_checkpoint, training_images
+
+STATE_FILE = "training_state.safetensors"
+SCHEDULES_FILE = "schedules.json"
+RECORD_EVERY = 100
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials of a study share: small values and paths only."""
+
+    space_json: str
+    data: str
+    dataset_hash: str
+
+
+@lru_cache(maxsize=1)
+def _loaded(data: str, dataset_hash: str, channels: tuple[int, ...]) -> tuple[TrainingImages, GainModel, Validation]:
+    """The images of a dataset, kept by the worker from one trial to the next."""
+    dataset = Dataset.open(data)
+    images, gain = training_images(dataset, "train", channels)
+    return images, gain, Validation.of(dataset)
+
+
+def run_trial(config: Mapping[str, Any], context: TrialContext) -> None:
+    """Ray Tune's function trainable; `config` holds the outer parameters by name.
+
+    A trial that fails for a reason of its own, such as a loss that diverges, reports NaN with the reason and ends: to try
+    it again would fail again. Any other exception is left to Ray, which tries again from the last checkpoint.
+    """
+    try:
+        _run(config, context)
+    except SmSearchError as error:
+        metric = Space.model_validate_json(context.space_json).metric
+        tune.report({metric: math.nan, "training_step": 0, "error": str(error), "losses": []})
+
+
+def _run(config: Mapping[str, Any], context: TrialContext) -> None:
+    space = Space.model_validate_json(context.space_json)
+    torch.set_num_threads(space.resources.threads)
+    device = "cuda" if space.resources.gpus and torch.cuda.is_available() else "cpu"
+    settings = training_settings(space, config)
+    images, gain, validation = _loaded(context.data, context.dataset_hash, settings.receive_channels)
+    trainer = Trainer(settings, images, device)
+    checkpoint = tune.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as folder:
+            trainer.restore(load_file(f"{folder}/{STATE_FILE}"))
+    dataset = Dataset.open(context.data)
+    for until in space.rungs():
+        if trainer.step >= until:
+            continue
+        begin = time.perf_counter()
+        records = list(trainer.train(until, RECORD_EVERY))
+        trained = time.perf_counter() - begin
+        try:
+            schedule, metrics, tried = _validate(space, config, trainer, validation, until, device)
+        except DivergenceError as error:
+            raise DivergenceError(f"at training step {until}: {error}") from None
+        with tempfile.TemporaryDirectory() as folder:
+            save_file(trainer.state(), f"{folder}/{STATE_FILE}")
+            make_checkpoint(trainer, dataset, gain, schedule, metrics).save(Path(folder))
+            Path(folder, SCHEDULES_FILE).write_text(json.dumps(tried, indent=1))
+            report = {
+                **metrics,
+                "training_step": until,
+                "training_seconds": trained,
+                "validation_seconds": time.perf_counter() - begin - trained,
+                "images_per_second": records[-1].images_per_second,
+                "evaluations": schedule.evaluations,
+                "losses": [[record.step, record.loss] for record in records],
+            }
+            tune.report(report, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def _validate(
+    space: Space, config: Mapping[str, Any], trainer: Trainer, validation: Validation, until: int, device: str
+) -> tuple[ScheduleSettings, dict[str, float], list[dict[str, Any]]]:
+    """Schedule, metrics and the schedules tried: a fixed schedule at the early rungs, the inner search at the last."""
+    diffusion = trainer.settings.diffusion
+    if space.mode == "joint":
+        schedule = schedule_settings(suggest(Recorded(config), space.outer_tree())["schedule"])
+        return schedule, validation.metrics(trainer.ema, diffusion, schedule, device), []
+    if until < space.rungs()[-1]:
+        schedule = base_schedule(space.schedule)
+        return schedule, validation.metrics(trainer.ema, diffusion, schedule, device), []
+    found = search_schedule(
+        trainer.ema,
+        diffusion,
+        space.schedule,
+        validation,
+        metric=space.metric,
+        trials=space.budget.schedules,
+        images=space.budget.images,
+        seed=stream_seed(space.seed, "schedule") % 2**32,
+        device=device,
+    )
+    tried = [{"schedule": t.schedule.model_dump(mode="json"), "value": t.value} for t in found.trials]
+    return found.best, found.metrics, tried

@@ -1,0 +1,79 @@
+"""The validation of a trial: every one uses the same noise, so trials differ by their settings only.
+
+Shapes: B images (all components of all validation scans, x-channel), 2 parts, Y and X pixels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sm_search.config.model import DiffusionSettings, ScheduleSettings
+from sm_search.data.dataset import Dataset
+from sm_search.data.scaling import ScaledImages
+from sm_search.diffusion.condition import Condition, concatenate, make_condition
+from sm_search.diffusion.denoiser import Denoiser
+from sm_search.diffusion.samplers import ImageNoise, sample
+from sm_search.evaluation.metrics import psnr_db, ssim
+
+NOISE_SEED = 0
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation split as scaled images, with a name for each image's noise."""
+
+    targets: NDArray[np.float32]
+    condition: Condition
+    names: tuple[str, ...]
+
+    @staticmethod
+    def of(dataset: Dataset, split: str = "validation") -> "Validation":
+        targets, conditions, names = [], [], []
+        for pair in dataset.pairs(split):
+            low = ScaledImages.of(pair.low.channel_images(0))
+            targets.append(ScaledImages.of(pair.high.channel_images(0)).patterns)
+            conditions.append(make_condition(low.patterns, pair.low.mixing_orders, low.scales))
+            names += [f"{pair.scan.id}/{m_x},{m_y}" for m_x, m_y in pair.low.mixing_orders]
+        return Validation(np.concatenate(targets).astype(np.float32), concatenate(conditions), tuple(names))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, size: int) -> "Validation":
+        """`size` images spread evenly over the split, always the same ones."""
+        if size >= len(self):
+            return self
+        index = np.linspace(0, len(self) - 1, size).round().astype(int)
+        names = tuple(self.names[i] for i in index)
+        return Validation(self.targets[index], self.condition[torch.from_numpy(index)], names)
+
+    def estimates(
+        self, denoiser: Denoiser, diffusion: DiffusionSettings, schedule: ScheduleSettings, device: str = "cpu"
+    ) -> NDArray[np.float64]:
+        """One sample of every image, scaled to unit maximum modulus."""
+        shape = (self.targets.shape[2], self.targets.shape[3])
+        parts = []
+        for begin in range(0, len(self), BATCH):
+            here = slice(begin, begin + BATCH)
+            noise = ImageNoise(NOISE_SEED, self.names[here], shape)
+            drawn = sample(denoiser, diffusion, schedule, self.condition[here].to(device), noise)
+            parts.append(drawn.double().cpu().numpy())
+        images = np.concatenate(parts)
+        return ScaledImages.of(images[:, 0] + 1j * images[:, 1]).patterns
+
+    def metrics(
+        self, denoiser: Denoiser, diffusion: DiffusionSettings, schedule: ScheduleSettings, device: str = "cpu"
+    ) -> dict[str, float]:
+        """Mean PSNR and SSIM over the images.
+
+        Raises:
+            DivergenceError: sampling left the finite numbers.
+        """
+        estimates = self.estimates(denoiser, diffusion, schedule, device)
+        return {
+            "val_psnr_db": float(psnr_db(estimates, self.targets).mean()),
+            "val_ssim": float(ssim(estimates, self.targets).mean()),
+        }
