@@ -19,7 +19,7 @@ MAX_SCANS = 100_000
 
 Positive = Annotated[float, Field(gt=0)]
 TrajectoryNumber = Annotated[int, Field(ge=2, le=100_000)]
-Magnetisation = Literal["equilibrium", "brownian"]
+Magnetisation = Literal["equilibrium", "debye", "brownian"]
 FieldName = Literal["low", "high"]
 
 

@@ -1,96 +1,248 @@
-"""The exact periodic steady state of linear relaxation, dM/dt = −r(t)·(M − M_eq(t)).
+"""The exact periodic steady state of dM/dt = −r(ξ)·(M − M_eq(ξ)) along a Lissajous trajectory.
 
-Over one sampling interval h the solution is an affine map M ↦ a·M + b with a = exp(−∫r) and
-b = ∫ exp(−∫_s r) r M_eq ds. Both integrals use one interpolation polynomial through the neighbouring samples, so the
-only error is of order h^4; more points gain nothing, since |ξ|^1.72 in the Brownian rate is not smooth at ξ = 0. Composing the maps of a whole period gives one affine map whose fixed point is the steady
-state: no warm-up periods.
+On a panel of time the solution is an affine map of its initial value: M(t) = E(t)·M(0) + F(t) with
+E = exp(−∫r) and F = E·∫ r·M_eq/E. Both integrals are spectral (`quadrature`). Composing the maps of a whole period
+gives one affine map whose fixed point is the steady state: no warm-up periods.
 
-Shapes: L samples in a block, H halo samples on either side, P blocks (drive periods) in one Lissajous period,
-C components of M, V voxels. Time index t = p·L + l.
+The field-dependent rate contains |ξ|^1.72, which is not smooth where the trajectory passes ξ = 0, and the Langevin
+kernel is sharp there. So panels are halved towards ξ = 0 until they are well away from it or negligibly short, and
+merged again: whoever reads the result sees equal panels only.
+
+Shapes: Q nodes of a panel, R = Q+1 rows (nodes, then end), B panels in a line, P = N_d+1 lines (x drive periods) in
+one Lissajous period, C = 2 components of M, V voxels, n panels in a list.
 """
 
-from fractions import Fraction
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-HALO = 1
-"""Samples needed on either side of an interval; the interpolation uses 2·HALO + 2 points."""
+from sm_search.physics.particles import langevin_over_xi
+from sm_search.physics.quadrature import gauss_panel
+
+NODES = 16
+"""Nodes of a panel."""
+
+CLEARANCE = 1.5
+"""A panel is halved if a singularity lies nearer to its centre than this many half lengths."""
+
+RELAXATIONS = 5.0
+"""Most relaxation times that one panel may span: F is found from exp(+∫r), which must stay resolved."""
 
 
-def interval_weights() -> list[float]:
-    """Weights of the samples −HALO … HALO+1 in the integral over [0, 1] of their interpolation polynomial."""
-    nodes = range(-HALO, HALO + 2)
-    weights = []
-    for node in nodes:
-        polynomial = [Fraction(1)]  # ascending powers
-        for other in nodes:
-            if other == node:
-                continue
-            scale = Fraction(1, node - other)
-            shifted = [Fraction(0), *polynomial]
-            polynomial = [scale * (up - other * low) for up, low in zip(shifted, [*polynomial, 0], strict=True)]
-        weights.append(float(sum(c / (power + 1) for power, c in enumerate(polynomial))))
-    return weights
+@dataclass(frozen=True)
+class Kinetics:
+    """How the magnetisation follows its equilibrium.
 
-
-def periodic_steady_state(rate_LPV: Tensor, equilibrium_LPCV: Tensor, step_s: float) -> Tensor:
-    """M at the L inner samples of each block, shape (L, P, C, V).
-
-    Args:
-        rate_LPV: relaxation rate r in 1/s at the samples −2·HALO … L+2·HALO of each block, shape (L+4·HALO+1, P, V).
-        equilibrium_LPCV: M_eq at the samples −HALO … L+HALO, shape (L+2·HALO+1, P, C, V).
-        step_s: sampling interval h.
+    Attributes:
+        rate: 1/τ in 1/s from ξ².
+        smallest_xi: where `rate` is not smooth at ξ = 0: the panel half length (in ξ) below which that no longer
+            matters; None if it is smooth.
     """
-    weights = interval_weights()
-    samples = equilibrium_LPCV.shape[0] - 2 * HALO - 1
-    intervals = samples + 2 * HALO  # those that begin at the samples −HALO … L+HALO−1
-    exponent = rate_LPV[:intervals] * (weights[0] * step_s)
-    for shift, weight in enumerate(weights[1:], start=1):
-        exponent.add_(rate_LPV[shift : shift + intervals], alpha=weight * step_s)
-    decay_LPV = torch.exp(-exponent)
-    gain_LPV = torch.exp(exponent)
-    source_LPCV = rate_LPV[HALO:-HALO, :, None] * equilibrium_LPCV
 
-    def at(values: Tensor, shift: int) -> Tensor:
-        return values[HALO + shift : HALO + shift + samples]
-
-    # Horner from both ends: samples behind the interval's end decay towards it, samples beyond it grow back.
-    behind = at(source_LPCV, -HALO) * weights[0]
-    for shift in range(-HALO + 1, 1):
-        behind.mul_(at(decay_LPV, shift - 1)[:, :, None])
-        behind.add_(at(source_LPCV, shift), alpha=weights[HALO + shift])
-    behind.mul_(at(decay_LPV, 0)[:, :, None])
-    beyond = at(source_LPCV, HALO + 1) * weights[-1]
-    for shift in range(HALO, 0, -1):
-        beyond.mul_(at(gain_LPV, shift)[:, :, None])
-        beyond.add_(at(source_LPCV, shift), alpha=weights[HALO + shift])
-    offset_LPCV = behind.add_(beyond).mul_(step_s)
-    return _fixed_point(at(decay_LPV, 0)[:, :, None], offset_LPCV)
+    rate: Callable[[Tensor], Tensor]
+    smallest_xi: float | None
 
 
-def _fixed_point(decay_LP1V: Tensor, offset_LPCV: Tensor) -> Tensor:
-    """Periodic solution of M[t+1] = decay[t]·M[t] + offset[t], all blocks stepping side by side."""
-    blocks = offset_LPCV.shape[1]
-    from_zero = torch.empty_like(offset_LPCV)  # each block as if it began at M = 0
-    carried = torch.empty_like(decay_LP1V)  # what is left of the block's initial M
-    end = torch.zeros_like(offset_LPCV[0])
-    left = torch.ones_like(decay_LP1V[0])
-    steps = zip(from_zero.unbind(), carried.unbind(), decay_LP1V.unbind(), offset_LPCV.unbind(), strict=True)
-    for from_zero_here, carried_here, decay, offset in steps:
-        from_zero_here.copy_(end)
-        carried_here.copy_(left)
+@dataclass(frozen=True)
+class Trajectory:
+    """The field that one set of voxels sees, in units of ξ.
+
+    Attributes:
+        drive: ξ amplitude of the drive, x and y.
+        static_2V: ξ of the selection field at the voxels.
+        fx_hz: x drive frequency.
+        nd: f_y = N_d/(N_d+1)·f_x.
+    """
+
+    drive: tuple[float, float]
+    static_2V: Tensor
+    fx_hz: float
+    nd: int
+
+    @property
+    def lines(self) -> int:
+        return self.nd + 1
+
+    def angles(self, turns: Tensor, line: Tensor) -> tuple[Tensor, Tensor]:
+        """φ_x, φ_y at `turns` x drive periods after the start of `line`; whole turns are dropped first, for digits."""
+        turns_y = (self.nd * (turns + line) / self.lines) % 1.0
+        return 2 * math.pi * turns, 2 * math.pi * turns_y
+
+
+def steady_state(path: Trajectory, kinetics: Kinetics | None, panels: int) -> Tensor:
+    """M/M_s at the nodes of equal panels, shape (B, Q, C, P, V).
+
+    Where a panel was refined these are not M itself but the values whose quadrature gives its integrals.
+    `kinetics` None is the equilibrium.
+    """
+    order = NODES
+    panel = gauss_panel(order)
+    shape_PV = path.lines, path.static_2V.shape[1]
+    decay_BRPV = torch.empty(panels, order + 1, *shape_PV, dtype=torch.float64)
+    offset_BRCPV = torch.empty(panels, order + 1, 2, *shape_PV, dtype=torch.float64)
+    nodes_Q1 = torch.from_numpy(panel.nodes_Q)[:, None]
+    line_P = torch.arange(path.lines)
+    static_x, static_y = path.static_2V
+    for b in range(panels):
+        angle_x, angle_y = path.angles((b + nodes_Q1) / panels, line_P)
+        b_x = (path.drive[0] * angle_x.cos())[:, :, None] + static_x
+        b_y = (path.drive[1] * angle_y.cos())[:, :, None] + static_y
+        _solve(b_x, b_y, 1 / (path.fx_hz * panels), kinetics, decay_BRPV[b], offset_BRCPV[b])
+    _Refinement(path, kinetics, panels).into(decay_BRPV, offset_BRCPV)
+    inner_BQCPV = offset_BRCPV[:, :order]
+    if kinetics is not None:
+        start_BCPV = _panel_starts(decay_BRPV[:, order], offset_BRCPV[:, order])
+        for inner, decay, start in zip(inner_BQCPV, decay_BRPV[:, :order], start_BCPV, strict=True):
+            inner.addcmul_(decay[:, None], start)
+    return inner_BQCPV
+
+
+def _solve(
+    b_x: Tensor, b_y: Tensor, duration_s: float, kinetics: Kinetics | None, decay_R: Tensor, offset_RC: Tensor
+) -> None:
+    """E and F of panels of one duration into `decay_R`, `offset_RC` from ξ at their nodes (first dimension Q)."""
+    xi2 = b_y.square().add_(b_x.square())
+    ratio = langevin_over_xi(xi2.sqrt())
+    if kinetics is None:
+        decay_R.zero_()
+        torch.mul(ratio, b_x, out=offset_RC[:-1, 0])
+        torch.mul(ratio, b_y, out=offset_RC[:-1, 1])
+        offset_RC[-1] = 0
+        return
+    order = len(xi2)
+    running_RQ = gauss_panel(order).running_RQ * duration_s
+    rate = kinetics.rate(xi2)
+    exponent_R = running_RQ @ rate.reshape(order, -1)
+    torch.exp(exponent_R.neg_().view(decay_R.shape), out=decay_R)
+    source = rate.mul_(ratio).div_(decay_R[:-1])
+    source_QC = torch.empty(order, *offset_RC.shape[1:], dtype=torch.float64)
+    torch.mul(source, b_x, out=source_QC[:, 0])
+    torch.mul(source, b_y, out=source_QC[:, 1])
+    torch.mm(running_RQ, source_QC.view(order, -1), out=offset_RC.view(order + 1, -1))
+    offset_RC.mul_(decay_R[:, None])
+
+
+class _Refinement:
+    """Halves the panels that come too near to ξ = 0, solves the parts, and merges them again."""
+
+    def __init__(self, path: Trajectory, kinetics: Kinetics | None, panels: int) -> None:
+        self.path = path
+        self.kinetics = kinetics
+        self.panels = panels
+
+    def into(self, decay_BRPV: Tensor, offset_BRCPV: Tensor) -> None:
+        """Overwrite the maps of the panels that need it."""
+        lines = decay_BRPV.shape[2]
+        b_B11 = torch.arange(self.panels, dtype=torch.float64)[:, None, None]
+        centre = (b_B11 + 0.5) / self.panels
+        angle_x, angle_y = self.path.angles(centre, torch.arange(lines)[:, None])
+        near = self._near(angle_x, angle_y, self.path.static_2V[0], self.path.static_2V[1], 0)
+        b, line, voxel = near.nonzero(as_tuple=True)
+        if len(b):
+            decay_Rn, offset_RCn = self._halved(b, line, voxel, 0)
+            decay_BRPV[b, :, line, voxel] = decay_Rn.T
+            offset_BRCPV[b, :, :, line, voxel] = offset_RCn.permute(2, 0, 1)
+
+    def _near(self, angle_x: Tensor, angle_y: Tensor, static_x: Tensor, static_y: Tensor, level: int) -> Tensor:
+        """Whether panels of this level with the given centres must be halved.
+
+        With ξ(t) ≈ d + v·s the complex roots of ξ² = −q² lie at |s|² = (d² + q²)/v²: q = 0 for |ξ|^1.72, q = π
+        for the first pole of the Langevin function.
+        """
+        drive_x, drive_y = self.path.drive
+        half = math.pi / self.panels * 0.5**level
+        bend = half * max(drive_x, drive_y)
+        speed = ((drive_x * angle_x.sin()).square() + (drive_y * angle_y.sin()).square()).sqrt_()
+        reach2 = speed.add_(bend).mul_(half).square_()
+        distance2 = (drive_x * angle_x.cos() + static_x).square() + (drive_y * angle_y.cos() + static_y).square()
+        reach2_wide = reach2 * CLEARANCE**2
+        near = distance2 + math.pi**2 < reach2_wide
+        if self.kinetics is not None and self.kinetics.smallest_xi is not None:
+            near |= (distance2 < reach2_wide) & (reach2 > self.kinetics.smallest_xi**2)
+        return near
+
+    def _halved(self, part: Tensor, line: Tensor, voxel: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """E and F, shapes (R, n) and (R, C, n), of panels from their two halves; `part` counts panels of `level`."""
+        level += 1
+        count = len(part)
+        part = torch.cat((2 * part, 2 * part + 1))
+        line, voxel = line.repeat(2), voxel.repeat(2)
+        angle_x, angle_y = self.path.angles((part.double() + 0.5) / (self.panels * 2**level), line)
+        static_x, static_y = self.path.static_2V[:, voxel]
+        near = self._near(angle_x, angle_y, static_x, static_y, level)
+        far = (~near).nonzero()[:, 0]
+        near = near.nonzero()[:, 0]
+        far_maps = self._leaves(angle_x[far], angle_y[far], static_x[far], static_y[far], level)
+        if len(near) == 0:
+            decay_Rn, offset_RCn = far_maps
+        else:
+            near_maps = self._halved(part[near], line[near], voxel[near], level)
+            place = torch.empty_like(part)
+            place[torch.cat((far, near))] = torch.arange(2 * count)
+            decay_Rn, offset_RCn = (
+                torch.cat(maps, dim=-1)[..., place] for maps in zip(far_maps, near_maps, strict=True)
+            )
+        return _merge(decay_Rn, offset_RCn)
+
+    def _leaves(
+        self, angle_x: Tensor, angle_y: Tensor, static_x: Tensor, static_y: Tensor, level: int
+    ) -> tuple[Tensor, Tensor]:
+        order = NODES
+        turns_Q1 = torch.from_numpy(gauss_panel(order).nodes_Q - 0.5)[:, None] / (self.panels * 2**level)
+        shift_x = 2 * math.pi * turns_Q1
+        shift_y = shift_x * (self.path.nd / self.path.lines)
+        b_x = (self.path.drive[0] * torch.cos(angle_x + shift_x)).add_(static_x)
+        b_y = (self.path.drive[1] * torch.cos(angle_y + shift_y)).add_(static_y)
+        decay_Rn = torch.empty(order + 1, len(angle_x), dtype=torch.float64)
+        offset_RCn = torch.empty(order + 1, 2, len(angle_x), dtype=torch.float64)
+        duration_s = 1 / (self.path.fx_hz * self.panels * 2**level)
+        _solve(b_x, b_y, duration_s, self.kinetics, decay_Rn, offset_RCn)
+        return decay_Rn, offset_RCn
+
+
+def _merge(decay_Rn: Tensor, offset_RCn: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps of whole panels from those of their halves: the first half of the list is left, the second right."""
+    merge_RS = gauss_panel(len(decay_Rn) - 1).merge_RS
+    left_R, right_R = decay_Rn.chunk(2, dim=-1)
+    left_RC, right_RC = offset_RCn.chunk(2, dim=-1)
+    after_RC = torch.addcmul(right_RC, right_R[:, None], left_RC[-1])
+    decay = merge_RS @ torch.cat((left_R, right_R * left_R[-1]))
+    offset = torch.tensordot(merge_RS, torch.cat((left_RC, after_RC)), dims=1)
+    return decay, offset
+
+
+def _panel_starts(decay_BPV: Tensor, offset_BCPV: Tensor) -> Tensor:
+    """M at the start of every panel, shape (B, C, P, V), from the maps over the panels."""
+    from_zero_BCPV = torch.empty_like(offset_BCPV)  # each line as if it began at M = 0
+    left_BPV = torch.empty_like(decay_BPV)  # what is left of the line's initial M
+    end = torch.zeros_like(offset_BCPV[0])
+    left = torch.ones_like(decay_BPV[0])
+    for b, (decay, offset) in enumerate(zip(decay_BPV, offset_BCPV, strict=True)):
+        from_zero_BCPV[b] = end
+        left_BPV[b] = left
         end.mul_(decay).add_(offset)
         left.mul_(decay)
-    ends, lefts = end.unbind(), left.unbind()
-    start = torch.zeros_like(end[0])
-    total_decay = torch.ones_like(left[0])
-    for end_here, left_here in zip(ends, lefts, strict=True):
-        start.mul_(left_here).add_(end_here)
-        total_decay.mul_(left_here)
-    start.div_(1 - total_decay)
-    start_PCV = torch.empty_like(end)
-    for start_here, end_here, left_here in zip(start_PCV.unbind(), ends, lefts, strict=True):
-        start_here.copy_(start)
-        start.mul_(left_here).add_(end_here)
-    return from_zero.addcmul_(carried, start_PCV)
+    start_CPV = _cyclic_fixed_point(left, end)
+    return from_zero_BCPV.addcmul_(left_BPV[:, None], start_CPV)
+
+
+def _cyclic_fixed_point(decay_PV: Tensor, offset_CPV: Tensor) -> Tensor:
+    """Solution of M[p+1] = decay[p]·M[p] + offset[p] with M[p+P] = M[p], by binary powers of the step."""
+    lines = len(decay_PV)
+    total_decay, total_offset, covered = torch.ones_like(decay_PV), torch.zeros_like(offset_CPV), 0
+    stride = 1
+    while True:
+        if lines & stride:
+            ahead_decay, ahead_offset = decay_PV.roll(-covered, -2), offset_CPV.roll(-covered, -2)
+            total_offset = torch.addcmul(ahead_offset, ahead_decay, total_offset)
+            total_decay = total_decay * ahead_decay
+            covered += stride
+        if covered == lines:
+            return total_offset.div_(1 - total_decay)
+        ahead_decay, ahead_offset = decay_PV.roll(-stride, -2), offset_CPV.roll(-stride, -2)
+        offset_CPV = torch.addcmul(ahead_offset, ahead_decay, offset_CPV)
+        decay_PV = decay_PV * ahead_decay
+        stride *= 2

@@ -1,12 +1,14 @@
 """`SystemMatrix`, the value that flows through the house, and its simulation.
 
-Shapes: C receive channels (x, y), K components (mixing orders), N voxels with x fastest; L samples in a block
-(one x drive period), P = N_d+1 blocks in a Lissajous period, V voxels of one chunk.
+Shapes: C receive channels (x, y), K components (mixing orders), N voxels with x fastest; P = N_d+1 lines (x drive
+periods) in a Lissajous period, B panels in a line, Q nodes in a panel, L = B·Q, V voxels of one chunk.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,17 +16,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import DatasetSettings, FieldName, FieldSettings, Grid, Scan
+from sm_search.config.simulation import DatasetSettings, FieldName, FieldSettings, Grid, MixingOrders, Scan
 from sm_search.physics.particles import (
     brownian_rate,
     brownian_time_zero_field,
-    langevin_over_xi,
     langevin_parameter_per_tesla,
 )
-from sm_search.physics.relaxation import HALO, periodic_steady_state
+from sm_search.physics.quadrature import gauss_panel
+from sm_search.physics.relaxation import NODES, RELAXATIONS, Kinetics, Trajectory, steady_state
 
-CHUNK_SAMPLES = 1_000_000
+CHUNK_SAMPLES = 500_000
 """Samples (time × voxels) worked on at once: bounds the memory of a worker at any grid and trajectory."""
+
+SMALLEST_XI = 0.02
+"""|ξ|^1.72 is taken as smooth over panels of this half length, and of `SMALLEST_SHARE` of the drive amplitude: where
+the drive is weak the high orders are faint, and feel it first."""
+
+SMALLEST_SHARE = 0.006
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class SystemMatrix:
     field: FieldSettings
     fx_hz: float
     nd: int
-    tracer: Mapping[str, float | str] = field(default_factory=dict)
+    tracer: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
 
     def frequency_index(self) -> NDArray[np.int64]:
         """k = m_x(N_d+1) + m_y·N_d for each component, shape (K,)."""
@@ -75,7 +83,7 @@ def from_channel_images(
     images: Sequence[NDArray[np.complexfloating]], orders: tuple[tuple[int, int], ...], grid: Grid
 ) -> NDArray[np.complex128]:
     """The inverse of `channel_images` for the channels x (and y), shape (C, K, N)."""
-    values = [np.asarray(images[0], dtype=np.complex128)]
+    values: list[NDArray[np.complexfloating]] = [np.asarray(images[0], dtype=np.complex128)]
     values += [other.transpose(0, 2, 1)[swapped_orders(orders, grid)] for other in images[1:]]
     return np.stack([value.reshape(len(orders), -1) for value in values])
 
@@ -93,13 +101,19 @@ def swapped_orders(orders: tuple[tuple[int, int], ...], grid: Grid) -> list[int]
     return [position[order[::-1]] for order in orders]
 
 
-def samples_per_period(xi_drive: float, highest_order: int) -> int:
-    """Time samples in one x drive period, from the width of the Langevin kernel.
+def panels_per_line(path: Trajectory, kinetics: Kinetics | None, orders: MixingOrders) -> int:
+    """Panels in one x drive period: enough for the highest frequency wanted and for the fastest relaxation.
 
-    M_eq's Fourier coefficients decay like exp(−π·m/ξ_A) (poles of L at ±iπ); the interpolation of the relaxation
-    wants some thirty samples for each period of the highest mixing order. `tests/physics` holds the accuracy reached.
+    A panel spans at most one period of the highest frequency. The kernel's width does not enter: panels are refined
+    where it matters. An even number keeps the trajectory's half-period symmetry exact. `tests/physics` holds the
+    accuracy reached.
     """
-    return 2 * math.ceil(max(32.0 * highest_order, 3.0 * xi_drive) / 2)
+    wanted = max(4.0, (orders.max_x + orders.max_y) / 2)
+    if kinetics is not None:
+        farthest_2 = path.static_2V.abs().amax(dim=1) + torch.tensor(path.drive, dtype=torch.float64)
+        fastest_hz = kinetics.rate(farthest_2.square().sum()[None]).item()
+        wanted = max(wanted, fastest_hz / (path.fx_hz * RELAXATIONS))
+    return 2 * math.ceil(wanted / 2)
 
 
 def simulate(settings: DatasetSettings, scan: Scan, which: FieldName, *, samples: int | None = None) -> SystemMatrix:
@@ -107,27 +121,30 @@ def simulate(settings: DatasetSettings, scan: Scan, which: FieldName, *, samples
 
     Args:
         settings: grid, particle, magnetisation model and mixing orders.
-        samples: time samples in an x drive period; by default from `samples_per_period`.
+        samples: time samples in an x drive period before refinement, rounded up to an even number of panels; by
+            default from `panels_per_line`.
     """
     drive = settings.field(which)
     particle = settings.particle
     xi_per_tesla = langevin_parameter_per_tesla(scan.core_diameter_m, particle)
-    highest = max(settings.orders.max_x, settings.orders.max_y)
-    if samples is None:
-        samples = samples_per_period(xi_per_tesla * drive.drive_t, highest)
-    tau_s = brownian_time_zero_field(scan.core_diameter_m, particle) if settings.magnetisation == "brownian" else None
+    xi_drive = xi_per_tesla * drive.drive_t
+    static_2N = torch.from_numpy(np.stack(voxel_centres(settings.grid)) * (-drive.gradient_t_per_m * xi_per_tesla))
     orders = settings.orders.pairs()
+    kinetics = _kinetics(settings, scan, xi_drive)
+    whole = Trajectory((xi_drive, xi_drive), static_2N, scan.fx_hz, scan.nd)
+    if samples is None:
+        panels = panels_per_line(whole, kinetics, settings.orders)
+    else:
+        panels = 2 * math.ceil(samples / (2 * NODES))
 
-    x_N, y_N = voxel_centres(settings.grid)
     computed = _half(scan.nd, settings.grid)
-    transform = _Transform(orders, scan.nd, samples)
+    transform = _Transform(orders, scan.nd, panels)
     values_CKN = np.empty((2, len(orders), settings.grid.voxels), dtype=np.complex128)
-    chunk = max(1, CHUNK_SAMPLES // (samples * (scan.nd + 1)))
+    chunk = max(1, CHUNK_SAMPLES // (panels * NODES * (scan.nd + 1)))
     for begin in range(0, len(computed), chunk):
         voxels = computed[begin : begin + chunk]
-        xi_x, xi_y = (torch.from_numpy(drive.gradient_t_per_m * r_N[voxels] * xi_per_tesla) for r_N in (x_N, y_N))
-        moment_LPCV = _magnetisation(xi_x, xi_y, xi_per_tesla * drive.drive_t, scan, samples, tau_s)
-        values_CKN[:, :, voxels] = transform(moment_LPCV).numpy()
+        path = dataclasses.replace(whole, static_2V=static_2N[:, voxels])
+        values_CKN[:, :, voxels] = transform(steady_state(path, kinetics, panels)).numpy()
     values_CKN *= particle.saturation_magnetisation_ka_per_m * 1e3
     _fill_by_symmetry(values_CKN, orders, scan.nd, settings.grid)
     tracer: dict[str, float | str] = {
@@ -137,9 +154,19 @@ def simulate(settings: DatasetSettings, scan: Scan, which: FieldName, *, samples
         "saturationMagnetisation": particle.saturation_magnetisation_ka_per_m * 1e3,
         "temperature": particle.temperature_k,
         "viscosity": particle.viscosity_mpa_s * 1e-3,
-        "samplesPerPeriod": float(samples),
+        "samplesPerPeriod": float(panels * NODES),
     }
     return SystemMatrix(values_CKN, orders, settings.grid, drive, scan.fx_hz, scan.nd, tracer)
+
+
+def _kinetics(settings: DatasetSettings, scan: Scan, xi_drive: float) -> Kinetics | None:
+    """The relaxation that `settings` names."""
+    if settings.magnetisation == "equilibrium":
+        return None
+    tau_s = brownian_time_zero_field(scan.core_diameter_m, settings.particle)
+    if settings.magnetisation == "debye":
+        return Kinetics(lambda xi2: torch.full_like(xi2, 1 / tau_s), None)
+    return Kinetics(partial(brownian_rate, tau_zero_s=tau_s), min(SMALLEST_XI, SMALLEST_SHARE * xi_drive))
 
 
 def voxel_centres(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -149,60 +176,38 @@ def voxel_centres(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     return x_YX.ravel(), y_YX.ravel()
 
 
-def _magnetisation(
-    xi_x: Tensor, xi_y: Tensor, xi_drive: float, scan: Scan, samples: int, tau_s: float | None
-) -> Tensor:
-    """M/M_s at every sample, shape (L, P, C, V); `xi_x`, `xi_y` are the voxel's static ξ, shape (V,)."""
-    halo = 0 if tau_s is None else 2 * HALO
-    periods = scan.nd + 1
-    last = samples - 1 if tau_s is None else samples + halo
-    l_L1 = torch.arange(-halo, last + 1, dtype=torch.float64)[:, None]
-    p_1P = torch.arange(periods, dtype=torch.float64)[None, :]
-    # φ_y = N_d/(N_d+1)·φ_x; whole turns are dropped before multiplying by 2π to keep the phase's digits.
-    turns_x = l_L1 / samples
-    turns_y = (scan.nd * (l_L1 / samples + p_1P) / periods) % 1.0
-    b_x = xi_drive * torch.cos(2 * math.pi * turns_x)[:, :, None] + xi_x
-    b_y = xi_drive * torch.cos(2 * math.pi * turns_y)[:, :, None] + xi_y
-    xi2_LPV = b_y.square().add_(b_x.square())
-    ratio = langevin_over_xi(xi2_LPV.sqrt())
-    equilibrium_LPCV = torch.stack((ratio * b_x, ratio * b_y), dim=2)
-    if tau_s is None:
-        return equilibrium_LPCV
-    rate_LPV = brownian_rate(xi2_LPV, tau_s)
-    step_s = 1 / (scan.fx_hz * samples)
-    return periodic_steady_state(rate_LPV, equilibrium_LPCV[HALO:-HALO], step_s)
-
-
 class _Transform:
     """c_k = (1/T_R)∫ M exp(−iω_k t) dt for the wanted k only, as two small matrix products.
 
-    With t = p·L + l and k = (m_x+m_y)(N_d+1) − m_y, the sum over blocks p depends on m_y alone.
+    With t = (p + u)/f_x and k = (m_x+m_y)(N_d+1) − m_y, the sum over lines p depends on m_y alone.
     """
 
-    def __init__(self, orders: tuple[tuple[int, int], ...], nd: int, samples: int) -> None:
-        periods = nd + 1
+    def __init__(self, orders: tuple[tuple[int, int], ...], nd: int, panels: int) -> None:
+        lines = nd + 1
         self.m_y = sorted({m_y for _, m_y in orders})
-        my_M, p_P = torch.tensor(self.m_y)[:, None], torch.arange(periods)[None, :]
-        blocks_MP = _turn(((my_M * p_P) % periods).double() / periods)
-        self.blocks_RP = torch.cat((blocks_MP.real, blocks_MP.imag))  # R = 2M rows, so that one product serves both
-        self.rows: list[tuple[list[int], Tensor]] = []
-        l_L = torch.arange(samples)
+        my_M, p_P = torch.tensor(self.m_y)[:, None], torch.arange(lines)[None, :]
+        lines_MP = _turn(((my_M * p_P) % lines).double() / lines)
+        self.lines_RP = torch.cat((lines_MP.real, lines_MP.imag))  # R = 2M rows, so that one product serves both
+        self.members: list[tuple[list[int], Tensor]] = []
+        panel = gauss_panel(NODES)
+        u_L = torch.from_numpy((np.arange(panels)[:, None] + panel.nodes_Q).ravel() / panels)
+        weights_L = torch.from_numpy(np.tile(panel.weights_Q, panels) / (panels * lines))
         for m_y in self.m_y:
             members = [index for index, order in enumerate(orders) if order[1] == m_y]
-            k_K = torch.tensor([orders[i][0] * periods + m_y * nd for i in members])[:, None]
-            turns = ((k_K * l_L) % (samples * periods)).double() / (samples * periods)
-            self.rows.append((members, _turn(-turns) / (samples * periods)))
+            turns_K = torch.tensor([orders[i][0] + m_y * nd / lines for i in members], dtype=torch.float64)
+            self.members.append((members, _turn(-turns_K[:, None] * u_L) * weights_L))
         self.size = len(orders)
 
-    def __call__(self, signal_LPCV: Tensor) -> Tensor:
+    def __call__(self, moment_BQCPV: Tensor) -> Tensor:
         """Coefficients of shape (C, K, V)."""
-        samples, _, channels, voxels = signal_LPCV.shape
-        flat = signal_LPCV.reshape(samples, signal_LPCV.shape[1], channels * voxels)
-        real_LMS, imag_LMS = (self.blocks_RP @ flat).chunk(2, dim=1)
+        panels, order, channels, _, voxels = moment_BQCPV.shape
+        summed = torch.stack([self.lines_RP @ moment_QCPV for moment_QCPV in moment_BQCPV])
+        real_LCMV, imag_LCMV = summed.view(panels * order, channels, -1, voxels).chunk(2, dim=2)
         result = torch.empty(self.size, channels * voxels, dtype=torch.complex128)
-        for position, (members, twiddle_KL) in enumerate(self.rows):
-            result[members] = twiddle_KL @ torch.complex(real_LMS[:, position], imag_LMS[:, position])
-        return result.reshape(self.size, channels, voxels).transpose(0, 1)
+        for position, (members, twiddle_KL) in enumerate(self.members):
+            line_sums = torch.complex(real_LCMV[:, :, position], imag_LCMV[:, :, position])
+            result[members] = twiddle_KL @ line_sums.flatten(1)
+        return result.view(self.size, channels, voxels).transpose(0, 1)
 
 
 def _turn(turns: Tensor) -> Tensor:
@@ -211,7 +216,7 @@ def _turn(turns: Tensor) -> Tensor:
 
 
 def _half(nd: int, grid: Grid) -> NDArray[np.int64]:
-    """Voxels to compute: the half-plane that the exact parity of the trajectory (y if N_d is odd, else x) maps to all."""
+    """Voxels to compute: the half that the exact parity of the trajectory (y if N_d is odd, else x) maps to all."""
     size_x, size_y = grid.size
     index_YX = np.arange(grid.voxels).reshape(size_y, size_x)
     half = index_YX[: (size_y + 1) // 2] if nd % 2 else index_YX[:, : (size_x + 1) // 2]

@@ -1,0 +1,58 @@
+"""Langevin function, moment and Brownian time against high-precision and textbook values."""
+
+import math
+from decimal import Decimal, localcontext
+
+import physics_reference as reference
+import pytest
+import torch
+
+from sm_search.config.simulation import Particle
+from sm_search.physics.particles import (
+    brownian_rate,
+    brownian_time_zero_field,
+    langevin_over_xi,
+    langevin_parameter_per_tesla,
+    magnetic_moment,
+)
+
+
+def exact_langevin_over_xi(xi: float) -> float:
+    """(coth ξ − 1/ξ)/ξ with 60 digits."""
+    with localcontext() as context:
+        context.prec = 60
+        x = Decimal(xi)
+        e = (2 * x).exp()
+        return float(((e + 1) / (e - 1) - 1 / x) / x)
+
+
+@pytest.mark.parametrize("xi", [1e-9, 1e-4, 0.01, 0.1, 0.29999, 0.3, 0.30001, 0.5, 1.0, 3.0, 10.0, 33.0, 700.0])
+def test_langevin_has_all_its_digits(xi: float) -> None:
+    actual = langevin_over_xi(torch.tensor([xi], dtype=torch.float64)).item()
+    assert actual == pytest.approx(exact_langevin_over_xi(xi), rel=2e-14)
+
+
+def test_langevin_limits() -> None:
+    """Oracle 6: L(ξ)/ξ → 1/3 at ξ → 0 and L → 1 − 1/ξ at ξ → ∞."""
+    ratio = langevin_over_xi(torch.tensor([0.0, 1e-160, 1e4, 1e8], dtype=torch.float64))
+    assert ratio[0].item() == pytest.approx(1 / 3, rel=1e-15)
+    assert ratio[1].item() == pytest.approx(1 / 3, rel=1e-15)
+    assert (ratio[2] * 1e4).item() == pytest.approx(1 - 1e-4, rel=1e-14)
+    assert (ratio[3] * 1e8).item() == pytest.approx(1 - 1e-8, rel=1e-14)
+    assert ratio.dtype == torch.float64
+
+
+def test_moment_and_time_of_a_30_nm_core() -> None:
+    particle = Particle()
+    assert magnetic_moment(30e-9, particle) == pytest.approx(474e3 * math.pi / 6 * 27e-24)
+    assert langevin_parameter_per_tesla(30e-9, particle) == pytest.approx(
+        reference.beta(reference.settings(), reference.SCAN), rel=1e-12
+    )
+    # 40 nm hydrodynamic: 3·1e-3·3.351e-23 / (1.380649e-23·293)
+    assert brownian_time_zero_field(30e-9, particle) == pytest.approx(2.4852e-5, rel=1e-4)
+
+
+def test_rate_follows_yoshida_and_enpuku() -> None:
+    xi = torch.tensor([0.0, 1.0, 20.0], dtype=torch.float64)
+    expected = [math.sqrt(1 + 0.126 * value**1.72) / 3e-5 for value in xi.tolist()]
+    assert brownian_rate(xi.square(), 3e-5).tolist() == pytest.approx(expected, rel=1e-14)
