@@ -1,0 +1,122 @@
+"""Scans, presets and the rules of a dataset."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from sm_search.config.errors import SettingsError
+from sm_search.config.simulation import (
+    DatasetSettings,
+    Design,
+    FieldSettings,
+    Grid,
+    MixingOrders,
+    Scan,
+    preset,
+    preset_names,
+)
+
+
+def one(core_diameter_nm: float, fx_khz: float = 25.0, nd: int = 99) -> tuple[Design, ...]:
+    return (Design(core_diameter_nm=(core_diameter_nm,), fx_khz=(fx_khz,), nd=(nd,)),)
+
+
+def dataset(**changes: Any) -> DatasetSettings:
+    splits = {"train": one(30.0), "validation": one(40.0), "test": one(50.0)} | changes.pop("splits", {})
+    return DatasetSettings(name="a", splits={k: v for k, v in splits.items() if v is not None}, **changes)
+
+
+def test_presets_hold_the_papers_numbers() -> None:
+    training = {name: preset(name).scans("train") for name in preset_names()}
+    assert {name: len(scans) for name, scans in training.items()} == {"demo": 12, "paper-54": 54, "paper-90": 90}
+    assert 54 * len(preset("paper-54").orders.pairs()) == 9072
+    for name in preset_names():
+        (test,) = preset(name).scans("test")
+        assert test == Scan(core_diameter_nm=30.0, fx_khz=25.0, nd=99)
+        assert test not in training[name]
+    with pytest.raises(SettingsError, match=r"preset 'paper': does not exist; there are demo, paper-54, paper-90"):
+        preset("paper")
+
+
+def test_a_scan_in_two_splits_is_a_leak() -> None:
+    with pytest.raises(ValidationError, match=r"scan d30nm-fx25kHz-nd99 is in 'train' and in 'test': a leak"):
+        dataset(splits={"test": one(30.0)})
+    # Also one that differs by less than its name tells: its files would be the same.
+    with pytest.raises(ValidationError, match="a leak"):
+        dataset(splits={"test": one(30.000000000001)})
+    with pytest.raises(ValidationError, match=r"d30nm-fx25kHz-nd99 is twice in 'train'"):
+        dataset(splits={"train": one(30.0) * 2})
+    assert len(dataset(splits={"test": one(30.0, nd=98)}).scans("test")) == 1
+
+
+def test_three_splits_are_required_and_others_are_welcome() -> None:
+    with pytest.raises(ValidationError, match="needs a non-empty 'test'"):
+        dataset(splits={"test": None})
+    with pytest.raises(ValidationError, match="needs a non-empty 'validation'"):
+        dataset(splits={"validation": ()})
+    extra = dataset(splits={"diameter": one(45.0)})
+    assert [scan.core_diameter_nm for scan in extra.scans("diameter")] == [45.0]
+    with pytest.raises(
+        SettingsError, match=r"dataset 'a': no split 'diametre'; it has train, validation, test, diameter"
+    ):
+        extra.scans("diametre")
+
+
+def test_both_fields_must_cover_one_field_of_view() -> None:
+    with pytest.raises(ValidationError, match=r"must agree.*\(low: 20 mm, high: 10 mm\)"):
+        dataset(high=FieldSettings(gradient_t_per_m=2.0, drive_mt=20.0))
+    other = dataset(high=FieldSettings(gradient_t_per_m=0.7, drive_mt=14.0))
+    assert other.field("high").drive_t == pytest.approx(0.014)
+    assert other.field("low").drive_mt == 2.0
+
+
+def test_components_may_not_share_a_frequency() -> None:
+    with pytest.raises(ValidationError, match="nd must be at least twice the largest mixing order"):
+        dataset(splits={"train": one(30.0, nd=23)})
+    scan = dataset(splits={"train": one(30.0, nd=24)}).scans("train")[0]
+    k = [m_x * (scan.nd + 1) + m_y * scan.nd for m_x, m_y in MixingOrders().pairs()]
+    assert len(set(k)) == len(k) == 168
+
+
+def test_a_design_is_the_product_of_its_values_and_bounded() -> None:
+    design = Design(core_diameter_nm=(30.0, 50.0), fx_khz=(10.0, 20.0), nd=(49, 99))
+    assert [scan.id for scan in design.scans()][:3] == [
+        "d30nm-fx10kHz-nd49",
+        "d30nm-fx10kHz-nd99",
+        "d30nm-fx20kHz-nd49",
+    ]
+    assert len(set(design.scans())) == 8
+    with pytest.raises(ValidationError, match=r"nd\.0\n.*greater than or equal to 2"):
+        Design(core_diameter_nm=(30.0,), fx_khz=(10.0,), nd=(1,))
+    with pytest.raises(ValidationError, match="110889 combinations"):
+        Design(core_diameter_nm=tuple(map(float, range(1, 334))), fx_khz=tuple(map(float, range(1, 334))), nd=(9,))
+
+
+def test_a_scans_numbers_in_si() -> None:
+    scan = Scan(core_diameter_nm=30.0, fx_khz=25.0, nd=99)
+    assert scan.core_diameter_m == pytest.approx(30e-9, rel=1e-15)
+    assert scan.fx_hz == 25_000.0
+    assert scan.fy_hz == pytest.approx(24_750.0, rel=1e-15)
+    # One Lissajous period holds N_d+1 periods of x and N_d of y.
+    assert scan.period_s * scan.fx_hz == pytest.approx(100, rel=1e-15)
+    assert scan.period_s * scan.fy_hz == pytest.approx(99, rel=1e-15)
+
+
+def test_mixing_orders_are_the_box_without_its_corner() -> None:
+    assert MixingOrders(max_x=1, max_y=2).pairs() == ((0, 1), (0, 2), (1, 0), (1, 1), (1, 2))
+    assert len(MixingOrders().pairs()) == 13**2 - 1 == 168
+    with pytest.raises(ValidationError, match="leaves no component"):
+        MixingOrders(max_x=0, max_y=0)
+
+
+@pytest.mark.parametrize("changes", [{"size": (0, 4)}, {"size": (4,)}, {"fov_mm": (0.0, 1.0)}, {"size": (4.0, 4)}])
+def test_a_grid_has_voxels_and_extent(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Grid(**changes)
+
+
+def test_a_dataset_name_is_no_path() -> None:
+    for name in ("../a", "a/b", "", ".hidden", "a" * 65):
+        with pytest.raises(ValidationError, match="name"):
+            DatasetSettings(name=name, splits=dataset().splits)

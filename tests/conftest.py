@@ -1,0 +1,43 @@
+"""One thread for every test, and one tiny simulated dataset that several rooms share."""
+
+
+import pytest
+import torch
+
+from sm_search.config.simulation import DatasetSettings, Design, Grid, MixingOrders
+from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
+from sm_search.physics.system_matrix import simulate
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> DatasetSettings:
+    """Two training scans and one of each other split; 8 components on 12 × 12 voxels, the least that SSIM allows."""
+
+    def design(core_diameter_nm: float, fx_khz: float) -> Design:
+        return Design(core_diameter_nm=(core_diameter_nm,), fx_khz=(fx_khz,), nd=(9,))
+
+    return DatasetSettings(
+        name="tiny",
+        grid=Grid(size=(12, 12)),
+        orders=MixingOrders(max_x=2, max_y=2),
+        splits={
+            "train": (design(20.0, 10.0), design(30.0, 30.0)),
+            "validation": (design(20.0, 20.0),),
+            "test": (design(25.0, 20.0),),
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A finished dataset of `tiny_settings`. Read only: a test that changes a file copies the folder first."""
+    dataset = Dataset.create(tmp_path_factory.mktemp("data") / "tiny", tiny_settings)
+    for split in tiny_settings.splits:
+        for scan in tiny_settings.scans(split):
+            for which in FIELDS:
+                sm = simulate(tiny_settings, scan, which)
+                sha = write_scan(dataset.folder, tiny_settings, dataset.manifest.created, scan, which, sm)
+                dataset.record({file_name(scan, which): sha})
+    return dataset

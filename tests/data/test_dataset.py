@@ -1,0 +1,154 @@
+"""A dataset folder: made, interrupted, resumed, damaged."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sm_search.config.errors import DataError, SettingsError
+from sm_search.config.simulation import DatasetSettings
+from sm_search.data.dataset import FIELDS, MANIFEST, Dataset, file_name, write_scan
+from sm_search.data.validation import validate_mdf
+from sm_search.physics.system_matrix import simulate
+
+
+@pytest.fixture
+def copy(tiny_dataset: Dataset, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_dataset.folder, tmp_path / "copy"))
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    tree = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    change(tree)
+    (folder / MANIFEST).write_text(json.dumps(tree), encoding="utf-8")
+
+
+def test_a_finished_dataset_opens_and_holds_what_was_simulated(tiny_dataset: Dataset) -> None:
+    dataset = Dataset.open(tiny_dataset.folder)
+    assert dataset.settings == tiny_dataset.settings
+    assert dataset.unfinished() == []
+    (pair,) = dataset.pairs("test")
+    for which in FIELDS:
+        simulated, stored = simulate(dataset.settings, pair.scan, which), getattr(pair, which)
+        assert np.array_equal(stored.values_CKN, simulated.values_CKN)
+        assert dataclasses.replace(stored, values_CKN=simulated.values_CKN) == simulated
+
+
+def test_expected_files_are_all_scans_low_before_high(tiny_dataset: Dataset) -> None:
+    names = [name for _, name in tiny_dataset.expected()]
+    assert names[:2] == ["d20nm-fx10kHz-nd9/low.mdf", "d20nm-fx10kHz-nd9/high.mdf"]
+    assert len(names) == len(set(names)) == 2 * 4
+    assert sorted(names) == sorted(tiny_dataset.manifest.files)
+    assert validate_mdf(tiny_dataset.folder / names[0]) == []
+
+
+def test_a_new_dataset_is_unfinished_and_resumes_where_it_stopped(
+    tiny_settings: DatasetSettings, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    folder = tmp_path / "new"
+    first = Dataset.create(folder, tiny_settings)
+    scans = [scan for split in tiny_settings.splits for scan in tiny_settings.scans(split)]
+    assert first.unfinished() == scans
+    with pytest.raises(DataError, match=r"8 files are not simulated yet, first d20nm-fx10kHz-nd9/low\.mdf"):
+        Dataset.open(folder)
+    done = scans[0]
+    hashes = {}
+    for which in FIELDS:
+        sm = tiny_dataset.read(done, which)
+        hashes[file_name(done, which)] = write_scan(folder, tiny_settings, first.manifest.created, done, which, sm)
+    first.record(hashes)
+
+    resumed = Dataset.create(folder, tiny_settings)
+    assert resumed.manifest == first.manifest
+    assert resumed.unfinished() == scans[1:]
+    (folder / file_name(done, "high")).unlink()
+    assert resumed.unfinished() == scans
+    with pytest.raises(DataError, match="cannot be read"):
+        resumed.read(done, "high")
+
+
+def test_a_rewrite_gives_the_same_bytes(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    scan = tiny_dataset.settings.scans("train")[0]
+    sm = simulate(tiny_dataset.settings, scan, "high")
+    sha = write_scan(tmp_path, tiny_dataset.settings, tiny_dataset.manifest.created, scan, "high", sm)
+    name = file_name(scan, "high")
+    assert sha == tiny_dataset.manifest.files[name]
+    assert (tmp_path / name).read_bytes() == (tiny_dataset.folder / name).read_bytes()
+
+
+def test_one_flipped_bit_is_found_named_and_simulated_again(copy: Path) -> None:
+    dataset = Dataset.open(copy)
+    scan = dataset.settings.scans("validation")[0]
+    path = copy / file_name(scan, "low")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert dataset.unfinished() == [scan]
+    for _ in range(2):  # not only at the first attempt
+        with pytest.raises(DataError) as caught:
+            dataset.read(scan, "low")
+        assert str(caught.value) == f"{path}: its SHA-256 is not the one in manifest.json; simulate again to repair it"
+    assert dataset.read(scan, "high").nd == scan.nd
+
+
+def test_other_settings_in_the_folder_are_refused(copy: Path, tiny_settings: DatasetSettings) -> None:
+    before = (copy / MANIFEST).read_bytes()
+    other = tiny_settings.model_copy(update={"magnetisation": "equilibrium"})
+    with pytest.raises(DataError, match=f"{copy}: holds dataset 'tiny' with other settings"):
+        Dataset.create(copy, other)
+    assert (copy / MANIFEST).read_bytes() == before
+
+
+DAMAGE: list[tuple[Callable[[dict[str, Any]], None], str]] = [
+    (lambda tree: tree.pop("settings_hash"), "settings_hash: Field required"),
+    (lambda tree: tree.update(settings_hash="0" * 64), "settings_hash: does not match"),
+    (lambda tree: tree.update(format=2), "format: Input should be less than or equal to 1"),
+    (lambda tree: tree.update(extra=1), "extra: Extra inputs are not permitted"),
+    (lambda tree: tree["settings"]["grid"].update(size=[12, 13]), "settings_hash: does not match"),
+    (lambda tree: tree["settings"]["grid"].update(size=[0, 12]), r"settings\.grid\.size\.0: "),
+    (lambda tree: tree.update(files=[]), "files: "),
+    (lambda tree: tree["files"].clear(), "8 files are not simulated yet"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGE)
+def test_a_damaged_manifest_is_a_data_error(copy: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+    edit_manifest(copy, change)
+    with pytest.raises(DataError, match=message) as caught:
+        Dataset.open(copy)
+    assert str(caught.value).startswith(f"{copy / MANIFEST}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b"null", b'{"format": NaN}'])
+def test_a_manifest_that_is_no_json_is_a_data_error(copy: Path, content: bytes) -> None:
+    (copy / MANIFEST).write_bytes(content)
+    for open_it in (Dataset.open, lambda folder: Dataset.create(folder, None)):  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=MANIFEST) as caught:
+            open_it(copy)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_does_not_exist_is_named(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"manifest\.json: does not exist"):
+        Dataset.open(tmp_path)
+    with pytest.raises(SettingsError, match="no split 'tset'; it has train, validation, test"):
+        tiny_dataset.pairs("tset")
+    elsewhere = tiny_dataset.settings.scans("test")[0].model_copy(update={"nd": 11})
+    with pytest.raises(DataError, match=r"files: does not name d25nm-fx20kHz-nd11/low\.mdf"):
+        tiny_dataset.read(elsewhere, "low")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be created"):
+        Dataset.create(tmp_path / "file" / "data", tiny_dataset.settings)
+
+
+def test_the_content_hash_changes_with_any_file(tiny_dataset: Dataset, copy: Path) -> None:
+    dataset = Dataset.open(copy)
+    assert dataset.content_hash() == tiny_dataset.content_hash()
+    edit_manifest(copy, lambda tree: tree["files"].update({"d25nm-fx20kHz-nd9/low.mdf": "0" * 64}))
+    assert Dataset.open(copy).content_hash() != tiny_dataset.content_hash()
