@@ -1,0 +1,1 @@
+"""MDF files: written atomically, read with suspicion, validated against the standard."""
