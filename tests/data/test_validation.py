@@ -1,0 +1,211 @@
+"""The validator finds nothing in our files, names the very field that was spoilt, and never raises."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sm_search.config.errors import DataError
+from sm_search.config.simulation import FieldSettings, Grid, MixingOrders
+from sm_search.data.mdf import read_mdf, write_mdf
+from sm_search.data.mdf_table import TABLE, M
+from sm_search.data.validation import Fault, validate_mdf
+from sm_search.physics.system_matrix import SystemMatrix
+
+MANDATORY = [row for row in TABLE if row.need == M]
+FLAGS = [row.field for row in TABLE if row.type == "Int8"]
+# Nothing else in a file tells whether these two are true.
+UNCHECKABLE = {"isBackgroundCorrected", "isSpectralLeakageCorrected", "isTransferFunctionCorrected"}
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    orders = MixingOrders(max_x=3, max_y=2).pairs()
+    values_CKN = np.random.default_rng(7).normal(size=(2, len(orders), 12, 2)) @ np.array([1, 1j])
+    field = FieldSettings(gradient_t_per_m=0.1, drive_mt=2.0)
+    sm = SystemMatrix(values_CKN, orders, Grid(size=(4, 3)), field, 25e3, 9, {"coreDiameter": 30e-9})
+    path = tmp_path_factory.mktemp("valid") / "a.mdf"
+    write_mdf(path, sm, uuid="ee94cb6d-febf-47d9-bec9-e3afa59bfaf8", time="2025-01-31T12:00:00.000")
+    return path
+
+
+def spoilt(valid: Path, change: Callable[[h5py.File], object]) -> tuple[Path, list[Fault]]:
+    copy = valid.with_name("spoilt.mdf")
+    shutil.copy(valid, copy)
+    with h5py.File(copy, "r+") as h5:
+        change(h5)
+    return copy, validate_mdf(copy)
+
+
+def replace(field: str, value: Any, **options: Any) -> Callable[[h5py.File], object]:
+    def change(h5: h5py.File) -> None:
+        if field in h5:
+            del h5[field]
+        h5.create_dataset(field, data=value, **options)
+
+    return change
+
+
+def named(faults: list[Fault], severity: str = "error") -> set[str]:
+    return {fault.field for fault in faults if fault.severity == severity}
+
+
+def test_our_files_have_no_faults(valid: Path) -> None:
+    assert validate_mdf(valid) == []
+    with h5py.File(valid) as h5:
+        missing = [row.field for row in MANDATORY if row.field not in h5]
+    assert missing == []
+
+
+@pytest.mark.parametrize("row", MANDATORY, ids=lambda row: row.field)
+def test_a_missing_mandatory_field_is_the_only_one_blamed(valid: Path, row: Any) -> None:
+    _, faults = spoilt(valid, lambda h5: h5.__delitem__(row.field))
+    assert faults == [Fault("error", row.field, "is missing, and mandatory")]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(TABLE), st.sampled_from(["float32", "int32", "uint8", "complex64", "S5", "bool"]))
+def test_a_wrong_type_is_named(valid: Path, row: Any, dtype: str) -> None:
+    with h5py.File(valid) as h5:
+        shape = h5[row.field].shape if row.field in h5 else (1,) * len(row.shape)
+    if (row.type == "Str") == (dtype == "S5") or row.type in ("Number", "Integer"):
+        dtype = "bool" if row.type in ("Number", "Integer") else "float32" if row.type == "Str" else "S5"
+    _, faults = spoilt(valid, replace(row.field, np.ones(shape, dtype)))
+    assert any(fault.field == row.field and "has type" in fault.message for fault in faults)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from([row for row in MANDATORY if row.type != "Str"]), st.integers(0, 3), st.booleans())
+def test_a_wrong_shape_is_named(valid: Path, row: Any, axis: int, longer: bool) -> None:
+    with h5py.File(valid) as h5:
+        value = h5[row.field][()]
+    if row.shape == "":
+        wrong = np.full((2,) if longer else (1, 1), value)
+    elif longer:
+        wrong = np.repeat(value, 2, axis=axis % value.ndim)
+    else:
+        wrong = value[None]
+    _, faults = spoilt(valid, replace(row.field, wrong))
+    assert row.field in named(faults)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(FLAGS), st.integers(-128, 127))
+def test_a_wrong_flag_is_named(valid: Path, field: str, value: int) -> None:
+    def change(h5: h5py.File) -> None:
+        h5[field][...] = value
+
+    with h5py.File(valid) as h5:
+        old = h5[field][()]
+    _, faults = spoilt(valid, change)
+    if np.all(old == value) or (value in (0, 1) and field.rsplit("/")[-1] in UNCHECKABLE):
+        assert faults == []
+    elif field == "/experiment/isSimulation" and value == 0:
+        assert named(faults, "warning") == {field, "/calibration/method"}
+    else:
+        assert field in named(faults)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("/time", "31.1.2025"),
+        ("/uuid", "a"),
+        ("/version", "1.0.5"),
+        ("/tracer/volume", np.array([-1.0])),
+        ("/tracer/name", ["a", "b"]),
+        ("/acquisition/numFrames", 13),
+        ("/acquisition/numPeriodsPerFrame", 2),
+        ("/acquisition/numAverages", 0),
+        ("/acquisition/drivefield/baseFrequency", -1.0),
+        ("/acquisition/drivefield/baseFrequency", np.inf),
+        ("/acquisition/drivefield/cycle", 1.0),
+        ("/acquisition/drivefield/divider", np.array([[9], [0]])),
+        ("/acquisition/drivefield/divider", np.array([[9], [11]])),
+        ("/acquisition/drivefield/numChannels", 3),
+        ("/acquisition/drivefield/phase", np.full((1, 2, 1), np.pi)),
+        ("/acquisition/drivefield/waveform", [["sine"], ["square"]]),
+        ("/acquisition/receiver/numChannels", 3),
+        ("/acquisition/receiver/numSamplingPoints", 50),
+        ("/acquisition/receiver/transferFunction", np.ones((2, 12), complex)),
+        ("/calibration/order", "xyy"),
+        ("/calibration/size", np.array([4, 4, 1])),
+        ("/calibration/snr", np.ones((1, 2, 10))),
+        ("/calibration/positions", np.ones((11, 3))),
+        ("/measurement/data", np.full((1, 2, 11, 12), np.nan + 0j)),
+        ("/measurement/data", np.zeros((1, 2, 11, 12))),
+        ("/measurement/frequencySelection", np.arange(11)),
+        ("/measurement/frequencySelection", np.ones(11, int)),
+        ("/measurement/frequencySelection", np.arange(11) + 90),
+        ("/measurement/isBackgroundFrame", np.arange(12, dtype=np.int8) // 11),
+        ("/measurement/framePermutation", np.arange(12) + 1),
+    ],
+)
+def test_a_wrong_value_is_named(valid: Path, field: str, value: Any) -> None:
+    assert field in named(spoilt(valid, replace(field, value))[1])
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("/version", replace("/version", "2.0.1")),
+        ("/acquisition/gradient", replace("/acquisition/gradient", np.diag([1.0, 1.0, 1.0])[None, None])),
+        ("/acquisition/receiver/bandwidth", replace("/acquisition/receiver/bandwidth", 1.0)),
+        ("/acquisition/numFrames", replace("/acquisition/numFrames", np.array([12]))),
+        ("/acquisition/numPeriods", lambda h5: h5.move("/acquisition/numPeriodsPerFrame", "/acquisition/numPeriods")),
+        (
+            "/acquisition/receiver/transferfunction",
+            replace("/acquisition/receiver/transferfunction", np.ones((2, 11), complex)),
+        ),
+        ("/calibration/method", replace("/calibration/method", "guess")),
+        ("/calibration/size", replace("/calibration/size", np.array([4, 3, 1]), chunks=True)),
+        ("/calibration/fieldOfView", replace("/calibration/fieldOfView", np.ones(3), dtype=">f8")),
+        ("/experiment/seed", replace("/experiment/seed", 7)),
+        ("/measurement", lambda h5: h5["/measurement"].attrs.create("unit", "A/m")),
+        ("/", lambda h5: h5.attrs.create("title", "x")),
+    ],
+)
+def test_deviations_that_readers_survive_are_warnings(valid: Path, field: str, change: Any) -> None:
+    path, faults = spoilt(valid, change)
+    assert named(faults) == set()
+    assert field in named(faults, "warning")
+    if field != "/acquisition/gradient":
+        assert read_mdf(path).nd == 9
+
+
+def test_compressed_data_is_an_error(valid: Path) -> None:
+    data = np.zeros((1, 2, 11, 12), complex)
+    _, faults = spoilt(valid, replace("/measurement/data", data, compression="gzip"))
+    assert [(fault.severity, fault.field) for fault in faults] == [("error", "/measurement/data")]
+
+
+def test_links_and_groups_in_the_place_of_fields_are_errors(valid: Path) -> None:
+    def change(h5: h5py.File) -> None:
+        del h5["/uuid"], h5["/time"]
+        h5["/uuid"] = h5py.SoftLink("/version")
+        h5.create_group("/time")
+
+    assert named(spoilt(valid, change)[1]) == {"/uuid", "/time"}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_damaged_bytes_never_raise_anything_but_data_errors(valid: Path, data: st.DataObject) -> None:
+    content = bytearray(valid.read_bytes())
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[position] = data.draw(st.integers(0, 255))
+    copy = valid.with_name("damaged.mdf")
+    copy.write_bytes(content)
+    faults = validate_mdf(copy)
+    assert all("\n" not in fault.message for fault in faults)
+    try:
+        outcome = str(read_mdf(copy).values_CKN.shape)
+    except DataError as error:
+        outcome = str(error)
+    assert outcome == "(2, 11, 12)" or (outcome.startswith(str(copy)) and "\n" not in outcome)
