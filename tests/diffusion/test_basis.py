@@ -1,0 +1,65 @@
+"""The linear basis is orthonormal, leading, and the same on every machine."""
+
+import pytest
+import torch
+
+from sm_search.diffusion.basis import LinearBasis
+
+SHAPE = (4, 6)
+PIXELS = 2 * 4 * 6
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    """Images of rank 10 with spreads 2⁰ … 2⁻⁹."""
+    generator = torch.Generator().manual_seed(0)
+    directions, _ = torch.linalg.qr(torch.randn((PIXELS, 10), generator=generator, dtype=torch.float64))
+    coefficients = torch.randn((2000, 10), generator=generator, dtype=torch.float64) * 0.5 ** torch.arange(10)
+    return (coefficients @ directions.T).reshape(-1, 2, *SHAPE).float()
+
+
+def fitted(images: torch.Tensor, coefficients: int) -> LinearBasis:
+    basis = LinearBasis(PIXELS, coefficients)
+    basis.fit(images)
+    return basis
+
+
+@pytest.mark.parametrize("coefficients", [3, 10, PIXELS])
+def test_the_vectors_are_orthonormal(images: torch.Tensor, coefficients: int) -> None:
+    vectors_PD = fitted(images, coefficients).vectors_PD
+    torch.testing.assert_close(vectors_PD.T @ vectors_PD, torch.eye(coefficients), rtol=0, atol=1e-6)
+
+
+def test_the_round_trip_is_exact_on_the_span_and_a_projection_elsewhere(images: torch.Tensor) -> None:
+    basis = fitted(images, 10)
+    torch.testing.assert_close(basis.decode(basis.encode(images), SHAPE), images, rtol=0, atol=1e-5)
+    other = torch.randn((5, 2, *SHAPE), generator=torch.Generator().manual_seed(1))
+    projected = basis.decode(basis.encode(other), SHAPE)
+    torch.testing.assert_close(basis.decode(basis.encode(projected), SHAPE), projected, rtol=0, atol=1e-5)
+    # What is left out is orthogonal to what is kept.
+    assert ((other - projected) * projected).sum(dim=(1, 2, 3)).abs().max() < 1e-4
+
+
+def test_white_noise_stays_white(images: torch.Tensor) -> None:
+    basis = fitted(images, 10)
+    noise = torch.randn((40_000, 2, *SHAPE), generator=torch.Generator().manual_seed(2))
+    coefficients = basis.encode(noise)
+    covariance = coefficients.T @ coefficients / len(noise)
+    torch.testing.assert_close(covariance, torch.eye(10), rtol=0, atol=0.03)
+
+
+def test_the_coefficients_are_uncorrelated_with_falling_spread(images: torch.Tensor) -> None:
+    basis = fitted(images, 10)
+    coefficients = basis.encode(images).double()
+    covariance = coefficients.T @ coefficients / len(images)
+    expected = torch.diag(basis.spread_D.double().square())
+    torch.testing.assert_close(covariance, expected, rtol=1e-4, atol=1e-6)
+    assert (basis.spread_D.diff() < 0).all()
+    torch.testing.assert_close(basis.spread_D, 0.5 ** torch.arange(10), rtol=0.1, atol=0)
+
+
+def test_signs_are_fixed(images: torch.Tensor) -> None:
+    vectors_PD = fitted(images, 10).vectors_PD
+    assert (vectors_PD.gather(0, vectors_PD.abs().argmax(0, keepdim=True)) > 0).all()
+    # Neither the order of the images nor their sign changes the basis.
+    torch.testing.assert_close(fitted(-images.flip(0), 10).vectors_PD, vectors_PD, rtol=0, atol=1e-4)

@@ -1,0 +1,116 @@
+"""Both backbones behind one interface."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from sm_search.config.errors import SettingsError
+from sm_search.config.model import LinearBasisSettings, UNetSettings
+from sm_search.diffusion.condition import Condition
+from sm_search.diffusion.denoiser import (
+    COMPONENT_FEATURES,
+    NOISE_FEATURES,
+    Denoiser,
+    build_denoiser,
+    component_features,
+    noise_features,
+)
+
+SHAPE = (8, 8)
+Make = Callable[..., Condition]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        LinearBasisSettings(coefficients=24, width=32, blocks=2),
+        LinearBasisSettings(coefficients=24, width=32, blocks=2, wiener_input=False),
+        UNetSettings(channels=(8, 16)),
+    ],
+    ids=["linear-basis", "linear-basis without Wiener input", "unet"],
+)
+def denoiser(request: pytest.FixtureRequest) -> Denoiser:
+    torch.manual_seed(0)
+    built = build_denoiser(request.param, SHAPE).eval()
+    generator = torch.Generator().manual_seed(1)
+    built.fit_constants(*3 * torch.randn((2, 200, 2, *SHAPE), generator=generator))
+    for parameter in built.parameters():  # the outlets begin at zero, where nothing could be seen
+        torch.nn.init.normal_(parameter, std=0.1)
+    return built
+
+
+def states(denoiser: Denoiser, batch: int, seed: int = 2) -> torch.Tensor:
+    return denoiser.encode(torch.randn((batch, 2, *SHAPE), generator=torch.Generator().manual_seed(seed)))
+
+
+def test_states_have_unit_mean_square_and_come_back(denoiser: Denoiser) -> None:
+    images = 3 * torch.randn((200, 2, *SHAPE), generator=torch.Generator().manual_seed(1))
+    found = denoiser.to_state(images)
+    assert found.square().mean().item() == pytest.approx(1, rel=0.1)
+    torch.testing.assert_close(denoiser.to_state(denoiser.to_images(found)), found, rtol=1e-4, atol=1e-5)
+    assert denoiser.to_images(found).shape == images.shape
+
+
+def test_noise_keeps_unit_variance(denoiser: Denoiser) -> None:
+    assert states(denoiser, 4000).var().item() == pytest.approx(1, rel=0.02)
+
+
+def test_a_dropped_condition_makes_the_output_independent_of_the_image(
+    denoiser: Denoiser, make_condition: Make
+) -> None:
+    x, level, condition = states(denoiser, 3), torch.tensor([0.9, 0.5, 1e-4]), make_condition(3)
+    drop = torch.tensor([True, True, False])
+    other = Condition(condition.image + 1, condition.orders, condition.log_scale - 1, condition.keep)
+    with torch.no_grad():
+        first, second = (denoiser(x, level, each.dropped(drop)) for each in (condition, other))
+    assert torch.equal(first[:2], second[:2])
+    assert not torch.allclose(first[2], second[2])
+
+
+def test_the_output_depends_on_all_that_is_given(denoiser: Denoiser, make_condition: Make) -> None:
+    x, level, condition = states(denoiser, 2), torch.full((2,), 0.5), make_condition(2)
+    other = make_condition(2, seed=5)
+    with torch.no_grad():
+        reference = denoiser(x, level, condition)
+        assert reference.shape == x.shape
+        variants = [
+            denoiser(x + 0.1, level, condition),
+            denoiser(x, level - 0.2, condition),
+            denoiser(x, level, condition.with_image(other.image)),
+            denoiser(x, level, Condition(condition.image, other.orders, condition.log_scale, condition.keep)),
+            denoiser(x, level, Condition(condition.image, condition.orders, other.log_scale, condition.keep)),
+        ]
+    for variant in variants:
+        assert (variant - reference).abs().max() > 1e-5
+
+
+def test_the_u_net_refuses_a_grid_that_cannot_be_halved() -> None:
+    message = r"a grid of 12 × 10 cannot be halved 2 times \(3 levels in `channels`\); sides must be multiples of 4"
+    with pytest.raises(SettingsError, match=message):
+        build_denoiser(UNetSettings(channels=(8, 8, 8)), (10, 12))
+    build_denoiser(UNetSettings(channels=(8, 8, 8)), (8, 12))
+
+
+def test_the_basis_has_no_more_vectors_than_pixels() -> None:
+    built = build_denoiser(LinearBasisSettings(coefficients=4096, width=16, blocks=1), (4, 6))
+    assert built.encode(torch.zeros(1, 2, 4, 6)).shape == (1, 48)
+
+
+def test_a_fresh_linear_basis_predicts_zero(make_condition: Make) -> None:
+    built = build_denoiser(LinearBasisSettings(coefficients=8, width=16, blocks=1), SHAPE)
+    assert not built(torch.randn(2, 8), torch.tensor([0.3, 0.9]), make_condition(2)).any()
+
+
+def test_features_are_finite_at_both_ends_and_told_apart(make_condition: Make) -> None:
+    levels = torch.tensor([1.0, 0.9999, 0.5, 1e-4, 1e-9, 1e-30])
+    features = noise_features(levels)
+    assert features.shape == (6, NOISE_FEATURES)
+    assert torch.isfinite(features).all()
+    assert torch.cdist(features, features).add(torch.eye(6)).min() > 0.1
+    condition = make_condition(3)
+    assert component_features(condition).shape == (3, COMPONENT_FEATURES)
+    orders = torch.cartesian_prod(torch.arange(13.0), torch.arange(13.0))
+    every = Condition(torch.zeros(169, 2, 1, 1), orders, torch.zeros(169), torch.ones(169))
+    features = component_features(every)
+    assert torch.cdist(features, features).add(torch.eye(169)).min() > 0.1

@@ -1,0 +1,258 @@
+"""The samplers against the paper as printed, against diffusers, and against the exact answer for Gaussian data."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sm_search.config.errors import DivergenceError
+from sm_search.config.model import DiffusionSettings, LinearBasisSettings, ScheduleSettings, UNetSettings
+from sm_search.diffusion.condition import Condition, condition_noise_level, condition_weight
+from sm_search.diffusion.denoiser import build_denoiser
+from sm_search.diffusion.noise_schedule import alpha_bars, training_target
+from sm_search.diffusion.samplers import ImageNoise, sample, visited_steps
+
+SAMPLERS = ("paper", "ddpm", "ddim")
+Make = Callable[..., Condition]
+
+
+def some_network(x_t: Tensor, alpha_bar: Tensor, condition: Condition) -> Tensor:
+    """Not a good denoiser, but one whose answer depends on everything that it is given."""
+    return torch.tanh(0.7 * x_t + 0.3 * condition.image * condition.keep[:, None, None, None]) * (0.5 + 0.5 * alpha_bar)
+
+
+def noise_for(condition: Condition, seed: int = 3) -> ImageNoise:
+    return ImageNoise(seed, [f"image {i}" for i in range(len(condition))], condition.image.shape[2:])  # type: ignore[arg-type]
+
+
+@given(st.integers(2, 1000), st.integers(1, 1200))
+def test_visited_steps_fall_from_the_last_to_zero(timesteps: int, steps: int) -> None:
+    visited = visited_steps(timesteps, steps)
+    assert visited[0] == timesteps
+    assert visited[-1] == 0
+    assert len(visited) == min(steps, timesteps) + 1
+    assert all(a > b for a, b in itertools.pairwise(visited))
+
+
+def test_visited_steps_are_the_trailing_spacing_of_diffusers() -> None:
+    for steps in (1, 2, 7, 8, 50, 999, 1000):
+        reference = DDIMScheduler(1000, timestep_spacing="trailing")
+        reference.set_timesteps(steps)
+        # diffusers counts t from 0.
+        assert visited_steps(1000, steps)[:-1] == [t + 1 for t in reference.timesteps.tolist()]
+
+
+def test_the_paper_sampler_is_algorithm_2_as_printed(function_denoiser, make_condition: Make) -> None:
+    """Written out from the paper: linear β, t = T…1, one ε_y and one z for all steps, no noise after the last."""
+    T = 20  # steps
+    schedule = ScheduleSettings(sampler="paper", steps=T, eta_max=0.4, gamma=1.5, w_min=0.3, w_max=0.9, sigma=2.0)
+    diffusion = DiffusionSettings(timesteps=T, prediction="epsilon")
+    condition = make_condition()
+    found = sample(function_denoiser(some_network), diffusion, schedule, condition, noise_for(condition))
+
+    beta = [min(0.999, (1e-4 + (0.02 - 1e-4) * i / (T - 1)) * 1000 / T) for i in range(T)]
+    alpha_bar = [math.prod(1 - b for b in beta[:t]) for t in range(T + 1)]
+    noise = noise_for(condition)
+    x, eps_y, z = noise.draw().double(), noise.draw().double(), noise.draw().double()
+    for t in range(T, 0, -1):
+        eta = 0.4 * (1 - t / T) ** 1.5
+        w = 0.3 + (0.9 - 0.3) * (t / T) ** 2.0
+        y_tilde = w * (condition.image + eta * eps_y)
+        level = torch.full((2, 1, 1, 1), alpha_bar[t], dtype=torch.float64)
+        eps_hat = some_network(x, level, condition.with_image(y_tilde))
+        mean = 1 / math.sqrt(alpha_bar[t]) * (x - (1 - alpha_bar[t]) / math.sqrt(1 - alpha_bar[t]) * eps_hat)
+        x = mean + (math.sqrt(beta[t - 1]) * z if t > 1 else 0)
+    # ᾱ_T is small here, so x grows; float32 against float64.
+    torch.testing.assert_close(found.double(), x, rtol=2e-3, atol=2e-3 * x.abs().max().item())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize(("sampler", "scheduler"), [("ddpm", DDPMScheduler), ("ddim", DDIMScheduler)])
+def test_the_standard_samplers_equal_those_of_diffusers(
+    function_denoiser,
+    make_condition: Make,
+    sampler: str,
+    scheduler: type,
+    steps: int,
+    prediction: str,
+) -> None:
+    diffusion = DiffusionSettings(prediction=prediction)  # type: ignore[arg-type]
+    condition = make_condition()
+    schedule = ScheduleSettings(sampler=sampler, steps=steps)  # type: ignore[arg-type]
+    found = sample(function_denoiser(some_network), diffusion, schedule, condition, noise_for(condition))
+
+    reference = scheduler(
+        1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        prediction_type={"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}[prediction],
+    )
+    reference.set_timesteps(steps)
+    noise = noise_for(condition)
+    x = noise.draw()
+    noise.draw()  # ε_y, which counts for nothing at η_max = 0
+    for t in reference.timesteps:
+        level = reference.alphas_cumprod[t].expand(2)[:, None, None, None]
+        output = some_network(x, level, condition)
+        variance_noise = noise.draw() if sampler == "ddpm" and t > reference.timesteps[-1] else None
+        x = _reference_step(reference, output, t, x, variance_noise)
+    torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-3 * x.abs().max().item())
+
+
+def _reference_step(reference, output: Tensor, t: Tensor, x: Tensor, noise: Tensor | None) -> Tensor:
+    """diffusers' step; its DDPM draws its own noise, so that draw is replaced by ours."""
+    if isinstance(reference, DDIMScheduler):
+        return reference.step(output, t, x).prev_sample
+    module = "diffusers.schedulers.scheduling_ddpm.randn_tensor"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, lambda *_, **__: torch.zeros_like(x) if noise is None else noise)
+        return reference.step(output, t, x).prev_sample
+
+
+def ideal(std: Tensor, prediction: str) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+    """The exact posterior mean for x_0 ~ N(0, std²), as the network output of each parameterisation."""
+
+    def answer(x_t: Tensor, alpha_bar: Tensor, _: Condition) -> Tensor:
+        x0 = alpha_bar.sqrt() * std**2 * x_t / (alpha_bar * std**2 + 1 - alpha_bar)
+        return training_target(prediction, x0, (x_t - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt(), alpha_bar)
+
+    return answer
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_an_ideal_denoiser_gives_the_variance_of_the_data(
+    function_denoiser,
+    make_condition: Make,
+    sampler: str,
+    prediction: str,
+):
+    std = torch.tensor([2.0, 0.5])[:, None, None]
+    condition = make_condition(16, (32, 32))
+    schedule = ScheduleSettings(sampler=sampler, steps=500)  # type: ignore[arg-type]
+    diffusion = DiffusionSettings(prediction=prediction)  # type: ignore[arg-type]
+    images = sample(function_denoiser(ideal(std, prediction)), diffusion, schedule, condition, noise_for(condition))
+    # 16 384 samples for each: the standard deviation is known to 0.6 %.
+    torch.testing.assert_close(images.std(dim=(0, 2, 3)), torch.tensor([2.0, 0.5]), rtol=0.02, atol=0)
+    assert images.mean(dim=(0, 2, 3)).abs().max() < 0.05
+
+
+def test_ddim_with_an_ideal_denoiser_is_the_exact_map(function_denoiser, make_condition: Make) -> None:
+    """The probability flow of Gaussian data keeps x/√(ᾱ·std² + 1 − ᾱ): first-order convergence to it."""
+    std, condition = torch.tensor(2.0), make_condition()
+    diffusion = DiffusionSettings()
+    last = alpha_bars(diffusion)[-1].float()
+    exact = noise_for(condition).draw() * std / (last * std**2 + 1 - last).sqrt()
+    errors = []
+    for steps in (125, 250, 500, 1000):
+        schedule = ScheduleSettings(sampler="ddim", steps=steps)
+        found = sample(function_denoiser(ideal(std, "x0")), diffusion, schedule, condition, noise_for(condition))
+        errors.append(((found - exact).norm() / exact.norm()).item())
+    assert errors[-1] < 0.005
+    ratios = [a / b for a, b in itertools.pairwise(errors)]
+    assert ratios == pytest.approx([2, 2, 2], rel=0.15)
+
+
+def test_a_schedule_means_the_same_at_any_number_of_steps(function_denoiser, make_condition: Make) -> None:
+    """With a condition of ones, no noise on it and w(u) = u, the network sees u itself."""
+    condition = make_condition().with_image(torch.ones(2, 2, 8, 8))
+    seen: dict[int, list[float]] = {}
+    for steps in (4, 20, 100):
+        denoiser = function_denoiser(some_network)
+        schedule = ScheduleSettings(steps=steps, w_min=0.0, w_max=1.0, eta_max=0.0)
+        sample(denoiser, DiffusionSettings(), schedule, condition, noise_for(condition))
+        seen[steps] = [each.image[0, 0, 0, 0].item() for each in denoiser.seen]
+    assert seen[4] == pytest.approx([1.0, 0.75, 0.5, 0.25])
+    assert seen[20][::5] == pytest.approx(seen[4])
+    assert seen[100][::5] == pytest.approx(seen[20])
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_the_condition_is_perturbed_as_the_schedule_says(function_denoiser, make_condition: Make, fresh: bool) -> None:
+    condition = make_condition(1)
+    schedule = ScheduleSettings(
+        steps=4, eta_max=0.5, gamma=1.0, w_min=0.5, w_max=1.0, sigma=2.0, fresh_condition_noise=fresh
+    )
+    denoiser = function_denoiser(some_network)
+    sample(denoiser, DiffusionSettings(timesteps=4), schedule, condition, noise_for(condition))
+    noise = noise_for(condition)
+    noise.draw()
+    once = noise.draw()
+    for each, u in zip(denoiser.seen, (1.0, 0.75, 0.5, 0.25), strict=True):
+        drawn = noise.draw() if fresh and u < 1 else once
+        expected = condition_weight(schedule, u) * (condition.image + condition_noise_level(schedule, u) * drawn)
+        torch.testing.assert_close(each.image, expected)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(
+    "backbone", [LinearBasisSettings(coefficients=32, width=32, blocks=1), UNetSettings(channels=(8, 8))]
+)
+def test_an_image_does_not_depend_on_its_batch(make_condition: Make, sampler, backbone, fresh: bool) -> None:
+    torch.manual_seed(0)
+    denoiser = build_denoiser(backbone, (8, 8)).eval()
+    denoiser.fit_constants(torch.randn(100, 2, 8, 8), torch.randn(100, 2, 8, 8))
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    condition = make_condition(5)
+    schedule = ScheduleSettings(sampler=sampler, steps=5, eta_max=0.2, fresh_condition_noise=fresh, guidance=1.5)
+    names = [f"image {i}" for i in range(5)]
+
+    def draw(which: list[int]) -> Tensor:
+        noise = ImageNoise(3, [names[i] for i in which], (8, 8))
+        return sample(denoiser, DiffusionSettings(timesteps=100), schedule, condition[torch.tensor(which)], noise)
+
+    together = draw([0, 1, 2, 3, 4])
+    assert torch.equal(draw([0, 1, 2, 3, 4]), together)
+    scale = together.abs().max().item()
+    for which in ([3], [4, 1], [0, 1, 2]):
+        torch.testing.assert_close(draw(which), together[which], rtol=1e-4, atol=1e-5 * scale)
+    assert not torch.allclose(together[0], together[1])
+
+
+def test_image_noise_depends_on_seed_and_name_only() -> None:
+    first, second = ImageNoise(1, ["a", "b"], (4, 6)), ImageNoise(1, ["b"], (4, 6))
+    assert first.draw().shape == (2, 2, 4, 6)
+    second.draw()
+    assert torch.equal(first.draw()[1], second.draw()[0])
+    assert not torch.equal(ImageNoise(1, ["a"], (4, 6)).draw(), ImageNoise(2, ["a"], (4, 6)).draw())
+    assert not torch.equal(ImageNoise(1, ["a"], (4, 6)).draw(), ImageNoise(1, ["b"], (4, 6)).draw())
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("guidance", "each"), [(1.0, 1), (0.0, 2), (2.5, 2)])
+def test_guidance_costs_what_it_says(
+    function_denoiser, make_condition: Make, sampler, guidance: float, each: int
+) -> None:
+    denoiser, condition = function_denoiser(some_network), make_condition()
+    schedule = ScheduleSettings(sampler=sampler, steps=6, guidance=guidance)
+    sample(denoiser, DiffusionSettings(), schedule, condition, noise_for(condition))
+    assert denoiser.evaluations == schedule.evaluations == 6 * each
+
+
+def test_guidance_extrapolates_from_the_null_condition(function_denoiser, make_condition: Make) -> None:
+    """With an output that is the condition itself (0 for the null condition), the one-step result is guidance·y."""
+    condition = make_condition()
+    denoiser = function_denoiser(lambda x, a, c: c.image * c.keep[:, None, None, None])
+    for guidance in (0.0, 0.5, 1.0, 3.0):
+        schedule = ScheduleSettings(steps=1, guidance=guidance)
+        found = sample(denoiser, DiffusionSettings(prediction="x0"), schedule, condition, noise_for(condition))
+        torch.testing.assert_close(found, guidance * condition.image)
+
+
+def test_leaving_the_finite_numbers_is_an_error(function_denoiser, make_condition: Make) -> None:
+    condition = make_condition()
+    denoiser = function_denoiser(lambda x, a, c: x * math.inf)
+    with pytest.raises(DivergenceError, match=r"sampler ddim, 3 steps"):
+        sample(denoiser, DiffusionSettings(), ScheduleSettings(steps=3), condition, noise_for(condition))
