@@ -78,6 +78,7 @@ class Hdf5File:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.size = 0
+        self._found: dict[str, h5py.Dataset] = {}
 
     def __enter__(self) -> "Hdf5File":
         try:
@@ -91,6 +92,7 @@ class Hdf5File:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._found.clear()
         self._file.close()
 
     def fault(self, field: str, rule: str) -> FieldError:
@@ -102,6 +104,8 @@ class Hdf5File:
         Raises:
             FieldError: what is there is not a dataset whose values lie in this file.
         """
+        if field in self._found:
+            return self._found[field]
         with self._guard(field):
             node: Any = self._file
             for name in field.strip("/").split("/"):
@@ -114,6 +118,7 @@ class Hdf5File:
                 raise self.fault(field, "must be a dataset, is a group or a type")
             if node.is_virtual or node.external:
                 raise self.fault(field, "must hold its values in this file, refers to another one")
+            self._found[field] = node
             return node
 
     def require(self, field: str) -> h5py.Dataset:

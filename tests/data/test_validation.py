@@ -69,7 +69,7 @@ def test_a_missing_mandatory_field_is_the_only_one_blamed(valid: Path, row: Any)
     assert faults == [Fault("error", row.field, "is missing, and mandatory")]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.sampled_from(TABLE), st.sampled_from(["float32", "int32", "uint8", "complex64", "S5", "bool"]))
 def test_a_wrong_type_is_named(valid: Path, row: Any, dtype: str) -> None:
     with h5py.File(valid) as h5:
@@ -80,7 +80,7 @@ def test_a_wrong_type_is_named(valid: Path, row: Any, dtype: str) -> None:
     assert any(fault.field == row.field and "has type" in fault.message for fault in faults)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.sampled_from([row for row in MANDATORY if row.type != "Str"]), st.integers(0, 3), st.booleans())
 def test_a_wrong_shape_is_named(valid: Path, row: Any, axis: int, longer: bool) -> None:
     with h5py.File(valid) as h5:
@@ -95,7 +95,7 @@ def test_a_wrong_shape_is_named(valid: Path, row: Any, axis: int, longer: bool) 
     assert row.field in named(faults)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.sampled_from(FLAGS), st.integers(-128, 127))
 def test_a_wrong_flag_is_named(valid: Path, field: str, value: int) -> None:
     def change(h5: h5py.File) -> None:
@@ -194,7 +194,7 @@ def test_links_and_groups_in_the_place_of_fields_are_errors(valid: Path) -> None
     assert named(spoilt(valid, change)[1]) == {"/uuid", "/time"}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_damaged_bytes_never_raise_anything_but_data_errors(valid: Path, data: st.DataObject) -> None:
     content = bytearray(valid.read_bytes())
