@@ -105,7 +105,7 @@ def _solve(
 ) -> None:
     """E and F of panels of one duration into `decay_R`, `offset_RC` from ξ at their nodes (first dimension Q)."""
     xi2 = b_y.square().add_(b_x.square())
-    ratio = langevin_over_xi(xi2.sqrt())
+    ratio = langevin_over_xi(xi2)
     if kinetics is None:
         decay_R.zero_()
         torch.mul(ratio, b_x, out=offset_RC[:-1, 0])
@@ -167,7 +167,6 @@ class _Refinement:
     def _halved(self, part: Tensor, line: Tensor, voxel: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """E and F, shapes (R, n) and (R, C, n), of panels from their two halves; `part` counts panels of `level`."""
         level += 1
-        count = len(part)
         part = torch.cat((2 * part, 2 * part + 1))
         line, voxel = line.repeat(2), voxel.repeat(2)
         angle_x, angle_y = self.path.angles((part.double() + 0.5) / (self.panels * 2**level), line)
@@ -180,10 +179,11 @@ class _Refinement:
             decay_Rn, offset_RCn = far_maps
         else:
             near_maps = self._halved(part[near], line[near], voxel[near], level)
-            place = torch.empty_like(part)
-            place[torch.cat((far, near))] = torch.arange(2 * count)
             decay_Rn, offset_RCn = (
-                torch.cat(maps, dim=-1)[..., place] for maps in zip(far_maps, near_maps, strict=True)
+                far_map.new_empty(*far_map.shape[:-1], len(part))
+                .index_copy_(-1, far, far_map)
+                .index_copy_(-1, near, other)
+                for far_map, other in zip(far_maps, near_maps, strict=True)
             )
         return _merge(decay_Rn, offset_RCn)
 
@@ -194,13 +194,19 @@ class _Refinement:
         turns_Q1 = torch.from_numpy(gauss_panel(order).nodes_Q - 0.5)[:, None] / (self.panels * 2**level)
         shift_x = 2 * math.pi * turns_Q1
         shift_y = shift_x * (self.path.nd / self.path.lines)
-        b_x = (self.path.drive[0] * torch.cos(angle_x + shift_x)).add_(static_x)
-        b_y = (self.path.drive[1] * torch.cos(angle_y + shift_y)).add_(static_y)
+        b_x = _shifted_cosine(self.path.drive[0], angle_x, shift_x).add_(static_x)
+        b_y = _shifted_cosine(self.path.drive[1], angle_y, shift_y).add_(static_y)
         decay_Rn = torch.empty(order + 1, len(angle_x), dtype=torch.float64)
         offset_RCn = torch.empty(order + 1, 2, len(angle_x), dtype=torch.float64)
         duration_s = 1 / (self.path.fx_hz * self.panels * 2**level)
         _solve(b_x, b_y, duration_s, self.kinetics, decay_Rn, offset_RCn)
         return decay_Rn, offset_RCn
+
+
+def _shifted_cosine(amplitude: float, angle_n: Tensor, shift_Q1: Tensor) -> Tensor:
+    """A·cos(φ + δ) for all pairs, shape (Q, n), without a cosine for each."""
+    cosine_Qn = shift_Q1.cos() * (amplitude * angle_n.cos())
+    return cosine_Qn.addcmul_(shift_Q1.sin(), amplitude * angle_n.sin(), value=-1.0)
 
 
 def _merge(decay_Rn: Tensor, offset_RCn: Tensor) -> tuple[Tensor, Tensor]:

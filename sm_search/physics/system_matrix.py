@@ -25,7 +25,7 @@ from sm_search.physics.particles import (
 from sm_search.physics.quadrature import gauss_panel
 from sm_search.physics.relaxation import NODES, RELAXATIONS, Kinetics, Trajectory, steady_state
 
-CHUNK_SAMPLES = 500_000
+CHUNK_SAMPLES = 1_500_000
 """Samples (time × voxels) worked on at once: bounds the memory of a worker at any grid and trajectory."""
 
 SMALLEST_XI = 0.02
