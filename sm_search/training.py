@@ -77,7 +77,7 @@ class Trainer:
         self.step = 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(settings.seed, "weights"))
-            self.denoiser = build_denoiser(settings.backbone, images.shape)
+            self.denoiser = build_denoiser(settings.backbone, images.shape, settings.diffusion.prediction)
         self.denoiser.fit_constants(images.targets, images.condition.image)
         self.denoiser.to(device)
         self.ema: Denoiser = copy.deepcopy(self.denoiser).requires_grad_(False)

@@ -9,6 +9,7 @@ from sm_search.config.base import Settings
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Prediction = Literal["epsilon", "v", "x0"]
 
 
 class LinearBasisSettings(Settings):
@@ -58,7 +59,7 @@ class DiffusionSettings(Settings):
 
     timesteps: Annotated[int, Field(ge=2, le=10_000)] = 1000
     noise_schedule: Literal["linear", "cosine"] = "linear"
-    prediction: Literal["epsilon", "v", "x0"] = "x0"
+    prediction: Prediction = "x0"
 
 
 class TrainingSettings(Settings):

@@ -118,7 +118,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     try:
         # Without storage: settings that ask for terabytes are refused by the comparison, not by the machine.
         with torch.device("meta"):
-            denoiser = build_denoiser(info.training.backbone, (info.grid.size[1], info.grid.size[0]))
+            training, shape = info.training, (info.grid.size[1], info.grid.size[0])
+            denoiser = build_denoiser(training.backbone, shape, training.diffusion.prediction)
             gain = GainModel(info.training_scans, len(info.orders))
     except (SettingsError, RuntimeError) as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: no such model can be built: {error}") from None

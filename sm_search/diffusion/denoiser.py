@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sm_search.config.errors import SettingsError
-from sm_search.config.model import LinearBasisSettings, UNetSettings
+from sm_search.config.model import LinearBasisSettings, Prediction, UNetSettings
 from sm_search.diffusion.basis import LinearBasis
 from sm_search.diffusion.condition import Condition
 
@@ -70,10 +70,14 @@ NOISE_FEATURES = 16
 
 
 class LinearBasisDenoiser(Denoiser):
-    """Residual MLP on basis coefficients; the noise level modulates every block (scale and shift)."""
+    """Residual MLP on basis coefficients; the noise level modulates every block (scale and shift).
 
-    def __init__(self, settings: LinearBasisSettings, shape: tuple[int, int]) -> None:
+    The outlet's numbers are of order 1 whatever the coefficient and the noise level: see `output_preconditioning`.
+    """
+
+    def __init__(self, settings: LinearBasisSettings, shape: tuple[int, int], prediction: Prediction) -> None:
         super().__init__()
+        self.prediction = prediction
         pixels = 2 * shape[0] * shape[1]
         count = min(settings.coefficients, pixels)
         self.shape = shape
@@ -119,7 +123,23 @@ class LinearBasisDenoiser(Denoiser):
         modulation = self.noise_inlet(noise_features(alpha_bar))
         for block in self.blocks:
             h = block(h, modulation)
-        return self.outlet(h) * spread_D
+        skip, scale = output_preconditioning(self.prediction, a, spread_D)
+        return skip * x_t + scale * self.outlet(h)
+
+
+def output_preconditioning(prediction: Prediction, alpha_bar: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of x_t and of the network in the output, for coefficients x_0 ~ N(0, spread²) (after Karras et al. 2022).
+
+    For ε and v the skip is the posterior mean without condition, and the scale the posterior's standard deviation: the
+    network adds only what the condition tells. A coefficient far below the noise is then still given its ε, which is
+    x_t, and not 0. For x_0 the network gives the whole estimate, in units of the prior's standard deviation.
+    """
+    total = alpha_bar * spread.square() + 1 - alpha_bar
+    if prediction == "epsilon":
+        return (1 - alpha_bar).sqrt() / total, alpha_bar.sqrt() * spread / total.sqrt()
+    if prediction == "v":
+        return (alpha_bar * (1 - alpha_bar)).sqrt() * (1 - spread.square()) / total, spread / total.sqrt()
+    return torch.zeros_like(total), spread.expand_as(total)
 
 
 class _ModulatedBlock(nn.Module):
@@ -188,8 +208,10 @@ class UNetDenoiser(Denoiser):
         return self.net(pixels, 0, class_labels=self.features(features)).sample
 
 
-def build_denoiser(settings: LinearBasisSettings | UNetSettings, shape: tuple[int, int]) -> Denoiser:
-    """A freshly initialised denoiser for images of `shape` = (Y, X)."""
+def build_denoiser(
+    settings: LinearBasisSettings | UNetSettings, shape: tuple[int, int], prediction: Prediction
+) -> Denoiser:
+    """A freshly initialised denoiser for images of `shape` = (Y, X) whose output means `prediction`."""
     if isinstance(settings, LinearBasisSettings):
-        return LinearBasisDenoiser(settings, shape)
+        return LinearBasisDenoiser(settings, shape, prediction)
     return UNetDenoiser(settings, shape)

@@ -31,7 +31,7 @@ BACKBONES = [LinearBasisSettings(coefficients=8, width=16, blocks=1), UNetSettin
 
 def checkpoint(backbone: LinearBasisSettings | UNetSettings = BACKBONES[0]) -> Checkpoint:  # type: ignore[assignment]
     torch.manual_seed(0)
-    denoiser = build_denoiser(backbone, (4, 6))
+    denoiser = build_denoiser(backbone, (4, 6), "x0")
     denoiser.fit_constants(torch.randn(50, 2, 4, 6), torch.randn(50, 2, 4, 6))
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter)

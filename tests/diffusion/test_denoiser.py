@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sm_search.config.errors import SettingsError
-from sm_search.config.model import LinearBasisSettings, UNetSettings
+from sm_search.config.model import LinearBasisSettings, Prediction, UNetSettings
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.denoiser import (
     COMPONENT_FEATURES,
@@ -15,7 +15,9 @@ from sm_search.diffusion.denoiser import (
     build_denoiser,
     component_features,
     noise_features,
+    output_preconditioning,
 )
+from sm_search.diffusion.noise_schedule import diffuse, training_target
 
 SHAPE = (8, 8)
 Make = Callable[..., Condition]
@@ -32,7 +34,7 @@ Make = Callable[..., Condition]
 )
 def denoiser(request: pytest.FixtureRequest) -> Denoiser:
     torch.manual_seed(0)
-    built = build_denoiser(request.param, SHAPE).eval()
+    built = build_denoiser(request.param, SHAPE, "x0").eval()
     generator = torch.Generator().manual_seed(1)
     built.fit_constants(*3 * torch.randn((2, 200, 2, *SHAPE), generator=generator))
     for parameter in built.parameters():  # the outlets begin at zero, where nothing could be seen
@@ -88,18 +90,48 @@ def test_the_output_depends_on_all_that_is_given(denoiser: Denoiser, make_condit
 def test_the_u_net_refuses_a_grid_that_cannot_be_halved() -> None:
     message = r"a grid of 12 × 10 cannot be halved 2 times \(3 levels in `channels`\); sides must be multiples of 4"
     with pytest.raises(SettingsError, match=message):
-        build_denoiser(UNetSettings(channels=(8, 8, 8)), (10, 12))
-    build_denoiser(UNetSettings(channels=(8, 8, 8)), (8, 12))
+        build_denoiser(UNetSettings(channels=(8, 8, 8)), (10, 12), "x0")
+    build_denoiser(UNetSettings(channels=(8, 8, 8)), (8, 12), "x0")
 
 
 def test_the_basis_has_no_more_vectors_than_pixels() -> None:
-    built = build_denoiser(LinearBasisSettings(coefficients=4096, width=16, blocks=1), (4, 6))
+    built = build_denoiser(LinearBasisSettings(coefficients=4096, width=16, blocks=1), (4, 6), "x0")
     assert built.encode(torch.zeros(1, 2, 4, 6)).shape == (1, 48)
 
 
 def test_a_fresh_linear_basis_predicts_zero(make_condition: Make) -> None:
-    built = build_denoiser(LinearBasisSettings(coefficients=8, width=16, blocks=1), SHAPE)
+    built = build_denoiser(LinearBasisSettings(coefficients=8, width=16, blocks=1), SHAPE, "x0")
     assert not built(torch.randn(2, 8), torch.tensor([0.3, 0.9]), make_condition(2)).any()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_a_fresh_linear_basis_is_the_ideal_denoiser_of_its_prior(prediction: Prediction, make_condition: Make) -> None:
+    """x_0 ~ N(0, spread²) without knowledge of the condition: the exact posterior mean, at every noise level."""
+    built = build_denoiser(LinearBasisSettings(coefficients=48, width=16, blocks=1), SHAPE, prediction)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((500, 2, *SHAPE), generator=generator) * torch.logspace(-3, 1, SHAPE[1])
+    built.fit_constants(images, images)
+    spread = built.target_basis.spread_D / built.scale
+    assert spread.max() / spread.min() > 10
+    alpha_bar = torch.tensor([0.9999, 0.7, 0.1, 1e-4])[:, None]
+    x_t = torch.randn(4, 48)
+    x0 = alpha_bar.sqrt() * spread**2 * x_t / (alpha_bar * spread**2 + 1 - alpha_bar)
+    noise = (x_t - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+    expected = training_target(prediction, x0, noise, alpha_bar)
+    torch.testing.assert_close(built(x_t, alpha_bar[:, 0], make_condition(4)), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_the_outlet_is_scaled_by_the_posterior_spread(prediction: Prediction) -> None:
+    """The variance that the skip leaves unexplained, over draws of x_0 and ε."""
+    spread, alpha_bar = torch.tensor([3.0, 0.3, 0.01]), torch.tensor([0.999, 0.5, 0.01])[:, None, None]
+    x0, noise = torch.randn((2, 3, 100_000, 3), generator=torch.Generator().manual_seed(0))
+    x0 = x0 * spread
+    skip, scale = output_preconditioning(prediction, alpha_bar, spread)
+    x_t = diffuse(x0, noise, alpha_bar)
+    left = training_target(prediction, x0, noise, alpha_bar) - skip * x_t
+    torch.testing.assert_close(left.std(1), scale[:, 0], rtol=0.02, atol=1e-4)
+    assert ((left * x_t).mean(1).abs() < 0.02 * x_t.std(1) * left.std(1) + 1e-4).all()
 
 
 def test_features_are_finite_at_both_ends_and_told_apart(make_condition: Make) -> None:

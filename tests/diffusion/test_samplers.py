@@ -201,7 +201,7 @@ def test_the_condition_is_perturbed_as_the_schedule_says(function_denoiser, make
 )
 def test_an_image_does_not_depend_on_its_batch(make_condition: Make, sampler, backbone, fresh: bool) -> None:
     torch.manual_seed(0)
-    denoiser = build_denoiser(backbone, (8, 8)).eval()
+    denoiser = build_denoiser(backbone, (8, 8), "x0").eval()
     denoiser.fit_constants(torch.randn(100, 2, 8, 8), torch.randn(100, 2, 8, 8))
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.05)

@@ -24,7 +24,7 @@ def test_a_coarse_grid_shows_the_mean_of_a_fine_one(name: str) -> None:
     coarse = phantom(name, Grid(size=(16, 16))).reshape(16, 16)
     fine = phantom(name, Grid(size=(64, 64))).reshape(16, 4, 16, 4).mean(axis=(1, 3))
     np.testing.assert_allclose(coarse, fine, atol=1 / SUBVOXELS)
-    assert coarse.mean() == pytest.approx(fine.mean(), rel=0.01)
+    assert coarse.mean() == pytest.approx(fine.mean(), rel=0.03)
 
 
 @pytest.mark.parametrize("name", PHANTOMS)

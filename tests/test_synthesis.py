@@ -1,0 +1,136 @@
+"""Checkpoint + schedule + low-gradient matrix → high-gradient matrix."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sm_search.config.errors import DataError, DivergenceError
+from sm_search.config.model import DiffusionSettings, LinearBasisSettings, ScheduleSettings, TrainingSettings
+from sm_search.config.simulation import FieldSettings, Grid
+from sm_search.data.dataset import Dataset, Pair
+from sm_search.diffusion.checkpoint import Checkpoint
+from sm_search.evaluation.comparison import pair_quality
+from sm_search.synthesis import Synthesiser, load_synthesiser
+from sm_search.training import Trainer, make_checkpoint, training_images
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_dataset: Dataset) -> Checkpoint:
+    """A regression that knows its 16 training images by heart."""
+    settings = TrainingSettings(
+        backbone=LinearBasisSettings(coefficients=16, width=64, blocks=1),
+        diffusion=DiffusionSettings(timesteps=50),
+        steps=600,
+        batch_size=16,
+        learning_rate=3e-3,
+        p_uncond=0.0,
+        share_at_end=1.0,
+    )
+    images, gain = training_images(tiny_dataset, "train", (0,))
+    trainer = Trainer(settings, images)
+    list(trainer.train(settings.steps))
+    return make_checkpoint(trainer, tiny_dataset, gain, ScheduleSettings(steps=1), {})
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_dataset: Dataset) -> Pair:
+    return next(iter(tiny_dataset.pairs("train")))
+
+
+def test_a_training_scan_is_synthesised_in_shape_and_in_physical_units(checkpoint: Checkpoint, pair: Pair) -> None:
+    found = Synthesiser(checkpoint).predict(pair.low)
+    quality = pair_quality(found, pair)
+    assert quality.psnr_db_median > 25
+    assert quality.nrmse_median < 0.2
+    expected = dataclasses.replace(pair.high, values_CKN=found.values_CKN, tracer=pair.low.tracer)
+    assert found == expected
+    assert found.values_CKN.shape == pair.high.values_CKN.shape
+
+
+def test_each_component_has_exactly_the_predicted_amplitude(checkpoint: Checkpoint, pair: Pair) -> None:
+    found = Synthesiser(checkpoint).predict(pair.low).values_CKN[0]
+    truth = pair.high.values_CKN[0]
+    # The gain model is exact on its training scans; the pattern has no say in the amplitude.
+    np.testing.assert_allclose(np.abs(found).max(1), np.abs(truth).max(1), rtol=1e-3)
+
+
+def test_concentration_passes_through(checkpoint: Checkpoint, pair: Pair) -> None:
+    synthesiser = Synthesiser(checkpoint)
+    stronger = dataclasses.replace(pair.low, values_CKN=1024.0 * pair.low.values_CKN)
+    np.testing.assert_allclose(
+        synthesiser.predict(stronger).values_CKN, 1024 * synthesiser.predict(pair.low).values_CKN, rtol=1e-4
+    )
+
+
+def test_the_y_channel_is_the_x_channel_of_exchanged_axes(checkpoint: Checkpoint, pair: Pair) -> None:
+    """One model serves both: a matrix with channels and axes exchanged gives the exchanged result."""
+    size_x, size_y = pair.low.grid.size
+    swap = [pair.low.mixing_orders.index(order[::-1]) for order in pair.low.mixing_orders]
+
+    def exchanged(values_CKN: np.ndarray) -> np.ndarray:
+        images = values_CKN.reshape(2, -1, size_y, size_x)
+        return images[::-1, swap].swapaxes(2, 3).reshape(values_CKN.shape)
+
+    # Without noise in the answer, as the noise of an image goes by its channel.
+    schedule = ScheduleSettings(steps=1)
+    low = dataclasses.replace(pair.low, values_CKN=exchanged(pair.low.values_CKN))
+    first = Synthesiser(checkpoint, schedule).predict(pair.low).values_CKN
+    second = Synthesiser(checkpoint, schedule).predict(low).values_CKN
+    difference = np.linalg.norm(exchanged(second) - first) / np.linalg.norm(first)
+    assert difference < 0.2
+
+
+def test_the_same_seed_gives_the_same_bytes_also_from_the_folder(
+    checkpoint: Checkpoint, pair: Pair, tmp_path: Path
+) -> None:
+    schedule = ScheduleSettings(sampler="ddpm", steps=4, eta_max=0.1)
+    checkpoint.save(tmp_path)
+    found = [
+        synthesiser.predict(pair.low).values_CKN
+        for synthesiser in (
+            Synthesiser(checkpoint, schedule, seed=3),
+            load_synthesiser(tmp_path, schedule, seed=3),
+            Synthesiser(checkpoint, schedule, seed=4),
+        )
+    ]
+    assert found[0].tobytes() == found[1].tobytes()
+    assert not np.allclose(found[0], found[2])
+
+
+def test_the_schedule_of_the_checkpoint_is_the_default(checkpoint: Checkpoint) -> None:
+    assert Synthesiser(checkpoint).schedule == ScheduleSettings(steps=1)
+    assert Synthesiser(checkpoint, ScheduleSettings(steps=3)).schedule.steps == 3
+
+
+def test_a_condition_that_the_model_was_not_trained_for_is_refused(checkpoint: Checkpoint, pair: Pair) -> None:
+    low = pair.low
+    silent = low.values_CKN.copy()
+    silent[1] = 0
+    cases = {
+        r"grid is 12 × 12 over 30 × 30 mm; the model was trained for 12 × 12 over 40 × 40 mm": {
+            "grid": Grid(size=(12, 12), fov_mm=(30.0, 30.0))
+        },
+        "gradient_t_per_m is 0.2; the model was trained for 0.1": {
+            "field": FieldSettings(gradient_t_per_m=0.2, drive_mt=2.0)
+        },
+        "drive_mt is 3; the model was trained for 2": {"field": FieldSettings(gradient_t_per_m=0.1, drive_mt=3.0)},
+        "has 7 mixing orders, the model was trained for 8; first that only one has: \\(0, 1\\)": {
+            "mixing_orders": low.mixing_orders[1:],
+            "values_CKN": low.values_CKN[:, 1:],
+        },
+        "has 8 mixing orders, the model was trained for 8, in another order": {
+            "mixing_orders": low.mixing_orders[::-1]
+        },
+        "receive channel 1 is zero everywhere": {"values_CKN": silent},
+    }
+    for message, changes in cases.items():
+        with pytest.raises(DataError, match=message):
+            Synthesiser(checkpoint).predict(dataclasses.replace(low, **changes))  # type: ignore[arg-type]
+
+
+def test_sampling_that_leaves_the_finite_numbers_ends_in_an_error(checkpoint: Checkpoint, pair: Pair) -> None:
+    schedule = ScheduleSettings(steps=2, eta_max=1e38, gamma=0.0)
+    with pytest.raises(DivergenceError, match="sampling left the finite numbers"):
+        Synthesiser(checkpoint, schedule).predict(pair.low)

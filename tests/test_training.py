@@ -1,0 +1,232 @@
+"""The training loop: it learns, resumes bit by bit, repeats itself, and stops when it leaves the finite numbers."""
+
+import math
+import multiprocessing
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sm_search.config.errors import DivergenceError
+from sm_search.config.model import (
+    DiffusionSettings,
+    LinearBasisSettings,
+    ScheduleSettings,
+    TrainingSettings,
+    UNetSettings,
+)
+from sm_search.data.dataset import Dataset
+from sm_search.diffusion.checkpoint import load_checkpoint
+from sm_search.diffusion.condition import Condition
+from sm_search.training import Trainer, TrainingImages, make_checkpoint, training_images
+
+SHAPE = (4, 4)
+LINEAR = LinearBasisSettings(coefficients=8, width=32, blocks=1)
+UNET = UNetSettings(channels=(8, 8))
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    small = {"backbone": LINEAR, "steps": 30, "batch_size": 8, "diffusion": DiffusionSettings(timesteps=50)}
+    return TrainingSettings(**{**small, **changes})
+
+
+def images(count: int = 40, seed: int = 0) -> TrainingImages:
+    """Targets that are a fixed linear map of the condition, in a space of 4 dimensions."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn((count, 4), generator=generator)
+    maps = torch.randn((2, 4, 2 * SHAPE[0] * SHAPE[1]), generator=torch.Generator().manual_seed(99)) / 4
+    low, high = (hidden @ maps).unflatten(2, (2, *SHAPE))
+    orders = torch.randint(0, 3, (count, 2), generator=generator).float()
+    return TrainingImages(high, Condition(low, orders, -torch.rand(count, generator=generator), torch.ones(count)))
+
+
+def trained(until: int, data: TrainingImages | None = None, **changes: Any) -> Trainer:
+    trainer = Trainer(settings(**changes), data or images())
+    for _ in trainer.train(until):
+        pass
+    return trainer
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
+def test_the_loss_falls(prediction: str) -> None:
+    trainer = Trainer(
+        settings(
+            steps=300,
+            batch_size=64,
+            learning_rate=3e-3,
+            diffusion=DiffusionSettings(timesteps=50, prediction=prediction),  # type: ignore[arg-type]
+            share_at_end=0.0,
+        ),
+        images(200),
+    )
+    losses = [record.loss for record in trainer.train(300, every=30)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_where_the_condition_tells_all_regression_at_the_end_learns_it() -> None:
+    data = images(200)
+    changes = {"steps": 400, "batch_size": 64, "learning_rate": 3e-3, "share_at_end": 1.0, "p_uncond": 0.0}
+    trainer = trained(400, data, **changes)
+    states = trainer.denoiser.to_state(data.targets)
+    noise = torch.randn(states.shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = trainer.ema(noise, trainer.bars[-1].expand(200), data.condition)
+    assert (found - states).square().mean() < 0.05 * states.square().mean()
+
+
+@pytest.mark.parametrize("backbone", [LINEAR, UNET], ids=["linear-basis", "unet"])
+@pytest.mark.parametrize("options", [{}, {"condition_noise": "same-level", "condition_weight": "decay"}])
+def test_a_resumed_run_is_bit_by_bit_the_uninterrupted_one(backbone: Any, options: dict[str, Any]) -> None:
+    changes = {"backbone": backbone, "steps": 12, **options}
+    whole = trained(12, **changes)
+    first = trained(5, **changes)
+    state = first.state()
+    kept = {name: value.clone() for name, value in state.items()}
+    for _ in first.train(12):  # going on must not change what was saved
+        pass
+    assert equal(state, kept)
+    for _ in range(2):  # nor must restoring
+        resumed = Trainer(settings(**changes), images())
+        resumed.restore(state)
+        assert resumed.step == 5
+        records = list(resumed.train(12))
+        assert equal(resumed.state(), whole.state())
+        assert records[-1].step == 12
+        assert equal(state, kept)
+    assert not equal(first.ema.state_dict(), trained(11, **changes).ema.state_dict())
+
+
+def test_the_stop_points_do_not_matter() -> None:
+    trainer = Trainer(settings(), images())
+    for until in (1, 2, 9, 30):
+        for _ in trainer.train(until, every=4):
+            pass
+    assert equal(trainer.state(), trained(30).state())
+
+
+def test_an_absurd_learning_rate_diverges_and_names_the_steps() -> None:
+    trainer = Trainer(settings(learning_rate=1e30), images())
+    with pytest.raises(
+        DivergenceError, match=r"the training loss is (nan|inf) in steps 1 to 10 \(learning_rate 1e\+30\)"
+    ):
+        list(trainer.train(30, every=10))
+
+
+def test_a_target_that_is_not_finite_diverges_at_its_step() -> None:
+    trainer = Trainer(settings(batch_size=400), images())
+    list(trainer.train(7, every=5))
+    trainer.states[3, 0] = math.nan
+    with pytest.raises(DivergenceError, match="the training loss is nan in steps 8 to 9"):
+        list(trainer.train(30, every=2))
+
+
+def test_with_p_uncond_one_the_image_is_never_seen() -> None:
+    """Nor the scale, which belongs to the condition."""
+    data, other = images(), images(seed=1)
+    swapped = TrainingImages(
+        data.targets, Condition(other.condition.image, data.condition.orders, other.condition.log_scale, torch.ones(40))
+    )
+    for backbone in (LINEAR, UNET):
+        for p_uncond, same in ((1.0, True), (0.9, False)):
+            first, second = (trained(5, each, p_uncond=p_uncond, backbone=backbone) for each in (data, swapped))
+            assert equal(dict(first.denoiser.named_parameters()), dict(second.denoiser.named_parameters())) is same
+
+
+def test_options_of_the_condition_change_what_is_learned() -> None:
+    states = [trained(3, **changes).state() for changes in (
+        {}, {"condition_noise": "same-level"}, {"condition_weight": "decay"}, {"share_at_end": 0.0}, {"seed": 1}
+    )]  # fmt: skip
+    for index, first in enumerate(states):
+        for second in states[index + 1 :]:
+            assert not equal(first, second)
+
+
+def fingerprint(seed: int) -> dict[str, list[float]]:
+    torch.set_num_threads(1)
+    return {name: value.double().flatten().tolist() for name, value in trained(3, seed=seed).state().items()}
+
+
+def test_same_seed_same_weights_in_a_spawned_process() -> None:
+    torch.manual_seed(12345)  # the global generator must not matter
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(fingerprint, (7,)) == fingerprint(7)
+    assert fingerprint(7) != fingerprint(8)
+
+
+def test_training_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    trained(2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("until", "every", "steps"),
+    [(10, 3, [3, 6, 9, 10]), (9, 3, [3, 6, 9]), (2, 100, [2]), (0, 1, []), (3, 1, [1, 2, 3])],
+)
+def test_records_come_every_so_many_steps_and_at_the_end(until: int, every: int, steps: list[int]) -> None:
+    trainer = Trainer(settings(), images())
+    records = list(trainer.train(until, every))
+    assert [record.step for record in records] == steps
+    assert all(record.images_per_second > 0 for record in records)
+    assert [record.learning_rate for record in records] == [trainer.learning_rate(step) for step in steps]
+    assert list(trainer.train(until, every)) == []
+
+
+def test_a_record_holds_the_mean_loss_since_the_last() -> None:
+    single = [record.loss for record in Trainer(settings(), images()).train(6, every=1)]
+    pairs = [record.loss for record in Trainer(settings(), images()).train(6, every=2)]
+    assert pairs == pytest.approx([(a + b) / 2 for a, b in zip(single[::2], single[1::2], strict=True)], rel=1e-5)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    trainer = Trainer(settings(steps=1000, learning_rate=2.0), images())
+    rates = [trainer.learning_rate(step) for step in range(1001)]
+    assert rates[0] == pytest.approx(2 / 51)
+    assert (np.diff(rates[:50]) > 0).all()
+    assert (np.diff(rates[50:]) < 0).all()
+    assert max(rates) == pytest.approx(2.0, rel=0.02)
+    assert rates[500] == pytest.approx(1.0)
+    assert rates[1000] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_average_follows_its_recursion() -> None:
+    trainer = Trainer(settings(ema_decay=0.3), images())
+    expected = {name: value.clone() for name, value in trainer.denoiser.named_parameters()}
+    for record in trainer.train(6, every=1):
+        decay = min(0.3, (1 + record.step) / (10 + record.step))
+        for name, value in trainer.denoiser.named_parameters():
+            expected[name] = decay * expected[name] + (1 - decay) * value.detach()
+    for name, value in trainer.ema.named_parameters():
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_training_images_are_both_gradients_of_every_scan(tiny_dataset: Dataset) -> None:
+    data, gain = training_images(tiny_dataset, "train", (0, 1))
+    # 2 scans × 2 channels × 8 components.
+    assert data.targets.shape == data.condition.image.shape == (32, 2, 12, 12)
+    for patterns in (data.targets, data.condition.image):
+        modulus = patterns.square().sum(1).sqrt().amax((1, 2))
+        torch.testing.assert_close(modulus, torch.ones(32))
+    pair = next(iter(tiny_dataset.pairs("train")))
+    for channel in (0, 1):
+        low, high = (torch.from_numpy(abs(sm.channel_images(channel)).max((1, 2))) for sm in (pair.low, pair.high))
+        torch.testing.assert_close(gain(low), high, rtol=1e-3, atol=0)
+
+
+def test_a_checkpoint_of_a_run_comes_back(tiny_dataset: Dataset, tmp_path: Any) -> None:
+    data, gain = training_images(tiny_dataset, "train", (0,))
+    trainer = Trainer(settings(), data)
+    list(trainer.train(3))
+    checkpoint = make_checkpoint(trainer, tiny_dataset, gain, ScheduleSettings(), {"psnr_db_mean": 1.5})
+    checkpoint.save(tmp_path)
+    loaded = load_checkpoint(tmp_path)
+    assert equal(loaded.denoiser.state_dict(), trainer.ema.state_dict())
+    assert loaded.info.dataset_hash == tiny_dataset.content_hash()
+    assert loaded.info.orders == tiny_dataset.settings.orders.pairs()
+    assert loaded.info.training_scans == 2
