@@ -42,7 +42,8 @@ def run_demo(options: Namespace, output: Output) -> dict[str, Any]:
     step("synthesize", verbs.synthesize, model=champion, input=str(low), output=str(made), seed=0, force=True)
     step("validate", verbs.validate, file=str(made))
     figure = home / "comparison.png"
-    evaluated = step("evaluate", verbs.evaluate, model=champion, data=str(data), split="test", figure=str(figure))
+    arguments = {"model": champion, "data": str(data), "split": "test", "figure": str(figure)}
+    evaluated = step("evaluate", verbs.evaluate, force=True, **arguments)
     step("report", verbs.report, study=study, out=None, force=True)
     output.progress("seconds: " + ", ".join(f"{name} {value:g}" for name, value in seconds.items()))
     output.result(f"Look at {figure} and {home / f'{study}.html'}; compare all runs with `make ui`.")

@@ -1,7 +1,7 @@
 """`sm-search VERB`: the parser, the exit status and the output rules.
 
-Every verb prints its result on stdout (`--json`: one object) and its progress on stderr. Exit status: 0 done, 2 bad usage
-or bad input (one line, no traceback), 1 our own fault, 130 interrupted.
+Every verb prints its result on stdout (`--json`: one object) and its progress on stderr. Exit status: 0 done, 2 bad
+usage or bad input (one line, no traceback), 1 our own fault, 130 interrupted.
 """
 
 import argparse
@@ -95,6 +95,7 @@ def _add_work(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> None:
     p.add_argument("--space", metavar="FILE", help="space whose schedule part is searched (default: the study's own)")
     p.add_argument("--trials", type=int, default=40, metavar="N", help="schedules to try (default 40)")
     p.add_argument("--out", metavar="DIR", help="write a checkpoint with the best schedule here")
+    p.add_argument("--force", action="store_true", help="overwrite a checkpoint")
     _add_store(p)
 
     p = add(
@@ -135,6 +136,7 @@ def _add_models(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> Non
     p.add_argument("--data", required=True, metavar="DIR", help="dataset folder")
     p.add_argument("--split", default="test", metavar="NAME", help="split of the dataset (default test)")
     p.add_argument("--figure", metavar="FILE", help="write the comparison figure of the first scan (PNG)")
+    p.add_argument("--force", action="store_true", help="overwrite the figure")
     _add_store(p)
 
 
@@ -142,8 +144,9 @@ def _add_files(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> None
     p = add("reconstruct", verbs.reconstruct, "Reconstruct a phantom with a system matrix and rate the image.")
     p.add_argument("--sm", required=True, metavar="FILE", help="MDF file to reconstruct with")
     p.add_argument("--truth", metavar="FILE", help="MDF file that the measurement is made with (default: --sm)")
-    p.add_argument("--phantom", required=True, metavar="NAME", help="see --phantom list")
+    p.add_argument("--phantom", required=True, metavar="NAME", help="dots, bars, shape or vessel")
     p.add_argument("--figure", metavar="FILE", help="write phantom and image (PNG)")
+    p.add_argument("--force", action="store_true", help="overwrite the figure")
 
     p = add("validate", verbs.validate, "Check an MDF calibration file against the standard; one line a fault.")
     p.add_argument("file", metavar="FILE")

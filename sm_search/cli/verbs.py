@@ -4,6 +4,7 @@ Imports of Ray, MLflow and torch wait inside the verbs: `--help` and `validate` 
 """
 
 import json
+import tempfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -101,13 +102,22 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
+def _require_free(target: str | Path | None, force: bool) -> None:
+    """Refuse to overwrite, before any work is done for it."""
+    if target is not None and not force and Path(target).exists():
+        raise DataError(f"{target}: exists; use --force to overwrite it")
+
+
 def tune_schedule(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.dataset import Dataset
+    from sm_search.diffusion.checkpoint import SETTINGS_FILE
     from sm_search.search.single import tune_model_schedule
     from sm_search.tracking.store import open_store
 
     if options.trials < 1:
         raise InputError(f"--trials {options.trials}: must be at least 1")
+    if options.out:
+        _require_free(Path(options.out) / SETTINGS_FILE, options.force)
     store = open_store(options.home, options.tracking_uri)
     found = tune_model_schedule(
         store, options.run, Dataset.open(options.data), options.space, options.trials, options.out
@@ -121,16 +131,19 @@ def tune_schedule(options: Namespace, output: Output) -> dict[str, Any]:
 def report(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.atomic import atomic_path
     from sm_search.report.page import study_page
+    from sm_search.report.publication import published_figures
     from sm_search.tracking.records import study_runs
     from sm_search.tracking.store import open_store
 
     store = open_store(options.home, options.tracking_uri)
     parent, _ = study_runs(store, options.study)
     target = Path(options.out) if options.out else options.home / f"{options.study}.html"
-    if options.out and target.exists() and not options.force:
-        raise DataError(f"{target}: exists; use --force to overwrite it")
+    if options.out:
+        _require_free(target, options.force)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = published_figures(store, options.study, Path(folder))
+        page = study_page(store, options.study, parent.params.get("metric", "val_psnr_db"), figures)
     with atomic_path(target) as temporary:
-        page = study_page(store, options.study, parent.params.get("metric", "val_psnr_db"))
         temporary.write_text(page, encoding="utf-8")
     output.result(f"{target}")
     return {"report": str(target)}
@@ -174,6 +187,7 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.tracking.registry import download_model
     from sm_search.tracking.store import open_store
 
+    _require_free(options.figure, options.force)
     dataset = Dataset.open(options.data)
     store = open_store(options.home, options.tracking_uri)
     model = load_synthesiser(download_model(store, options.model))
@@ -201,6 +215,7 @@ def reconstruct(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.evaluation.reconstruction import reconstruction_check
     from sm_search.report.figures import reconstruction_figure, save_figure
 
+    _require_free(options.figure, options.force)
     sm = read_mdf(options.sm)
     truth = read_mdf(options.truth) if options.truth else None
     result = reconstruction_check(sm, options.phantom, truth)

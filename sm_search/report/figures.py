@@ -1,4 +1,4 @@
-"""The comparison figure: high, low and synthesised components side by side, as in the paper's Figure 1."""
+"""Figures: components high, low and synthesised, as in the paper's Figure 1; a phantom beside its reconstruction."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from sm_search.config.errors import DataError
+from sm_search.config.simulation import Grid
+from sm_search.data.atomic import atomic_path
+from sm_search.evaluation.reconstruction import ReconstructionResult
 from sm_search.physics.system_matrix import SystemMatrix
 
 matplotlib.use("Agg")
@@ -31,7 +33,7 @@ def comparison_figure(high: SystemMatrix, low: SystemMatrix, synthesised: System
     for row, (label, images) in enumerate(rows):
         for column, index in enumerate(shown):
             panel = axes[row][column]
-            extent = _extent_mm(high)
+            extent = _extent_mm(high.grid)
             artist = panel.imshow(
                 images[column].real, origin="lower", cmap="RdBu_r", vmin=-1, vmax=1, extent=extent, interpolation="none"
             )
@@ -46,16 +48,39 @@ def comparison_figure(high: SystemMatrix, low: SystemMatrix, synthesised: System
     return figure
 
 
+def reconstruction_figure(result: ReconstructionResult, grid: Grid) -> Figure:
+    """A phantom, its reconstruction on the same grey scale, and their difference."""
+    peak = max(float(result.phantom.max()), float(result.image.max()))
+    difference = result.image - result.phantom
+    reach = max(float(np.abs(difference).max()), 1e-12)
+    quality = f"PSNR {result.psnr_db:.1f} dB, SSIM {result.ssim:.3f}"
+    panels: Sequence[tuple[str, np.ndarray, str, float, float]] = (
+        (f"phantom {result.phantom_name!r}", result.phantom, "gray", 0.0, peak),
+        (f"reconstruction\n{quality}", result.image, "gray", 0.0, peak),
+        ("reconstruction − phantom", difference, "RdBu_r", -reach, reach),
+    )
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    for panel, (title, image, colours, low, high) in zip(figure.subplots(1, 3), panels, strict=True):
+        artist = panel.imshow(
+            image, origin="lower", cmap=colours, vmin=low, vmax=high, extent=_extent_mm(grid), interpolation="none"
+        )
+        panel.set_title(title, fontsize=9)
+        panel.set_xlabel("x / mm", fontsize=8)
+        panel.tick_params(labelsize=8)
+        figure.colorbar(artist, ax=panel, shrink=0.8).ax.tick_params(labelsize=8)
+    figure.axes[0].set_ylabel("y / mm", fontsize=8)
+    figure.supxlabel("concentration relative to the point sample", fontsize=8)
+    return figure
+
+
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG.
+    """Write a PNG, whole or not at all.
 
     Raises:
         DataError: the file cannot be written.
     """
-    try:
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from None
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
 
 
 def _patterns(sm: SystemMatrix, shown: Sequence[int]) -> np.ndarray:
@@ -63,6 +88,6 @@ def _patterns(sm: SystemMatrix, shown: Sequence[int]) -> np.ndarray:
     return images / np.abs(images).max(axis=(1, 2), keepdims=True)
 
 
-def _extent_mm(sm: SystemMatrix) -> tuple[float, float, float, float]:
-    half_x, half_y = (side / 2 for side in sm.grid.fov_mm)
+def _extent_mm(grid: Grid) -> tuple[float, float, float, float]:
+    half_x, half_y = (side / 2 for side in grid.fov_mm)
     return -half_x, half_x, -half_y, half_y

@@ -3,8 +3,10 @@
 import base64
 import html
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -17,9 +19,13 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; p
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #d8dee4; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } tr.best { background: #e6f4ea; font-weight: 600; }
-img { max-width: 100%; } .note { color: #57606a; font-size: .9rem; } pre { background: #f6f8fa; padding: .7rem; overflow-x: auto; }
+img { max-width: 100%; } .note { color: #57606a; font-size: .9rem; }
+pre { background: #f6f8fa; padding: .7rem; overflow-x: auto; }
 """
-COLUMNS = ("val_psnr_db", "val_ssim", "training_step", "training_seconds", "validation_seconds", "images_per_second")
+QUALITY_COLUMNS = ("val_psnr_db", "val_ssim", "training_step")
+COST_COLUMNS = ("training_seconds", "validation_seconds", "images_per_second")
+LOG_AXIS_RATIO = 10.0
+"""Largest over smallest value from which a parameter's axis is logarithmic."""
 
 
 def study_page(store: Store, study: str, metric: str, figures: Sequence[Path] = ()) -> str:
@@ -40,7 +46,7 @@ def study_page(store: Store, study: str, metric: str, figures: Sequence[Path] = 
         _chart(_rungs(store, trials, metric)),
         "<h2>Parameters</h2>",
         _chart(_parallel(trials, metric)),
-        "<h2>Best model beside truth and condition</h2>",
+        *(["<h2>Best model beside truth and condition</h2>"] if figures else []),
         *(_image(path) for path in figures),
         "<h2>Settings and versions</h2>",
         f"<pre>{html.escape(json.dumps({'params': dict(parent.params), 'tags': _plain_tags(parent)}, indent=1))}</pre>",
@@ -54,13 +60,17 @@ def study_page(store: Store, study: str, metric: str, figures: Sequence[Path] = 
 
 def _trial_table(trials: Sequence[RunRecord], best: RunRecord, metric: str) -> str:
     params = sorted({name for trial in trials for name in trial.params})
-    columns = [name for name in COLUMNS if any(name in trial.metrics for trial in trials)]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", "state", *columns, *params))
+    quality, cost = (
+        [name for name in columns if any(name in trial.metrics for trial in trials)]
+        for columns in (QUALITY_COLUMNS, COST_COLUMNS)
+    )
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", "state", *quality, *params, *cost))
     rows = []
     for trial in sorted(trials, key=lambda trial: -trial.metrics.get(metric, -1e9)):
         cells = [trial.trial_id or "", trial.state or trial.status.lower()]
-        cells += [_number(trial.metrics.get(name)) for name in columns]
+        cells += [_number(trial.metrics.get(name)) for name in quality]
         cells += [_number(trial.params.get(name)) for name in params]
+        cells += [_number(trial.metrics.get(name)) for name in cost]
         mark = ' class="best"' if trial.run_id == best.run_id else ""
         rows.append(f"<tr{mark}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
@@ -104,24 +114,40 @@ def _rungs(store: Store, trials: Sequence[RunRecord], metric: str) -> go.Figure:
 
 def _parallel(trials: Sequence[RunRecord], metric: str) -> go.Figure:
     told = [trial for trial in trials if metric in trial.metrics and trial.state in ("complete", "pruned")]
-    numeric = [name for name in sorted({n for t in told for n in t.params}) if all(_is_number(t, name) for t in told)]
-    dimensions = [{"label": name, "values": [float(t.params[name]) for t in told]} for name in numeric]
+    everywhere = [name for name in sorted({n for t in told for n in t.params}) if all(name in t.params for t in told)]
+    dimensions = [_dimension(name, [trial.params[name] for trial in told]) for name in everywhere]
     values = [trial.metrics[metric] for trial in told]
-    dimensions.append({"label": metric, "values": values})
+    dimensions.append({"label": metric, "values": values, "tickformat": ".4~g"})
     return go.Figure(go.Parcoords(dimensions=dimensions, line={"color": values, "colorscale": "Viridis"}))
 
 
-def _is_number(trial: RunRecord, name: str) -> bool:
+def _dimension(name: str, texts: Sequence[str]) -> dict[str, Any]:
+    """An axis of the parallel plot: linear or logarithmic for numbers, one tick a value for words."""
     try:
-        float(trial.params[name])
-    except (KeyError, ValueError):
-        return False
-    return True
+        values = [float(text) for text in texts]
+    except ValueError:
+        words = sorted(set(texts))
+        codes = [words.index(text) for text in texts]
+        return {"label": name, "values": codes, "tickvals": list(range(len(words))), "ticktext": words}
+    if values and min(values) > 0 and max(values) >= LOG_AXIS_RATIO * min(values):
+        values = [math.log10(value) for value in values]
+        low, high = min(values), max(values)
+        ticks = [low + (high - low) * share for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        labels = [f"{math.pow(10, tick):.2g}" for tick in ticks]
+        return {"label": name, "values": values, "tickvals": ticks, "ticktext": labels}
+    return {"label": name, "values": values, "tickformat": ".4~g"}
 
 
 def _chart(figure: go.Figure, first: bool = False) -> str:
-    figure.update_layout(template="plotly_white", height=380, margin={"l": 60, "r": 30, "t": 40, "b": 50})
-    return figure.to_html(full_html=False, include_plotlyjs=first, config={"responsive": True})
+    figure.update_layout(
+        template="plotly_white",
+        height=380,
+        margin={"l": 60, "r": 40, "t": 50, "b": 50},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0.0},
+    )
+    # The bar of buttons lies over the axis labels of a narrow page, and its logo is a link to the outside.
+    options = {"responsive": True, "displayModeBar": False, "displaylogo": False}
+    return str(figure.to_html(full_html=False, include_plotlyjs=first, config=options))
 
 
 def _image(path: Path) -> str:

@@ -3,18 +3,21 @@
 import tempfile
 from pathlib import Path
 
+from sm_search.config.errors import TrackingError
 from sm_search.data.dataset import Dataset, file_name
 from sm_search.report.figures import comparison_figure, save_figure
 from sm_search.report.page import study_page
 from sm_search.synthesis import load_synthesiser, synthesise_file
-from sm_search.tracking.records import best_trials
+from sm_search.tracking.records import best_trials, download_study_file
 from sm_search.tracking.registry import download_model
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store
 
+FIGURE_FILE = "comparison.png"
+
 
 def publish_study(store: Store, study: str, metric: str, dataset: Dataset) -> Path:
-    """Synthesise the validation scans with the best model; store files and figures with its trial, the page with the study.
+    """Synthesise the validation scans with the best model; its trial gets files and figures, the study the page.
 
     Returns:
         The folder of the best model's checkpoint, local to this process.
@@ -32,7 +35,7 @@ def publish_study(store: Store, study: str, metric: str, dataset: Dataset) -> Pa
             target.mkdir(parents=True)
             source = dataset.folder / file_name(pair.scan, "low")
             made = synthesise_file(synthesiser, source, target / "high.mdf", model=f"runs:/{best.run_id}/checkpoint")
-            figures.append(target / "comparison.png")
+            figures.append(target / FIGURE_FILE)
             save_figure(comparison_figure(pair.high, pair.low, made, f"{pair.scan.id} (validation)"), figures[-1])
         log.log_folder(trial_id, folder / "synthesis", "synthesis")
         page = folder / "report.html"
@@ -40,3 +43,13 @@ def publish_study(store: Store, study: str, metric: str, dataset: Dataset) -> Pa
         log.log_file(None, page)
         log.log_file(None, figures[0])
     return checkpoint
+
+
+def published_figures(store: Store, study: str, folder: Path) -> list[Path]:
+    """The comparison figure that a study published, downloaded below `folder`; none if it has not come so far."""
+    target = folder / study
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        return [download_study_file(store, study, FIGURE_FILE, target)]
+    except TrackingError:
+        return []

@@ -46,10 +46,11 @@ class TruthfulOptunaSearch(OptunaSearch):
             self._ot_trials[trial_id].report(value, result["training_step"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        value = (result or {}).get(self.metric)
         if trial_id in self._completed_trials:
+            self._tell_again(trial_id, result or {}, error)
             return
         trial = self._ot_trials[trial_id]
-        value = (result or {}).get(self.metric)
         if error or value is None or not math.isfinite(value):
             self._ot_study.tell(trial, state=TrialState.FAIL)
         elif result is not None and result["training_step"] < self.full_budget:
@@ -58,6 +59,22 @@ class TruthfulOptunaSearch(OptunaSearch):
         else:
             self._ot_study.tell(trial, value)
         self._completed_trials.add(trial_id)
+
+    def _tell_again(self, trial_id: str, result: dict[str, Any], error: bool) -> None:
+        """A failed trial that a resumed study ran again to its end: what is told stays, so it counts as another one."""
+        told = self._ot_study.trials[self._ot_trials[trial_id].number]
+        value = result.get(self.metric)
+        if error or told.state != TrialState.FAIL or value is None or not math.isfinite(value):
+            return
+        is_full = result["training_step"] >= self.full_budget
+        again = optuna.trial.create_trial(
+            state=TrialState.COMPLETE if is_full else TrialState.PRUNED,
+            value=value if is_full else None,
+            params=told.params,
+            distributions=told.distributions,
+            intermediate_values={result["training_step"]: value},
+        )
+        self._ot_study.add_trial(again)
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """All trials as Optuna knows them."""

@@ -56,6 +56,12 @@ class FloatRange(Settings):
     def samples(self) -> list[Any]:
         return list(self.ends)
 
+    def fault(self, value: Any) -> str | None:
+        """The rule that `value` breaks as a point of this range."""
+        low, high = self.ends
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return None if is_number and low <= value <= high else f"must be a number in [{low:g}, {high:g}]"
+
 
 class IntRange(Settings):
     ends: tuple[int, int] = Field(alias="int")
@@ -77,6 +83,13 @@ class IntRange(Settings):
     def samples(self) -> list[Any]:
         return list(self.ends)
 
+    def fault(self, value: Any) -> str | None:
+        """The rule that `value` breaks as a point of this range."""
+        low, high = self.ends
+        if isinstance(value, int) and not isinstance(value, bool) and value in range(low, high + 1, self.step):
+            return None
+        return f"must be a whole number in [{low}, {high}]" + (f" in steps of {self.step}" if self.step > 1 else "")
+
 
 class Choice(Settings):
     choice: Annotated[tuple[bool | int | float | str, ...], Field(min_length=1)]
@@ -86,6 +99,13 @@ class Choice(Settings):
 
     def samples(self) -> list[Any]:
         return list(self.choice)
+
+    def fault(self, value: Any) -> str | None:
+        """The rule that `value` breaks as a point of this choice."""
+        # `True == 1` and `1 == 1.0`, but a setting takes only one of them.
+        if any(value == known and type(value) is type(known) for known in self.choice):
+            return None
+        return f"must be one of {', '.join(map(repr, self.choice))}"
 
 
 LEAVES: dict[str, type[FloatRange | IntRange | Choice]] = {"float": FloatRange, "int": IntRange, "choice": Choice}
@@ -179,7 +199,7 @@ def suggest(trial: Suggester, tree: Tree, path: str = "") -> Tree:
         return leaf.suggest(trial, path)
     if isinstance(tree, Mapping):
         if "one_of" in tree:
-            branches = {_label(branch, index): branch for index, branch in enumerate(tree["one_of"])}
+            branches = _branches(tree)
             chosen = trial.suggest_categorical(path, list(branches))
             return suggest(trial, branches[chosen], f"{path}.{chosen}")
         return {key: suggest(trial, value, f"{path}.{key}" if path else key) for key, value in tree.items()}
@@ -227,27 +247,40 @@ def load_space(path: str | Path) -> Space:
     space = parse_settings(document.tree, Space, document)
     _check_tree(space.training, TrainingSettings, document, ("training",))
     _check_tree(space.schedule, ScheduleSettings, document, ("schedule",))
-    names = {name for tree in (space.outer_tree(),) for name in parameter_names(tree)}
+    parameters = _parameters(space.outer_tree())
     for index, point in enumerate(space.first):
-        for name in point:
-            if name not in names:
-                raise SettingsError(
-                    f"{document.where(('first', index, name))}: first.{index}.{name}: not a searched parameter; "
-                    f"there are {', '.join(sorted(names)) or 'none'}"
-                )
+        for name, value in point.items():
+            if name not in parameters:
+                fault = f"not a searched parameter; there are {', '.join(sorted(parameters)) or 'none'}"
+            else:
+                fault = parameters[name].fault(value)
+            if fault:
+                where = document.where(("first", index, name))
+                raise SettingsError(f"{where}: first.{index}.{name}: {value!r}: {fault}")
     return space
 
 
 def parameter_names(tree: Tree, path: str = "") -> list[str]:
     """Names of all parameters of a tree, those of every branch included."""
-    if _leaf(tree) is not None:
-        return [path]
+    return list(_parameters(tree, path))
+
+
+def _parameters(tree: Tree, path: str = "") -> "dict[str, FloatRange | IntRange | Choice]":
+    """All parameters of a tree by name; that of a `one_of` is the choice of its branch."""
+    leaf = _leaf(tree)
+    if leaf is not None:
+        return {path: leaf}
     if not isinstance(tree, Mapping):
-        return []
+        return {}
     if "one_of" in tree:
-        branches = [(branch, _label(branch, index)) for index, branch in enumerate(tree["one_of"])]
-        return [path, *(name for branch, label in branches for name in parameter_names(branch, f"{path}.{label}"))]
-    return [name for key, value in tree.items() for name in parameter_names(value, f"{path}.{key}" if path else key)]
+        branches = _branches(tree)
+        found: dict[str, FloatRange | IntRange | Choice] = {path: Choice(choice=tuple(branches))}
+        below = branches.items()
+    else:
+        found, below = {}, tree.items()
+    for key, value in below:
+        found |= _parameters(value, f"{path}.{key}" if path else str(key))
+    return found
 
 
 def _check_tree(tree: Tree, cls: type[Settings], document: YamlDocument, at: Location) -> None:
@@ -297,7 +330,17 @@ def _leaf(tree: Tree) -> FloatRange | IntRange | Choice | None:
     return None
 
 
-def _label(branch: Tree, index: int) -> str:
-    """A branch is named by its first plain text value (such as its backbone), or by its number."""
-    texts = [value for value in branch.values() if isinstance(value, str)] if isinstance(branch, Mapping) else []
-    return texts[0] if texts else str(index)
+def _branches(tree: Mapping[str, Any]) -> dict[str, Tree]:
+    """The branches of a `one_of` by name: each its first plain text value (such as its backbone), or its number.
+
+    Where two would have the same name, all of them take their number as well.
+    """
+    texts = [
+        next((value for value in branch.values() if isinstance(value, str)), "") if isinstance(branch, Mapping) else ""
+        for branch in tree["one_of"]
+    ]
+    names = [
+        text if text and texts.count(text) == 1 else f"{text}-{index}" if text else str(index)
+        for index, text in enumerate(texts)
+    ]
+    return dict(zip(names, tree["one_of"], strict=True))

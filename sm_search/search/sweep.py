@@ -105,7 +105,7 @@ def _tuner(
     place = f"{storage.rstrip('/')}/studies/{space.study}" if storage else str(folder)
     if resume and tune.Tuner.can_restore(f"{place}/{EXPERIMENT}"):
         tuner = tune.Tuner.restore(
-            f"{place}/{EXPERIMENT}", trainable, resume_unfinished=True, restart_errored=True, param_space={}
+            f"{place}/{EXPERIMENT}", trainable, resume_unfinished=True, resume_errored=True, param_space={}
         )
         # Ray restores the callback of the dead driver, which writes to nowhere.
         tuner._local_tuner._run_config.callbacks = [TrackingCallback(log, space, announce)]

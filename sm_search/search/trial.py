@@ -49,8 +49,8 @@ def _loaded(data: str, dataset_hash: str, channels: tuple[int, ...]) -> tuple[Tr
 def run_trial(config: Mapping[str, Any], context: TrialContext) -> None:
     """Ray Tune's function trainable; `config` holds the outer parameters by name.
 
-    A trial that fails for a reason of its own, such as a loss that diverges, reports NaN with the reason and ends: to try
-    it again would fail again. Any other exception is left to Ray, which tries again from the last checkpoint.
+    A trial that fails for a reason of its own, such as a loss that diverges, reports NaN with the reason and ends: to
+    try it again would fail again. Any other exception is left to Ray, which tries again from the last checkpoint.
     """
     try:
         _run(config, context)

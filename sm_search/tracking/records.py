@@ -107,9 +107,19 @@ def read_study_text(store: Store, study: str, artifact_file: str) -> str:
     Raises:
         TrackingError: no such study or artifact.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        return download_study_file(store, study, artifact_file, Path(folder)).read_text(encoding="utf-8")
+
+
+def download_study_file(store: Store, study: str, artifact_file: str, folder: Path) -> Path:
+    """One of a study's artifacts as a local file in `folder`.
+
+    Raises:
+        TrackingError: no such study or artifact.
+    """
     parent, _ = study_runs(store, study)
-    with store.asked(f"{artifact_file!r} of study {study!r}"), tempfile.TemporaryDirectory() as folder:
-        return Path(store.client.download_artifacts(parent.run_id, artifact_file, folder)).read_text(encoding="utf-8")
+    with store.asked(f"{artifact_file!r} of study {study!r}"):
+        return Path(store.client.download_artifacts(parent.run_id, artifact_file, str(folder)))
 
 
 def find_study(store: Store, study: str) -> RunRecord | None:

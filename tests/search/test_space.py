@@ -1,0 +1,174 @@
+"""Search spaces: what is refused and in which words, and that suggestions become settings and back."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from sm_search.config.errors import SettingsError
+from sm_search.config.model import LinearBasisSettings, UNetSettings
+from sm_search.search.space import (
+    SPACES,
+    Recorded,
+    Space,
+    load_space,
+    parameter_names,
+    schedule_settings,
+    suggest,
+    training_settings,
+)
+
+BRANCHES = {
+    "one_of": [
+        {"backbone": "linear-basis", "width": {"int": [16, 64], "log": True}},
+        {"backbone": "unet", "layers": {"int": [1, 2]}},
+    ]
+}
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "space.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_every_space_of_the_repository_loads_under_its_own_name() -> None:
+    files = sorted(SPACES.glob("*.yaml"))
+    assert files
+    for path in files:
+        space = load_space(path)
+        assert space.study == path.stem
+        assert space.rungs()[-1] == space.training_steps()
+        assert parameter_names(space.outer_tree())
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("training:\n  learning_rat: 1e-3\n", 2, ["training.learning_rat", "'learning_rate'"]),
+        ("schedule:\n  eta: {float: [0, 1]}\n", 2, ["schedule.eta", "unknown key 'eta'"]),
+        ("training:\n  backbone: {backbone: unet, widht: 3}\n", 2, ["training.backbone.widht", "unknown key"]),
+        ("buget: {trials: 3}\n", 1, ["buget", "'budget'"]),
+        ("budget:\n  trials: 0\n", 2, ["budget.trials", "0", "greater than or equal to 1"]),
+        ("training:\n  p_uncond: {float: [0.3, 0.1]}\n", 2, ["training.p_uncond", "low < high", "[0.3, 0.1]"]),
+        ("training:\n  p_uncond: {float: [0.0, 1.5]}\n", 2, ["training.p_uncond", "1.5", "less than or equal to 1"]),
+        ("training:\n  learning_rate: {float: [0, 1], log: true}\n", 2, ["learning_rate", "log: needs low > 0"]),
+        ("training:\n  batch_size: {int: [1, 8], stpe: 2}\n", 2, ["training.batch_size.stpe", "'step'"]),
+        ("training:\n  batch_size: {int: [1, 8.5]}\n", 2, ["training.batch_size.int.1", "8.5"]),
+        ("training:\n  batch_size: {choice: []}\n", 2, ["training.batch_size.choice", "at least 1"]),
+        ("training:\n  batch_size: {choice: [32, 0]}\n", 2, ["training.batch_size", "0"]),
+        ("schedule:\n  sampler: {choice: [ddim, dpm]}\n", 2, ["schedule.sampler", "'dpm'", "'ddim'"]),
+        ("training:\n  backbone: {one_of: []}\n", 2, ["training.backbone", "one_of needs a list"]),
+        ("training:\n  backbone:\n    one_of: [{backbone: unet}]\n    width: 3\n", 2, ["no other key"]),
+        (
+            "training:\n  backbone:\n    one_of:\n      - {backbone: unet, layers: {int: [1, 99]}}\n",
+            2,
+            ["training.backbone.layers", "99"],
+        ),
+        ("training:\n  steps: {int: [10, 20]}\n", 1, ["training.steps", "budget, not a parameter"]),
+        ("training: {steps: 10}\nbudget: {first_rung: 20}\n", 1, ["first_rung = 20", "training.steps = 10"]),
+        ("training:\n  p_uncond: {float: [0, 1]}\nfirst:\n  - {p_uncon: 0.1}\n", 4, ["p_uncon", "p_uncond"]),
+        ("training:\n  p_uncond: {float: [0, 0.5]}\nfirst:\n  - {p_uncond: 0.7}\n", 4, ["first.0.p_uncond", "0.7"]),
+        ("training:\n  batch_size: {choice: [1, 2]}\nfirst:\n  - {batch_size: 3}\n", 4, ["first.0.batch_size", "3"]),
+        ("study: ../elsewhere\n", 1, ["study", "../elsewhere"]),
+        ("mode: both\n", 1, ["mode", "'both'", "'joint'"]),
+    ],
+)
+def test_an_error_names_file_line_key_value_and_rule(tmp_path: Path, text: str, line: int, words: list[str]) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(SettingsError) as caught:
+        load_space(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:{line}: "), message
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_a_range_whose_other_end_is_illegal_in_a_branch_is_refused(tmp_path: Path) -> None:
+    text = "training:\n  backbone: {one_of: [{backbone: linear-basis, width: {int: [1, 64]}}, {backbone: unet}]}\n"
+    with pytest.raises(SettingsError, match="width"):
+        load_space(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("mode", ["two-level", "joint"])
+def test_suggested_parameters_give_the_same_settings_when_recorded(mode: str) -> None:
+    space = Space(
+        study="s",
+        mode=mode,
+        training={"backbone": BRANCHES, "p_uncond": {"float": [0.0, 0.4], "step": 0.1}, "steps": 900},
+        schedule={"steps": {"choice": [1, 4]}, "eta_max": {"float": [0.0, 0.2]}},
+    )
+    tree = space.outer_tree()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(20):
+        trial = study.ask()
+        suggested = suggest(trial, tree)
+        assert suggest(Recorded(trial.params), tree) == suggested
+        assert set(trial.params) <= set(parameter_names(tree))
+        settings = training_settings(space, trial.params)
+        assert settings.steps == 900
+        chosen = suggested["training"] if mode == "joint" else suggested
+        assert settings.backbone.model_dump()["backbone"] == chosen["backbone"]["backbone"]
+        if isinstance(settings.backbone, LinearBasisSettings):
+            assert settings.backbone.width == chosen["backbone"]["width"]
+        else:
+            assert isinstance(settings.backbone, UNetSettings)
+            assert settings.backbone.layers == chosen["backbone"]["layers"]
+        seen.add(settings.backbone.backbone)
+    assert seen == {"linear-basis", "unet"}
+    prefix = "training." if mode == "joint" else ""
+    assert f"{prefix}backbone.unet.layers" in parameter_names(tree)
+    assert ("schedule.eta_max" in parameter_names(tree)) is (mode == "joint")
+
+
+def test_branches_that_would_share_a_name_are_told_apart(tmp_path: Path) -> None:
+    text = (
+        "training:\n  backbone:\n    one_of:\n"
+        "      - {backbone: unet, layers: 1}\n      - {backbone: unet, layers: {int: [2, 3]}}\n"
+    )
+    space = load_space(written(tmp_path, text))
+    assert parameter_names(space.training) == ["backbone", "backbone.unet-1.layers"]
+    layers = {
+        training_settings(space, {"backbone": name, "backbone.unet-1.layers": 3}).backbone.layers
+        for name in ("unet-0", "unet-1")
+    }
+    assert layers == {1, 3}
+
+
+@pytest.mark.parametrize(
+    ("steps", "first", "reduction", "rungs"),
+    [(900, 300, 3, [300, 900]), (900, 100, 3, [100, 300, 900]), (100, 30, 3, [30, 90, 100]), (50, 50, 2, [50])],
+)
+def test_rungs_end_at_the_full_budget(steps: int, first: int, reduction: int, rungs: list[int]) -> None:
+    budget = {"first_rung": first, "reduction": reduction}
+    assert Space(study="s", training={"steps": steps}, budget=budget).rungs() == rungs
+
+
+@pytest.mark.parametrize(
+    ("values", "w_min", "w_max"),
+    [
+        ({"w_min": 1.0, "w_max": 0.9}, 1.0, 1.0),
+        ({"w_min": 0.5, "w_max": 0.9}, 0.5, 0.9),
+        ({"w_min": 1.2}, 1.2, 1.2),
+        ({"w_max": 1.1}, 1.0, 1.1),
+    ],
+)
+def test_w_max_is_lifted_to_w_min(values: dict[str, Any], w_min: float, w_max: float) -> None:
+    schedule = schedule_settings(values)
+    assert (schedule.w_min, schedule.w_max) == (w_min, w_max)
+
+
+def test_the_hash_of_a_space_is_of_what_is_searched_and_not_of_the_budget() -> None:
+    base = Space(study="s", training={"p_uncond": {"float": [0.0, 0.1]}})
+    assert base.model_copy(update={"study": "t"}).space_hash() == base.space_hash()
+    for change in (
+        {"seed": 1},
+        {"mode": "joint"},
+        {"metric": "val_ssim"},
+        {"training": {}},
+        {"schedule": {"steps": 2}},
+    ):
+        assert base.model_copy(update=change).space_hash() != base.space_hash()
