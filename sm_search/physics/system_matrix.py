@@ -28,6 +28,13 @@ from sm_search.physics.relaxation import NODES, RELAXATIONS, Kinetics, Trajector
 CHUNK_SAMPLES = 1_500_000
 """Samples (time × voxels) worked on at once: bounds the memory of a worker at any grid and trajectory."""
 
+TOLERANCE = 1e-6
+"""Largest error of any component relative to its own maximum: what the constants here and in `relaxation` are chosen
+for, and `tests/physics/test_accuracy.py` holds. Written to the tracer where the sampling is the default one."""
+
+ROUNDING = 3e-15
+"""Rounding errors of a component, relative to the strongest one."""
+
 SMALLEST_XI = 0.02
 """|ξ|^1.72 is taken as smooth over panels of this half length, and of `SMALLEST_SHARE` of the drive amplitude: where
 the drive is weak the high orders are faint, and feel it first."""
@@ -147,15 +154,9 @@ def simulate(settings: DatasetSettings, scan: Scan, which: FieldName, *, samples
         values_CKN[:, :, voxels] = transform(steady_state(path, kinetics, panels)).numpy()
     values_CKN *= particle.saturation_magnetisation_ka_per_m * 1e3
     _fill_by_symmetry(values_CKN, orders, scan.nd, settings.grid)
-    tracer: dict[str, float | str] = {
-        "magnetisation": settings.magnetisation,
-        "coreDiameter": scan.core_diameter_m,
-        "shellThickness": particle.shell_thickness_nm * 1e-9,
-        "saturationMagnetisation": particle.saturation_magnetisation_ka_per_m * 1e3,
-        "temperature": particle.temperature_k,
-        "viscosity": particle.viscosity_mpa_s * 1e-3,
-        "samplesPerPeriod": float(panels * NODES),
-    }
+    tracer = _tracer(settings, scan, panels)
+    if samples is None:
+        tracer["tolerance"] = _tolerance(values_CKN)
     return SystemMatrix(values_CKN, orders, settings.grid, drive, scan.fx_hz, scan.nd, tracer)
 
 
@@ -167,6 +168,29 @@ def _kinetics(settings: DatasetSettings, scan: Scan, xi_drive: float) -> Kinetic
     if settings.magnetisation == "debye":
         return Kinetics(lambda xi2: torch.full_like(xi2, 1 / tau_s), None)
     return Kinetics(partial(brownian_rate, tau_zero_s=tau_s), min(SMALLEST_XI, SMALLEST_SHARE * xi_drive))
+
+
+def _tolerance(values_CKN: NDArray[np.complex128]) -> float:
+    """The accuracy to state, relative to each component's own maximum: `TOLERANCE`, or 1 where nothing can be said of
+    the faintest component, as under the equilibrium model with small cores: it drowns in rounding."""
+    largest_CK = np.abs(values_CKN).max(axis=-1)
+    rounding = ROUNDING * largest_CK.max() / max(largest_CK.min(), np.finfo(float).tiny)
+    return float(min(1.0, max(TOLERANCE, rounding)))
+
+
+def _tracer(settings: DatasetSettings, scan: Scan, panels: int) -> dict[str, float | str]:
+    """What was simulated, and how finely: SI numbers and words."""
+    particle = settings.particle
+    return {
+        "magnetisation": settings.magnetisation,
+        "coreDiameter": scan.core_diameter_m,
+        "shellThickness": particle.shell_thickness_nm * 1e-9,
+        "saturationMagnetisation": particle.saturation_magnetisation_ka_per_m * 1e3,
+        "temperature": particle.temperature_k,
+        "viscosity": particle.viscosity_mpa_s * 1e-3,
+        "samplesPerPeriod": float(panels * NODES),
+        "samplesPerPanel": float(NODES),
+    }
 
 
 def voxel_centres(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

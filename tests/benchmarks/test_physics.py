@@ -1,0 +1,139 @@
+"""`simulate` against straightforward numpy on one thread: prints ratios, asserts only that both compute the same.
+
+    OMP_NUM_THREADS=1 pytest -m benchmark -s tests/benchmarks/test_physics.py
+
+`tests/physics/test_accuracy.py` prints the accuracy table under the same marker.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from sm_search.config.simulation import DatasetSettings, Grid, Scan, preset
+from sm_search.physics.particles import brownian_time_zero_field, langevin_parameter_per_tesla
+from sm_search.physics.system_matrix import SystemMatrix, simulate, voxel_centres
+
+pytestmark = pytest.mark.benchmark
+
+SCAN = Scan(core_diameter_nm=30, fx_khz=25, nd=99)
+FIELDS = ("low", "high")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    assert os.environ.get("OMP_NUM_THREADS") == "1", "numpy's threads: run with OMP_NUM_THREADS=1"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def seconds(work: Callable[[], object], repeats: int = 3) -> float:
+    """Least processor time of some runs: the machine is shared."""
+    taken = []
+    for _ in range(repeats):
+        begin = time.process_time()
+        work()
+        taken.append(time.process_time() - begin)
+    return min(taken)
+
+
+def paper(magnetisation: str, size: int = 32) -> DatasetSettings:
+    return preset("paper-54").model_copy(update={"magnetisation": magnetisation, "grid": Grid(size=(size, size))})
+
+
+class Plain:
+    """The textbook way: the field at every sample, numpy, all voxels given by index."""
+
+    def __init__(self, settings: DatasetSettings, which: str, samples: int, voxels: NDArray[np.int64]) -> None:
+        field = settings.field(which)  # type: ignore[arg-type]
+        scale = langevin_parameter_per_tesla(SCAN.core_diameter_m, settings.particle)
+        self.static_2V = -scale * field.gradient_t_per_m * np.stack(voxel_centres(settings.grid))[:, voxels]
+        self.drive = scale * field.drive_t
+        self.tau_s = brownian_time_zero_field(SCAN.core_diameter_m, settings.particle)
+        self.times_s = np.arange(samples * (SCAN.nd + 1)) / (samples * SCAN.fx_hz)
+        self.k = [m_x * (SCAN.nd + 1) + m_y * SCAN.nd for m_x, m_y in settings.orders.pairs()]
+        self.scale = settings.particle.saturation_magnetisation_ka_per_m * 1e3
+
+    def field_and_equilibrium(self, time_s: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
+        phases = 2 * math.pi * np.stack([SCAN.fx_hz * time_s, SCAN.fy_hz * time_s])
+        xi = self.static_2V[:, :, None] + self.drive * np.cos(phases)[:, None]
+        size = np.sqrt((xi**2).sum(axis=0))
+        return size, (1 / np.tanh(size) - 1 / size) / size * xi
+
+    def coefficients(self, moment_CVT: NDArray[np.float64]) -> NDArray[np.complex128]:
+        spectrum = np.fft.rfft(moment_CVT, axis=-1)[..., self.k] / moment_CVT.shape[-1]
+        return self.scale * spectrum.swapaxes(1, 2)
+
+    def equilibrium(self) -> NDArray[np.complex128]:
+        """Voxel by voxel: sample, FFT."""
+        everything = self.static_2V
+        parts = []
+        for voxel in range(everything.shape[1]):
+            self.static_2V = everything[:, voxel : voxel + 1]
+            parts.append(self.coefficients(self.field_and_equilibrium(self.times_s)[1]))
+        self.static_2V = everything
+        return np.concatenate(parts, axis=-1)
+
+    def relaxation(self, steps: int) -> NDArray[np.float64]:
+        """The first `steps` exponential steps with the rate and equilibrium of the step's middle, shape (C, V)."""
+        moment = np.zeros_like(self.static_2V)
+        step_s = self.times_s[1]
+        for time_s in self.times_s[:steps] + step_s / 2:
+            size, equilibrium = self.field_and_equilibrium(np.asarray([time_s]))
+            decay = np.exp(-step_s / self.tau_s * np.sqrt(1 + 0.126 * size**1.72))[:, 0]
+            moment = equilibrium[..., 0] + decay * (moment - equilibrium[..., 0])
+        return moment
+
+
+def own_error(matrix: SystemMatrix, voxels: NDArray[np.int64], expected: NDArray[np.complex128]) -> float:
+    whole = np.abs(matrix.values_CKN).max(axis=-1)
+    return float((np.abs(matrix.values_CKN[..., voxels] - expected).max(axis=-1) / whole).max())
+
+
+@pytest.mark.parametrize(("which", "samples"), [("low", 96), ("high", 640)])
+def test_equilibrium_against_a_plain_fft(which: str, samples: int) -> None:
+    """A few voxels in the plain way, scaled to all; `samples` gives it an error near 1e-6."""
+    settings = paper("equilibrium")
+    few = np.arange(5, 1024, 93)
+    matrix = simulate(settings, SCAN, which)  # type: ignore[arg-type]
+    plain = Plain(settings, which, samples, few)
+    error = own_error(matrix, few, plain.equilibrium())
+    ours = seconds(lambda: simulate(settings, SCAN, which))  # type: ignore[arg-type]
+    theirs = seconds(plain.equilibrium) * 1024 / len(few)
+    print(f"\nequilibrium {which}: {ours:.2f} s; plain FFT with {samples} samples a period {theirs:.1f} s, "
+          f"difference {error:.0e} of own maximum; ratio {theirs / ours:.0f}")  # fmt: skip
+    assert error < 1e-5
+
+
+@pytest.mark.parametrize("which", FIELDS)
+def test_brownian_against_a_loop_over_time(which: str) -> None:
+    """Some steps in the plain way, scaled to two Lissajous periods (one of warm-up).
+
+    The loop's error, largest of any component's own maximum, is (24·2π/samples)²/24: 6e-3 at 384 samples a period and
+    6e-5 at 4096, where `simulate` stays below 1e-6.
+    """
+    settings = paper("brownian")
+    ours = seconds(lambda: simulate(settings, SCAN, which))  # type: ignore[arg-type]
+    for samples in (384, 4096):
+        plain = Plain(settings, which, samples, np.arange(1024))
+        steps = 2000
+        theirs = seconds(lambda p=plain, n=steps: p.relaxation(n), 1) / steps  # type: ignore[misc]
+        theirs *= samples * (SCAN.nd + 1) * 2
+        print(f"\nbrownian {which}: {ours:.2f} s; loop over time with {samples} samples a period {theirs:.0f} s; "
+              f"ratio {theirs / ours:.0f}")  # fmt: skip
+
+
+def test_cost_grows_with_voxels_and_lines() -> None:
+    print("\ngrid  N_d  seconds  ns per voxel and line")
+    for size, nd in ((16, 99), (32, 49), (32, 99), (32, 199), (64, 99)):
+        settings = paper("brownian", size)
+        scan = SCAN.model_copy(update={"nd": nd})
+        taken = seconds(lambda s=settings, c=scan: simulate(s, c, "low"), 1)  # type: ignore[misc]
+        print(f"{size:4}  {nd:3}  {taken:7.2f}  {taken / (size**2 * (nd + 1)) * 1e9:8.0f}")
