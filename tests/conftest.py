@@ -1,6 +1,5 @@
 """One thread for every test, and one tiny simulated dataset that several rooms share."""
 
-
 import pytest
 import torch
 

@@ -178,6 +178,12 @@ def test_records_come_every_so_many_steps_and_at_the_end(until: int, every: int,
     assert list(trainer.train(until, every)) == []
 
 
+def test_every_step_draws_anew() -> None:
+    trainer = Trainer(settings(learning_rate=1e-30), images())
+    losses = [record.loss for record in trainer.train(6, every=1)]
+    assert len({round(loss, 6) for loss in losses}) == 6
+
+
 def test_a_record_holds_the_mean_loss_since_the_last() -> None:
     single = [record.loss for record in Trainer(settings(), images()).train(6, every=1)]
     pairs = [record.loss for record in Trainer(settings(), images()).train(6, every=2)]

@@ -44,6 +44,15 @@ def test_unconstrained_sweeps_converge_to_the_tikhonov_solution(
     np.testing.assert_allclose(found, exact, atol=1e-6 * np.abs(exact).max())
 
 
+def test_one_sweep_solves_orthogonal_equations() -> None:
+    sm_KN = np.diag([1.0, 2.0, 5.0])
+    u_K = np.array([1.0, -4.0, 10.0])
+    found = kaczmarz(sm_KN, u_K, regularisation=0.3, sweeps=1, non_negative=False)
+    # λ = 0.3·(1 + 4 + 25)/3 = 3
+    np.testing.assert_allclose(found, [1 / (1 + 3), -8 / (4 + 3), 50 / (25 + 3)], rtol=1e-12)
+    assert kaczmarz(sm_KN, u_K, regularisation=0.3, sweeps=1)[1] == 0
+
+
 def test_the_unregularised_limit_is_the_consistent_solution_or_the_one_of_least_norm() -> None:
     sm_KN, c_N = problem(30, 20)
     found = kaczmarz(sm_KN, sm_KN @ c_N, regularisation=0.0, sweeps=300, non_negative=False)
