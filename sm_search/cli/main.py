@@ -71,18 +71,18 @@ def _add_work(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> None:
     which = p.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", metavar="FILE", help="dataset settings (YAML)")
     which.add_argument("--preset", metavar="NAME", help="demo, paper-54 or paper-90")
-    p.add_argument("--out", required=True, metavar="DIR", help="dataset folder")
+    p.add_argument("--out", required=True, metavar="DIR", help="dataset folder or s3:// URI")
     _add_ray(p)
 
     p = add("train", verbs.train, "Train one model without a search; run again to resume it.")
     p.add_argument("--config", metavar="FILE", help="training settings and schedule (YAML); defaults without it")
-    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder")
+    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument("--out", required=True, metavar="DIR", help="checkpoint folder")
     p.add_argument("--force", action="store_true", help="overwrite a finished checkpoint")
 
     p = add("sweep", verbs.sweep, "Run a study: search training settings and sampling schedule.")
     p.add_argument("--space", required=True, metavar="FILE", help="search space (YAML), see search_spaces/")
-    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder")
+    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument("--resume", action="store_true", help="continue the study after an interruption")
     p.add_argument("--storage", metavar="URI", help="folder or s3:// URI that every node reaches (default: under home)")
     p.add_argument("--dry-run", action="store_true", help="check everything and print what would run")
@@ -91,7 +91,7 @@ def _add_work(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> None:
 
     p = add("tune-schedule", verbs.tune_schedule, "Search the sampling schedule alone, on a finished model.")
     p.add_argument("--run", required=True, metavar="RUN_ID", help="MLflow run of a trial with a stored checkpoint")
-    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder")
+    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument("--space", metavar="FILE", help="space whose schedule part is searched (default: the study's own)")
     p.add_argument("--trials", type=int, default=40, metavar="N", help="schedules to try (default 40)")
     p.add_argument("--out", metavar="DIR", help="write a checkpoint with the best schedule here")
@@ -133,7 +133,7 @@ def _add_models(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> Non
     p.add_argument(
         "--model", required=True, metavar="URI", help="models:/NAME@champion, runs:/ID/checkpoint or a folder"
     )
-    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder")
+    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument("--split", default="test", metavar="NAME", help="split of the dataset (default test)")
     p.add_argument("--figure", metavar="FILE", help="write the comparison figure of the first scan (PNG)")
     p.add_argument("--force", action="store_true", help="overwrite the figure")

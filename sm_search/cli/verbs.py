@@ -27,8 +27,9 @@ def simulate(options: Namespace, output: Output) -> dict[str, Any]:
 
     with ray_session(options.ray_address):
         dataset = simulate_dataset(options.out, settings, progress)
-    output.result(f"{dataset.folder}: {len(dataset.manifest.files)} files, dataset hash {dataset.content_hash()[:12]}")
-    return {"data": str(dataset.folder), "files": len(dataset.manifest.files), "dataset_hash": dataset.content_hash()}
+    files, dataset_hash = len(dataset.manifest.files), dataset.content_hash()
+    output.result(f"{dataset.location}: {files} files, dataset hash {dataset_hash[:12]}")
+    return {"data": dataset.location, "files": files, "dataset_hash": dataset_hash}
 
 
 def train(options: Namespace, output: Output) -> dict[str, Any]:

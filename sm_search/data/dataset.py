@@ -1,6 +1,10 @@
-"""A dataset folder: `manifest.json` and, for each scan, `<scan-id>/low.mdf` and `<scan-id>/high.mdf`."""
+"""A dataset folder: `manifest.json` and, for each scan, `<scan-id>/low.mdf` and `<scan-id>/high.mdf`.
+
+It is on this machine, or on S3-compatible storage (`sm_search.data.storage`).
+"""
 
 import json
+import tempfile
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +19,7 @@ from sm_search.config.simulation import DatasetSettings, FieldName, Scan
 from sm_search.data.atomic import atomic_path, sha256
 from sm_search.data.mdf import write_mdf
 from sm_search.data.mdf_reading import read_mdf
+from sm_search.data.storage import WRONG_HASH, S3Folder, cache_folder, is_uri
 from sm_search.physics.system_matrix import SystemMatrix
 
 MANIFEST = "manifest.json"
@@ -43,11 +48,22 @@ class Pair:
 
 @dataclass
 class Dataset:
-    """An opened dataset folder; files are read when asked for."""
+    """An opened dataset folder; files are read when asked for.
+
+    Attributes:
+        folder: where the files are on this machine; those of a remote dataset come there when they are read.
+        remote: where the dataset itself is, unless that is `folder`.
+    """
 
     folder: Path
     manifest: Manifest
+    remote: S3Folder | None = None
     _verified: set[str] = field(default_factory=set)
+
+    @property
+    def location(self) -> str:
+        """What `open` takes: the folder, or the URI of a remote dataset."""
+        return self.remote.uri if self.remote else str(self.folder)
 
     @property
     def settings(self) -> DatasetSettings:
@@ -55,13 +71,13 @@ class Dataset:
 
     @staticmethod
     def create(folder: str | Path, settings: DatasetSettings) -> "Dataset":
-        """Open `folder` for writing: a new dataset, or an unfinished one of the same settings.
+        """Open `folder`, a path or an s3:// URI, for writing: a new dataset, or an unfinished one of the same settings.
 
         Raises:
             DataError: the folder holds a dataset of other settings, or cannot be written.
         """
-        folder = Path(folder)
-        if (folder / MANIFEST).exists():
+        remote = S3Folder(folder) if is_uri(folder) else None
+        if remote.exists(MANIFEST) if remote else (Path(folder) / MANIFEST).exists():
             dataset = Dataset.open(folder, complete=False)
             if dataset.manifest.settings_hash != settings.content_hash():
                 raise DataError(
@@ -69,26 +85,29 @@ class Dataset:
                     f"({dataset.manifest.settings_hash[:12]} ≠ {settings.content_hash()[:12]}); choose another folder"
                 )
             return dataset
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{folder}: cannot be created: {error.strerror}") from None
         created = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
         manifest = Manifest(created=created, settings=settings, settings_hash=settings.content_hash())
-        dataset = Dataset(folder, manifest)
+        dataset = Dataset(_local_folder(folder, remote, manifest), manifest, remote)
+        if remote is None:
+            try:
+                dataset.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DataError(f"{folder}: cannot be created: {error.strerror}") from None
         dataset._write_manifest()
         return dataset
 
     @staticmethod
     def open(folder: str | Path, *, complete: bool = True) -> "Dataset":
-        """Open an existing dataset.
+        """Open an existing dataset, a path or an s3:// URI.
 
         Raises:
             DataError: no manifest, a damaged one, or (if `complete`) unfinished files.
         """
-        path = Path(folder) / MANIFEST
+        remote = S3Folder(folder) if is_uri(folder) else None
+        path = f"{remote.uri}/{MANIFEST}" if remote else Path(folder) / MANIFEST
         try:
-            manifest = Manifest.model_validate_json(path.read_bytes())
+            content = remote.read(MANIFEST) if remote else Path(folder, MANIFEST).read_bytes()
+            manifest = Manifest.model_validate_json(content)
         except FileNotFoundError:
             raise DataError(f"{path}: does not exist; a dataset folder is made by `sm-search simulate`") from None
         except OSError as error:
@@ -98,7 +117,7 @@ class Dataset:
             raise DataError(f"{path}: {'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}") from None
         if manifest.settings.content_hash() != manifest.settings_hash:
             raise DataError(f"{path}: settings_hash: does not match the settings in the same file")
-        dataset = Dataset(Path(folder), manifest)
+        dataset = Dataset(_local_folder(folder, remote, manifest), manifest, remote)
         if complete:
             missing = [name for _, name in dataset.expected() if name not in manifest.files]
             if missing:
@@ -120,11 +139,16 @@ class Dataset:
         """Scans with a file that is missing or whose hash is wrong; reads every file."""
         found: dict[str, Scan] = {}
         for scan, name in self.expected():
-            path = self.folder / name
             known = self.manifest.files.get(name)
-            if known is None or not path.is_file() or sha256(path) != known:
+            if known is None or self._stored_sha256(name) != known:
                 found[scan.id] = scan
         return list(found.values())
+
+    def _stored_sha256(self, name: str) -> str | None:
+        if self.remote:
+            return self.remote.sha256(name)
+        path = self.folder / name
+        return sha256(path) if path.is_file() else None
 
     def record(self, hashes: dict[str, str]) -> None:
         """Note finished files in the manifest."""
@@ -136,7 +160,11 @@ class Dataset:
         return content_hash([self.manifest.settings_hash, self.manifest.files])
 
     def read(self, scan: Scan, which: FieldName) -> SystemMatrix:
-        """One system matrix, memory-mapped; its hash is checked at the first read.
+        """One system matrix, memory-mapped; see `file`."""
+        return read_mdf(self.file(scan, which))
+
+    def file(self, scan: Scan, which: FieldName) -> Path:
+        """One MDF file on this machine; its hash is checked at the first call, and a remote one is fetched once.
 
         Raises:
             DataError: the file is missing, damaged, or not the one that the manifest names.
@@ -144,12 +172,15 @@ class Dataset:
         name = file_name(scan, which)
         path = self.folder / name
         if name not in self.manifest.files:
-            raise DataError(f"{self.folder / MANIFEST}: files: does not name {name}")
+            raise DataError(f"{self.location}/{MANIFEST}: files: does not name {name}")
         if name not in self._verified:
-            if sha256(path) != self.manifest.files[name]:
-                raise DataError(f"{path}: its SHA-256 is not the one in {MANIFEST}; simulate again to repair it")
+            expected = self.manifest.files[name]
+            if self.remote:
+                self.remote.fetch(name, expected, path)
+            elif sha256(path) != expected:
+                raise DataError(f"{path}: {WRONG_HASH}")
             self._verified.add(name)
-        return read_mdf(path)
+        return path
 
     def pair(self, scan: Scan) -> Pair:
         return Pair(scan, self.read(scan, "low"), self.read(scan, "high"))
@@ -159,9 +190,17 @@ class Dataset:
         return (self.pair(scan) for scan in self.settings.scans(split))
 
     def _write_manifest(self) -> None:
-        text = json.dumps(self.manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
+        text = json.dumps(self.manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        if self.remote:
+            self.remote.write(MANIFEST, text.encode())
+            return
         with atomic_path(self.folder / MANIFEST) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _local_folder(folder: str | Path, remote: S3Folder | None, manifest: Manifest) -> Path:
+    """The folder itself, or the cache of a remote dataset, which a dataset made there later does not share."""
+    return cache_folder(remote.uri, manifest.settings_hash, manifest.created) if remote else Path(folder)
 
 
 def file_name(scan: Scan, which: FieldName) -> str:
@@ -169,12 +208,18 @@ def file_name(scan: Scan, which: FieldName) -> str:
 
 
 def write_scan(
-    folder: Path, settings: DatasetSettings, created: str, scan: Scan, which: FieldName, sm: SystemMatrix
+    folder: str | Path, settings: DatasetSettings, created: str, scan: Scan, which: FieldName, sm: SystemMatrix
 ) -> str:
     """Write one file of a dataset and return its SHA-256; identical settings give identical bytes."""
     name = file_name(scan, which)
+    if is_uri(folder):
+        remote = S3Folder(folder)
+        with tempfile.TemporaryDirectory() as local:
+            digest = write_scan(local, settings, created, scan, which, sm)
+            remote.write(name, Path(local, name).read_bytes())
+        return digest
     identity = uuid.uuid5(_UUID_SPACE, f"{settings.physics_hash()}/{name}")
-    path = folder / name
+    path = Path(folder, name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

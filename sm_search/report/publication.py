@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from sm_search.config.errors import TrackingError
-from sm_search.data.dataset import Dataset, file_name
+from sm_search.data.dataset import Dataset
 from sm_search.report.figures import comparison_figure, save_figure
 from sm_search.report.page import study_page
 from sm_search.synthesis import load_synthesiser, synthesise_file
@@ -33,7 +33,7 @@ def publish_study(store: Store, study: str, metric: str, dataset: Dataset) -> Pa
         for pair in dataset.pairs("validation"):
             target = folder / "synthesis" / pair.scan.id
             target.mkdir(parents=True)
-            source = dataset.folder / file_name(pair.scan, "low")
+            source = dataset.file(pair.scan, "low")
             made = synthesise_file(synthesiser, source, target / "high.mdf", model=f"runs:/{best.run_id}/checkpoint")
             figures.append(target / FIGURE_FILE)
             save_figure(comparison_figure(pair.high, pair.low, made, f"{pair.scan.id} (validation)"), figures[-1])

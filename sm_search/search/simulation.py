@@ -7,6 +7,7 @@ import ray
 
 from sm_search.config.simulation import DatasetSettings, FieldName, Scan
 from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
+from sm_search.data.storage import absolute
 
 IN_FLIGHT_PER_CPU = 2
 
@@ -25,7 +26,7 @@ def _simulate_file(folder: str, settings_json: str, created: str, scan_json: str
     settings = DatasetSettings.model_validate_json(settings_json)
     scan = Scan.model_validate_json(scan_json)
     sm = simulate(settings, scan, which)
-    return file_name(scan, which), write_scan(Path(folder), settings, created, scan, which, sm)
+    return file_name(scan, which), write_scan(folder, settings, created, scan, which, sm)
 
 
 def simulate_dataset(folder: str | Path, settings: DatasetSettings, progress: Progress | None = None) -> Dataset:
@@ -48,7 +49,7 @@ def simulate_dataset(folder: str | Path, settings: DatasetSettings, progress: Pr
         while todo or running:
             while todo and len(running) < limit:
                 scan, which = todo.pop(0)
-                arguments = (str(dataset.folder.absolute()), settings_ref, created, scan.model_dump_json(), which)
+                arguments = (absolute(dataset.location), settings_ref, created, scan.model_dump_json(), which)
                 running.append(_simulate_file.remote(*arguments))
             finished, running = ray.wait(running)
             for reference in finished:

@@ -76,7 +76,7 @@ def tune_model_schedule(
     run = get_run(store, run_id)
     checkpoint = load_checkpoint(download_model(store, f"runs:/{run_id}/checkpoint"))
     if checkpoint.info.dataset_hash != dataset.content_hash():
-        raise InputError(f"run {run_id}: was trained on another dataset than {dataset.folder}")
+        raise InputError(f"run {run_id}: was trained on another dataset than {dataset.location}")
     space = (
         load_space(space_file)
         if space_file

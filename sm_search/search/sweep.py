@@ -16,6 +16,7 @@ from ray.tune.schedulers import ASHAScheduler
 from sm_search.config.errors import InputError, SettingsError, SmSearchError
 from sm_search.data.atomic import atomic_path
 from sm_search.data.dataset import Dataset
+from sm_search.data.storage import absolute
 from sm_search.search.searcher import TruthfulOptunaSearch
 from sm_search.search.space import Space, parameter_names
 from sm_search.search.trial import SCHEDULES_FILE, STATE_FILE, TrialContext, run_trial
@@ -24,6 +25,8 @@ from sm_search.tracking.store import open_store
 
 EXPERIMENT = "tune"
 STUDY_FILE = "study.json"
+ERROR_FILE = "error.txt"
+ERROR_FILE = "error.txt"
 KEPT_CHECKPOINTS = 3
 """Checkpoints of the best trials that go to MLflow."""
 TRIAL_RETRIES = 3
@@ -99,7 +102,7 @@ def _tuner(
     announce: Announce,
     resume: bool,
 ) -> tune.Tuner:
-    context = TrialContext(space.model_dump_json(), str(dataset.folder.absolute()), dataset.content_hash())
+    context = TrialContext(space.model_dump_json(), absolute(dataset.location), dataset.content_hash())
     resources = {"cpu": space.resources.cpus, "gpu": space.resources.gpus}
     trainable = tune.with_resources(tune.with_parameters(run_trial, context=context), resources)
     place = f"{storage.rstrip('/')}/studies/{space.study}" if storage else str(folder)
@@ -190,6 +193,10 @@ class TrackingCallback(tune.Callback):
         ended = 1 + sum(other.is_finished() for other in trials if other is not trial)
         result = trial.last_result or {}
         value = result.get(self.space.metric)
+        if "error" in result:
+            self.log.log_text(trial.trial_id, f"{result['error']}\n", ERROR_FILE)
+        if "error" in result:
+            self.log.log_text(trial.trial_id, f"{result['error']}\n", ERROR_FILE)
         shown = result.get("error") or ("no result" if value is None else f"{self.space.metric} {value:.4g}")
         if self.announce is not None:
             self.announce(f"trial {ended}/{self.space.budget.trials} {trial.trial_id} {state}: {shown}")
