@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     output = Output(as_json=options.json)
     try:
-        result = options.run(options, output)
+        result = options.call(options, output)
     except InputError as error:
         output.error(str(error))
         return 2
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     def add(name: str, run: Verb, about: str) -> argparse.ArgumentParser:
         added = verb_parsers.add_parser(name, help=about, description=about, allow_abbrev=False)
         added.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-        added.set_defaults(run=run)
+        added.set_defaults(call=run)
         return added
 
     _add_work(add)
