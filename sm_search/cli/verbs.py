@@ -17,6 +17,7 @@ from sm_search.config.simulation import DatasetSettings, preset
 
 
 def simulate(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.dataset import Dataset
     from sm_search.search.session import ray_session
     from sm_search.search.simulation import simulate_dataset
 
@@ -25,6 +26,8 @@ def simulate(options: Namespace, output: Output) -> dict[str, Any]:
     def progress(done: int, total: int, name: str) -> None:
         output.progress(f"simulated {done}/{total} {name}")
 
+    # A place that cannot be used is told before Ray is started, which takes a while.
+    Dataset.create(options.out, settings)
     with ray_session(options.ray_address):
         dataset = simulate_dataset(options.out, settings, progress)
     files, dataset_hash = len(dataset.manifest.files), dataset.content_hash()
