@@ -152,8 +152,8 @@ def simulate(settings: DatasetSettings, scan: Scan, which: FieldName, *, samples
         voxels = computed[begin : begin + chunk]
         path = dataclasses.replace(whole, static_2V=static_2N[:, voxels])
         values_CKN[:, :, voxels] = transform(steady_state(path, kinetics, panels)).numpy()
-    values_CKN *= particle.saturation_magnetisation_ka_per_m * 1e3
     _fill_by_symmetry(values_CKN, orders, scan.nd, settings.grid)
+    values_CKN *= particle.saturation_magnetisation_ka_per_m * 1e3
     tracer = _tracer(settings, scan, panels)
     if samples is None:
         tracer["tolerance"] = _tolerance(values_CKN)
