@@ -1,10 +1,12 @@
 """What the user sees: results on stdout, progress on stderr."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sm_search.evaluation.comparison import Row
@@ -32,6 +34,23 @@ class Output:
 
     def progress(self, line: str) -> None:
         self.stderr.print(line, markup=False)
+
+    @contextmanager
+    def counted(self, what: str) -> Iterator[Callable[[int, int, str], None]]:
+        """Takes (done, total, name of what was done): a progress bar on a terminal, else a line each."""
+        if not self.stderr.is_terminal:
+            yield lambda done, total, name: self.progress(f"{what} {done}/{total} {name}")
+            return
+        with Progress(
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=self.stderr,
+        ) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
 
     def error(self, line: str) -> None:
         self.stderr.print(f"error: {' '.join(line.split())}", markup=False)
