@@ -18,17 +18,16 @@ from sm_search.config.simulation import DatasetSettings, preset
 
 def simulate(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.dataset import Dataset
-    from sm_search.search.session import ray_session
+    from sm_search.search.session import ray_session, require_cluster
     from sm_search.search.simulation import simulate_dataset
 
     settings = preset(options.preset) if options.preset else load_settings(options.config, DatasetSettings)
 
-    def progress(done: int, total: int, name: str) -> None:
-        output.progress(f"simulated {done}/{total} {name}")
-
-    # A place that cannot be used is told before Ray is started, which takes a while.
+    # What cannot be used is told before Ray is started, which takes a while.
+    if options.ray_address:
+        require_cluster(options.ray_address)
     Dataset.create(options.out, settings)
-    with ray_session(options.ray_address):
+    with ray_session(options.ray_address), output.counted("simulated") as progress:
         dataset = simulate_dataset(options.out, settings, progress)
     files, dataset_hash = len(dataset.manifest.files), dataset.content_hash()
     output.result(f"{dataset.location}: {files} files, dataset hash {dataset_hash[:12]}")
@@ -69,6 +68,8 @@ def sweep(options: Namespace, output: Output) -> dict[str, Any]:
     if options.dry_run:
         output.table("What would run", ("setting", "value"), [(key, str(value)) for key, value in plan.items()])
         return plan
+    # Before Ray is started, which takes a while.
+    search.check_study(space, dataset, options.home, options.resume)
     store = open_store(options.home, options.tracking_uri)
     with ray_session(options.ray_address):
         result = search.sweep(

@@ -1,12 +1,15 @@
-"""Ray Tune's OptunaSearch, made truthful about trials that were stopped early or diverged."""
+"""Ray Tune's OptunaSearch and ASHA, made truthful about trials that were stopped early, diverged, or were resumed."""
 
 import math
 import warnings
+from collections.abc import Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from sm_search.search.space import Space, Tree, parameter_names, suggest
@@ -26,6 +29,7 @@ class TruthfulOptunaSearch(OptunaSearch):
 
     def __init__(self, space: Space) -> None:
         self.full_budget = space.training_steps()
+        self.max_concurrent: int | None = None
         tree = space.outer_tree()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -39,6 +43,18 @@ class TruthfulOptunaSearch(OptunaSearch):
             sampler=sampler,
             points_to_evaluate=[dict(point) for point in space.first] if parameter_names(tree) else None,
         )
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        # Ray's own limiter forgets its running trials when a study is resumed, and then never tells how they ended.
+        self.max_concurrent = max_concurrent
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        running = len(self._ot_trials) - len(self._completed_trials)
+        if self.max_concurrent is not None and running >= self.max_concurrent:
+            return None
+        suggested: dict[str, Any] | None = super().suggest(trial_id)
+        return suggested
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         value = result.get(self.metric)
@@ -79,3 +95,25 @@ class TruthfulOptunaSearch(OptunaSearch):
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """All trials as Optuna knows them."""
         return self._ot_study.trials
+
+
+class RememberingASHA(ASHAScheduler):
+    """The stock class begins a resumed study with empty rungs, and lets bad trials pass until these are full again."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.stopped: dict[str, int] = {}
+
+    def remember(self, trial_id: str, results: Sequence[tuple[int, float]], *, stopped: bool) -> None:
+        """Enter what a trial reported before the study was resumed, as (training step, metric) in order."""
+        for step, value in results:
+            self._brackets[0].on_result(SimpleNamespace(trial_id=trial_id), step, value)
+        if stopped and results:
+            self.stopped[trial_id] = results[-1][0]
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """The decision; a trial that was stopped before, and that Tune's older snapshot revived, is stopped again."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        if result["training_step"] >= self.stopped.get(trial.trial_id, math.inf):
+            return TrialScheduler.STOP
+        return decision

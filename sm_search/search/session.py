@@ -2,6 +2,8 @@
 
 import logging
 import os
+import secrets
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +14,14 @@ QUIET = {
     "RAY_TQDM": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Seconds between Tune's snapshots of a study: what is younger than the last one is done again after a death.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "600",
     "RAY_DEDUP_LOGS": "1",
 }
+CONNECT_TIMEOUT_S = 5
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "passive",
@@ -48,6 +53,8 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
     if ray.is_initialized():
         yield
         return
+    if address is not None:
+        require_cluster(address)
     with _token_folder():
         try:
             ray.init(
@@ -58,24 +65,42 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
                 logging_level="ERROR",
                 runtime_env={"env_vars": WORKER_ENVIRONMENT},
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"--ray-address {address}: no Ray cluster answers: {' '.join(str(error).split())}"
-            ) from None
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            what = f"--ray-address {address}: no Ray cluster answers" if address else "Ray cannot be started here"
+            raise InputError(f"{what}: {' '.join(str(error).split())}") from None
         try:
             yield
         finally:
             ray.shutdown()
 
 
+def require_cluster(address: str) -> None:
+    """Ray tries for minutes to reach a machine where nothing listens; this finds out at once.
+
+    Raises:
+        InputError: nothing listens at `address`, or it is no address.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        if address not in ("auto", "local"):
+            raise InputError(f"--ray-address {address}: must be auto, HOST:PORT or ray://HOST:PORT")
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(f"--ray-address {address}: no Ray cluster answers: {error}") from None
+
+
 @contextmanager
 def _token_folder() -> Iterator[None]:
-    """Ray keeps a token under HOME; where HOME cannot be written, a temporary folder serves."""
-    if os.access(Path.home(), os.W_OK) or "RAY_AUTH_TOKEN_PATH" in os.environ:
+    """Ray writes a token under HOME; where HOME cannot be written, one of our own in a temporary folder serves."""
+    if os.access(Path.home(), os.W_OK) or any(name in os.environ for name in ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN")):
         yield
         return
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["RAY_AUTH_TOKEN_PATH"] = f"{folder}/token"
+        token = Path(folder, "token")
+        token.write_text(secrets.token_hex(32))
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
         try:
             yield
         finally:

@@ -251,7 +251,7 @@ def load_space(path: str | Path) -> Space:
     for index, point in enumerate(space.first):
         for name, value in point.items():
             if name not in parameters:
-                fault = f"not a searched parameter; there are {', '.join(sorted(parameters)) or 'none'}"
+                fault: str | None = f"not a searched parameter; there are {', '.join(sorted(parameters)) or 'none'}"
             else:
                 fault = parameters[name].fault(value)
             if fault:
@@ -275,10 +275,9 @@ def _parameters(tree: Tree, path: str = "") -> "dict[str, FloatRange | IntRange 
     if "one_of" in tree:
         branches = _branches(tree)
         found: dict[str, FloatRange | IntRange | Choice] = {path: Choice(choice=tuple(branches))}
-        below = branches.items()
     else:
-        found, below = {}, tree.items()
-    for key, value in below:
+        branches, found = dict(tree), {}
+    for key, value in branches.items():
         found |= _parameters(value, f"{path}.{key}" if path else str(key))
     return found
 

@@ -11,17 +11,17 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler
 
 from sm_search.config.errors import InputError, SettingsError, SmSearchError
 from sm_search.data.atomic import atomic_path
 from sm_search.data.dataset import Dataset
 from sm_search.data.storage import absolute
-from sm_search.search.searcher import TruthfulOptunaSearch
+from sm_search.search.searcher import RememberingASHA, TruthfulOptunaSearch
 from sm_search.search.space import Space, parameter_names
 from sm_search.search.trial import SCHEDULES_FILE, STATE_FILE, TrialContext, run_trial
+from sm_search.tracking.records import metric_history
 from sm_search.tracking.runs import StudyLog, TrialState
-from sm_search.tracking.store import open_store
+from sm_search.tracking.store import Store, open_store
 
 EXPERIMENT = "tune"
 STUDY_FILE = "study.json"
@@ -82,14 +82,18 @@ def sweep(
             is not the one it began with, or not one trial came to its end.
     """
     dataset = Dataset.open(data)
-    folder = home.absolute() / "studies" / space.study
-    _check_identity(folder, space, dataset, resume)
+    check_study(space, dataset, home, resume)
+    folder = _study_folder(home, space)
+    if not resume:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder / STUDY_FILE) as temporary:
+            temporary.write_text(json.dumps(_identity(space, dataset), indent=1) + "\n")
     store = open_store(home, tracking_uri)
     tags = {"dataset": dataset.settings.name, "dataset_hash": dataset.content_hash(), **environment_tags()}
     params = {"mode": space.mode, "seed": space.seed, "metric": space.metric, "budget": space.budget.model_dump()}
     log = StudyLog.open(store, space.study, tags=tags, params=params)
     log.log_text(None, json.dumps(space.model_dump(mode="json"), indent=1), "space.json")
-    results = _tuner(space, dataset, folder, storage, log, announce, resume).fit()
+    results = _tuner(space, dataset, folder, storage, store, log, announce, resume).fit()
     return _finish(space, results, log)
 
 
@@ -98,6 +102,7 @@ def _tuner(
     dataset: Dataset,
     folder: Path,
     storage: str | None,
+    store: Store,
     log: StudyLog,
     announce: Announce,
     resume: bool,
@@ -112,12 +117,16 @@ def _tuner(
         )
         # Ray restores the callback of the dead driver, which writes to nowhere.
         tuner._local_tuner._run_config.callbacks = [TrackingCallback(log, space, announce)]
+        scheduler = tuner._local_tuner._tune_config.scheduler
+        for trial_id, record in log.existing_trials().items():
+            results = metric_history(store, record.run_id, space.metric)
+            scheduler.remember(trial_id, results, stopped=record.state == "pruned")
         return tuner
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=TruthfulOptunaSearch(space),
-            scheduler=ASHAScheduler(
+            scheduler=RememberingASHA(
                 time_attr="training_step",
                 metric=space.metric,
                 mode="max",
@@ -132,12 +141,13 @@ def _tuner(
             trial_name_creator=_trial_id,
             trial_dirname_creator=_trial_id,
         ),
+        # All checkpoints of a trial are kept, one a rung: to delete the last but one would, for a moment, leave Tune's
+        # snapshot of the study with a checkpoint that is gone, and a death in that moment would cost the trial.
         run_config=tune.RunConfig(
             name=EXPERIMENT,
             storage_path=place,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             callbacks=[TrackingCallback(log, space, announce)],
         ),
     )
@@ -252,16 +262,17 @@ def _store_checkpoint(log: StudyLog, trial_id: str, checkpoint: tune.Checkpoint)
                 log.log_file(trial_id, file, "checkpoint")
 
 
-def _check_identity(folder: Path, space: Space, dataset: Dataset, resume: bool) -> None:
-    """A study is its space and its data; both are noted at its first start and compared at every other."""
+def check_study(space: Space, dataset: Dataset, home: Path, resume: bool) -> None:
+    """A study is its space and its data; both are noted at its first start and compared at every other.
+
+    Raises:
+        InputError: the study exists and `resume` is false, or it does not and `resume` is true, or it is another one.
+    """
+    folder = _study_folder(home, space)
     path = folder / STUDY_FILE
-    identity = {"space_hash": space.space_hash(), "dataset_hash": dataset.content_hash()}
     if not path.exists():
         if resume:
             raise InputError(f"study {space.study!r}: nothing to resume in {folder}")
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(identity, indent=1) + "\n")
         return
     if not resume:
         raise InputError(f"study {space.study!r}: exists in {folder}; use --resume, or another `study` name")
@@ -269,11 +280,19 @@ def _check_identity(folder: Path, space: Space, dataset: Dataset, resume: bool) 
         known = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise SmSearchError(f"{path}: cannot be read: {error}") from None
-    for key, value in identity.items():
+    for key, value in _identity(space, dataset).items():
         if known.get(key) != value:
             raise SettingsError(
                 f"study {space.study!r}: its {key} was {known.get(key)} and is {value}: not the same study"
             )
+
+
+def _study_folder(home: Path, space: Space) -> Path:
+    return home.absolute() / "studies" / space.study
+
+
+def _identity(space: Space, dataset: Dataset) -> dict[str, str]:
+    return {"space_hash": space.space_hash(), "dataset_hash": dataset.content_hash()}
 
 
 def _backbone(config: dict[str, Any]) -> str:

@@ -3,12 +3,14 @@
 import math
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
+from ray.tune.schedulers import TrialScheduler
 
-from sm_search.search.searcher import TruthfulOptunaSearch
+from sm_search.search.searcher import RememberingASHA, TruthfulOptunaSearch
 from sm_search.search.space import Space
 
 FIRST = ({"learning_rate": 2e-3, "p_uncond": 0.25}, {"learning_rate": 4e-3})
@@ -115,3 +117,43 @@ def test_a_saved_searcher_continues_with_the_same_suggestions(tmp_path: Path) ->
         assert copied.suggest(name) == wanted
     restored.on_trial_complete("running", result(1.0, 90))
     assert [trial.state.name for trial in restored.trials()].count("COMPLETE") == 9
+
+
+def test_a_concurrency_limit_holds_and_survives_a_restore(tmp_path: Path) -> None:
+    searcher = make_searcher()
+    assert searcher.set_max_concurrency(2)
+    assert [searcher.suggest(name) is None for name in ("a", "b", "c")] == [False, False, True]
+    searcher.save(str(tmp_path / "searcher"))
+    restored = make_searcher()
+    restored.set_max_concurrency(2)
+    restored.restore(str(tmp_path / "searcher"))
+    assert restored.suggest("c") is None
+    restored.on_trial_complete("a", result(30.0, 90))
+    assert restored.suggest("c") is not None
+    assert restored.suggest("d") is None
+
+
+def test_a_resumed_asha_judges_by_what_was_reported_before() -> None:
+    def make() -> RememberingASHA:
+        return RememberingASHA(
+            time_attr="training_step", metric="m", mode="max", max_t=90, grace_period=10, reduction_factor=3
+        )
+
+    def decision(scheduler: RememberingASHA, trial: Any, value: float, step: int) -> str:
+        return scheduler.on_trial_result(None, trial, {"m": value, "training_step": step})
+
+    trials = [SimpleNamespace(trial_id=name) for name in "abcd"]
+    lived, fresh, resumed = make(), make(), make()
+    for scheduler in (lived, fresh, resumed):
+        for trial in trials:
+            scheduler.on_trial_add(None, trial)
+    told = {"a": [(10, 5.0), (30, 6.0)], "b": [(10, 6.0)], "c": [(10, 7.0), (30, 9.0)]}
+    for trial in trials[:3]:
+        for step, value in told[trial.trial_id]:
+            decision(lived, trial, value, step)
+        resumed.remember(trial.trial_id, told[trial.trial_id], stopped=trial.trial_id == "a")
+    assert decision(lived, trials[3], 5.5, 10) == decision(resumed, trials[3], 5.5, 10) == TrialScheduler.STOP
+    assert decision(fresh, trials[3], 5.5, 10) == TrialScheduler.CONTINUE
+    assert decision(resumed, trials[0], 5.0, 10) == TrialScheduler.CONTINUE
+    assert decision(resumed, trials[0], 6.0, 30) == TrialScheduler.STOP
+    assert decision(lived, trials[1], 6.5, 30) == decision(resumed, trials[1], 6.5, 30) == TrialScheduler.STOP

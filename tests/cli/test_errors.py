@@ -1,0 +1,151 @@
+"""Bad usage and bad input: exit status 2, one line that names what is wrong, nothing half-written."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sm_search.data.dataset import Dataset, file_name
+
+
+@pytest.fixture
+def at(study: Any, tiny_dataset: Dataset, tmp_path: Path) -> dict[str, Any]:
+    """Places for the command lines below, by the names that they use in braces."""
+    scan = tiny_dataset.settings.scans("test")[0]
+    low = tiny_dataset.folder / file_name(scan, "low")
+    (tmp_path / "truncated.mdf").write_bytes(low.read_bytes()[:3000])
+    (tmp_path / "half.mdf").write_bytes(low.read_bytes()[: low.stat().st_size // 2])
+    (tmp_path / "text.mdf").write_text("not HDF5")
+    (tmp_path / "there").write_text("precious")
+    (tmp_path / "bad.yaml").write_text("name: x\ngrid:\n  siez: [12, 12]\nsplits: {}\n")
+    (tmp_path / "bad_run.yaml").write_text("training:\n  batch_siez: 3\n")
+    (tmp_path / "bad_space.yaml").write_text("training:\n  p_uncond: {float: [0.5, 0.1]}\n")
+    (tmp_path / "folder").mkdir()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    return {
+        "tmp": tmp_path,
+        "home": study.home,
+        "data": study.data,
+        "space": study.space,
+        "low": low,
+        "high": low.with_name("high.mdf"),
+        "port": port,
+        "zeros": "0" * 32,
+        "champion": "models:/sm-search@champion",
+    }
+
+
+SYNTHESIZE = "synthesize --home {home} --output {tmp}/out.mdf --model {champion} --input "
+EVALUATE = "evaluate --home {home} --data {data} --model "
+CASES = {
+    "wrong key in a dataset": ("simulate --config {tmp}/bad.yaml --out {tmp}/d", ["bad.yaml:3", "siez", "'size'"]),
+    "wrong key in a run": (
+        "train --config {tmp}/bad_run.yaml --data {data} --out {tmp}/o",
+        ["bad_run.yaml:2", "'batch_size'"],
+    ),
+    "wrong range in a space": (
+        "sweep --space {tmp}/bad_space.yaml --data {data} --home {tmp}/h",
+        ["bad_space.yaml:2", "low < high"],
+    ),
+    "no such config": ("simulate --config {tmp}/none.yaml --out {tmp}/d", ["none.yaml", "No such file"]),
+    "no such preset": ("simulate --preset papre --out {tmp}/d", ["papre", "paper-54"]),
+    "no such dataset": ("train --data {tmp}/none --out {tmp}/o", ["none/manifest.json", "does not exist"]),
+    "no such file to validate": ("validate {tmp}/none.mdf", ["none.mdf", "does not exist"]),
+    "no such condition": (SYNTHESIZE + "{tmp}/none.mdf", ["none.mdf"]),
+    "no such matrix": ("reconstruct --sm {tmp}/none.mdf --phantom dots", ["none.mdf"]),
+    "no such phantom": ("reconstruct --sm {high} --phantom cat", ["'cat'", "vessel"]),
+    "truncated condition": (SYNTHESIZE + "{tmp}/truncated.mdf", ["truncated.mdf"]),
+    "half a condition": (SYNTHESIZE + "{tmp}/half.mdf", ["half.mdf"]),
+    "condition that is no HDF5": (SYNTHESIZE + "{tmp}/text.mdf", ["text.mdf"]),
+    "truncated matrix": ("reconstruct --sm {tmp}/truncated.mdf --phantom dots", ["truncated.mdf"]),
+    "condition of another gradient": (SYNTHESIZE + "{high}", ["gradient_t_per_m", "trained for 0.1"]),
+    "output in no folder": (
+        "synthesize --home {home} --output {tmp}/none/out.mdf --model {champion} --input {low}",
+        ["none/out.mdf"],
+    ),
+    "output exists": (
+        "synthesize --home {home} --output {tmp}/there --model {champion} --input {low}",
+        ["there: exists", "--force"],
+    ),
+    "figure exists": (EVALUATE + "{champion} --figure {tmp}/there", ["there: exists", "--force"]),
+    "page exists": ("report --home {home} --study tiny-study --out {tmp}/there", ["there: exists", "--force"]),
+    "no such split": (EVALUATE + "{champion} --split tset", ["'tset'", "train, validation, test"]),
+    "no such alias": (EVALUATE + "models:/sm-search@nobody", ["nobody", "champion"]),
+    "no such model": (EVALUATE + "models:/nothing@champion", ["nothing"]),
+    "no such run": (EVALUATE + "runs:/{zeros}/checkpoint", ["{zeros}"]),
+    "URI of no kind": (EVALUATE + "model:/sm-search", ["'model:/sm-search'", "models:/NAME@ALIAS"]),
+    "folder that is no checkpoint": (EVALUATE + "{tmp}/folder", ["folder", "checkpoint.json"]),
+    "tracking URI of no kind": ("promote --study s --tracking-uri ftp://host", ["'ftp://host'", "must be http"]),
+    "server that is away": (
+        "promote --study s --tracking-uri http://127.0.0.1:{port}",
+        ["127.0.0.1:{port}", "refused"],
+    ),
+    "no such study": ("promote --home {home} --study nobody", ["'nobody'", "tiny-study"]),
+    "no such run to tune": ("tune-schedule --home {home} --data {data} --run {zeros}", ["{zeros}"]),
+    "no trials to tune": ("tune-schedule --home {home} --data {data} --run {zeros} --trials 0", ["--trials 0"]),
+    "nothing to resume": ("sweep --space {space} --data {data} --home {tmp}/h --resume", ["nothing to resume"]),
+    "study that exists": ("sweep --space {space} --data {data} --home {home}", ["exists", "--resume"]),
+    "cluster that is away": (
+        "simulate --preset demo --out {tmp}/d --ray-address 127.0.0.1:{port}",
+        ["--ray-address 127.0.0.1:{port}", "refused"],
+    ),
+    "cluster address of no kind": ("simulate --preset demo --out {tmp}/d --ray-address nowhere", ["HOST:PORT"]),
+    "demo with a database": ("demo --home {tmp}/h --tracking-uri sqlite:////x.db", ["--tracking-uri"]),
+}
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+@pytest.mark.parametrize(("line", "words"), CASES.values(), ids=list(CASES))
+def test_bad_input_is_one_line_and_status_2(
+    run: Callable[..., Any], at: dict[str, Any], champion: str, line: str, words: list[str], as_json: bool
+) -> None:
+    before = {path: path.read_bytes() for path in at["tmp"].rglob("*") if path.is_file()}
+    done = run(*(word.format(**at) for word in line.split(" ")), *(["--json"] if as_json else []))
+    assert done.status == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    for word in words:
+        assert word.format(**at) in done.stderr
+    assert {path: path.read_bytes() for path in at["tmp"].rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "sweeep",
+        "sweep",
+        "validate",
+        "simulate --out d",
+        "simulate --preset demo --config x --out d",
+        "synthesize --model m --input i --output o --seed one",
+        "promote --study s --stduy t",
+    ],
+)
+def test_bad_usage_is_status_2_with_the_usage(run: Callable[..., Any], line: str) -> None:
+    done = run(*line.split())
+    assert done.status == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("usage: sm-search")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unreadable_home_is_one_line(run: Callable[..., Any], at: dict[str, Any]) -> None:
+    done = run("promote", "--study", "s", "--home", at["tmp"] / "there")
+    assert done.status == 2
+    assert done.stderr.count("\n") == 1
+    assert "there" in done.stderr
+
+
+def test_a_process_says_an_error_in_one_line_and_no_more(command: Any, at: dict[str, Any]) -> None:
+    """As above, with whatever the libraries print when they are loaded or stopped."""
+    line = (SYNTHESIZE + "{tmp}/half.mdf --json").replace("{champion}", "models:/nothing@champion")
+    done = command(*(word.format(**at) for word in line.split()))
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
