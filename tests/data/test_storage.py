@@ -1,5 +1,6 @@
 """Datasets on S3, against a real S3 server on loopback: written by Ray, resumed, damaged, read by two at once."""
 
+import json
 import os
 import re
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,8 @@ from sm_search.data.dataset import FIELDS, MANIFEST, Dataset, file_name, write_s
 from sm_search.data.storage import S3Folder, absolute, is_uri
 from sm_search.search.session import ray_session
 from sm_search.search.simulation import simulate_dataset
+from sm_search.tracking.records import best_trials
+from sm_search.tracking.store import open_store
 from sm_search.training import training_images
 
 ENVIRONMENT = {
@@ -317,3 +321,42 @@ def test_a_path_is_no_uri_and_becomes_absolute(tmp_path: Path, monkeypatch: pyte
         assert not is_uri(path)
         assert Path(absolute(path)) == tmp_path / "data" / "demo"
     assert absolute("s3://bucket/data") == "s3://bucket/data"
+
+
+SPACE = """
+study: stored
+training:
+  steps: 4
+  batch_size: 8
+  backbone: {backbone: linear-basis, coefficients: 8, width: 16, blocks: 1}
+  learning_rate: {float: [1.0e-3, 3.0e-3]}
+schedule: {steps: {choice: [1, 2]}}
+budget: {trials: 2, first_rung: 2, reduction: 2, schedules: 2, images: 4}
+"""
+
+
+@pytest.mark.slow
+def test_every_verb_that_takes_a_dataset_takes_a_uri(stored: Dataset, server: Server, tmp_path: Path) -> None:
+    """The road of a cluster: the study's files are in the bucket too, and each dataset file is fetched once."""
+    (tmp_path / "space.yaml").write_text(SPACE)
+    (tmp_path / "run.yaml").write_text("training: {steps: 2, batch_size: 4, backbone: {backbone: linear-basis}}\n")
+    home, data = ["--home", str(tmp_path / "home")], ["--data", stored.location]
+    swept = command("sweep", "--space", tmp_path / "space.yaml", "--storage", "s3://bucket/ray", *data, *home)
+    assert [trial["state"] for trial in swept["trials"]].count("complete") >= 1
+    assert "studies/stored/tune/tuner.pkl" in server.keys("bucket/ray")
+    command("promote", "--study", "stored", *home)
+    rated = command("evaluate", "--model", "models:/sm-search@champion", *data, *home)
+    assert {row["method"] for row in rated["rows"]} >= {"copy", "nearest", "model"}
+    (champion,) = best_trials(open_store(tmp_path / "home"), "stored", swept["metric"])[:1]
+    tuned = command("tune-schedule", "--run", champion.run_id, "--trials", "2", *data, *home)
+    assert tuned["metrics"].keys() == {"val_psnr_db", "val_ssim"}
+    command("train", "--config", tmp_path / "run.yaml", "--out", tmp_path / "model", *data)
+    assert sorted(server.transfers(key(stored))) == sorted(name for _, name in stored.expected())
+
+
+def command(*arguments: str | Path) -> dict[str, Any]:
+    """The JSON object that a verb prints."""
+    line = [sys.executable, "-m", "sm_search", *map(str, arguments), "--json"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
