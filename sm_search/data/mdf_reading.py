@@ -24,12 +24,16 @@ _BLOCK_BYTES = 1 << 24
 _SettingsT = TypeVar("_SettingsT", bound=Settings)
 
 
-def read_mdf(path: str | Path) -> SystemMatrix:
+def read_mdf(path: str | Path, *, check_values: bool = True) -> SystemMatrix:
     """Read a calibration file: ours, or another's with one period per frame and a 2-D Lissajous drive (N_d, N_d+1).
 
     Values are taken as stored (no transfer function, conversion factor or background is applied); background frames
     are dropped. `framePermutation` documents how frames were reordered, it is not undone: stored frames are in grid
     order. The values of a plain file are a read-only memory map: copy what is to be changed.
+
+    Args:
+        check_values: read all values once to see that they are finite. Without, a plain file of any size opens at once,
+            and `values_CKN[c, k]` reads that component alone.
 
     Raises:
         DataError: one line naming the file, the field, the value and the rule.
@@ -39,6 +43,8 @@ def read_mdf(path: str | Path) -> SystemMatrix:
         grid = _grid(file)
         nd, fx_hz = _lissajous(file)
         values_CKN = _values(file, grid.voxels)
+        if check_values:
+            require_finite(file.path, values_CKN)
         orders = _mixing_orders(file, nd, values_CKN.shape[1])
         return SystemMatrix(values_CKN, orders, grid, _field(file), fx_hz, nd, _tracer(file))
 
@@ -119,7 +125,6 @@ def _values(file: Hdf5File, voxels: int) -> NDArray[np.complex128]:
     values_CKN = data_JCKN[0]
     leading = foreground[-1] == voxels - 1
     values_CKN = values_CKN[..., :voxels] if leading else values_CKN[..., foreground]
-    require_finite(file.path, values_CKN)
     return values_CKN.astype(np.complex128, copy=False)
 
 

@@ -1,0 +1,119 @@
+"""A simulation that loses workers or its driver to SIGKILL, or cannot write: the same bytes in the end, or one line."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from sm_search.config.errors import DataError
+from sm_search.config.simulation import DatasetSettings
+from sm_search.data.dataset import MANIFEST, Dataset, file_name
+from sm_search.search.session import ray_session
+from sm_search.search.simulation import simulate_dataset
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Iterator[None]:
+    with ray_session(cpus=2):
+        yield
+
+
+def begun(folder: Path, finished: Dataset) -> Path:
+    """A folder where the simulation of `finished` has begun: its manifest, and no file."""
+    folder.mkdir()
+    manifest = finished.manifest.model_copy(update={"files": {}})
+    (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
+    return folder
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The processes below `pid` and their command lines."""
+    parents, found, queue = {}, {}, [pid]
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parents.setdefault(int(fields[1]), []).append((int(entry.name), command))
+    while queue:
+        below = dict(parents.get(queue.pop(), []))
+        found |= below
+        queue += below
+    return found
+
+
+def test_a_killed_worker_is_replaced_and_the_files_are_the_same(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    killed: list[str] = []
+
+    def kill_workers(done: int, total: int, name: str) -> None:
+        if killed:
+            return
+        for pid, command in descendants(os.getpid()).items():
+            if command.startswith("ray::_simulate_file"):
+                killed.append(command)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    folder = begun(tmp_path / "data", tiny_dataset)
+    dataset = simulate_dataset(folder, tiny_dataset.settings, kill_workers)
+    assert killed
+    assert dataset.manifest.files == tiny_dataset.manifest.files
+    assert Dataset.open(folder).unfinished() == []
+
+
+DRIVER = """
+import sys
+from sm_search.data.dataset import Dataset
+from sm_search.search.session import ray_session
+from sm_search.search.simulation import simulate_dataset
+
+with ray_session(cpus=2):
+    settings = Dataset.open(sys.argv[1], complete=False).settings
+    simulate_dataset(sys.argv[1], settings, lambda done, total, name: print(done, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_resumes_to_the_same_files(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    folder = begun(tmp_path / "data", tiny_dataset)
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "1\n"
+    finally:
+        for pid in (driver.pid, *descendants(driver.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        driver.communicate()
+    left = Dataset.open(folder, complete=False)
+    missing = [name for _, name in left.expected() if name not in left.manifest.files]
+    assert missing
+    redone: list[str] = []
+    dataset = simulate_dataset(folder, left.settings, lambda done, total, name: redone.append(name))
+    assert set(missing) <= set(redone)
+    assert dataset.manifest.files == tiny_dataset.manifest.files
+    assert Dataset.open(folder).unfinished() == []
+
+
+def test_a_place_that_a_worker_cannot_write_is_named(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    folder = begun(tmp_path / "data", tiny_dataset)
+    scan = tiny_dataset.settings.scans("test")[0]
+    (folder / scan.id).write_text("a file where a folder belongs")
+    with pytest.raises(DataError) as caught:
+        simulate_dataset(folder, tiny_dataset.settings)
+    assert str(caught.value) == f"{folder / scan.id}: cannot be created: File exists"
+    assert file_name(scan, "low") not in Dataset.open(folder, complete=False).manifest.files
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_without_permission_is_named(tiny_settings: DatasetSettings, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o555)
+    with pytest.raises(DataError, match=f"^{folder}/manifest.json: cannot be written: Permission denied"):
+        Dataset.create(folder, tiny_settings)
