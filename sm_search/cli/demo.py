@@ -7,7 +7,6 @@ from typing import Any
 
 from sm_search.cli import verbs
 from sm_search.cli.output import Output
-from sm_search.search.space import SPACES
 
 TEST_SCAN = "d30nm-fx25kHz-nd99"
 
@@ -15,7 +14,8 @@ TEST_SCAN = "d30nm-fx25kHz-nd99"
 def run_demo(options: Namespace, output: Output) -> dict[str, Any]:
     """Simulate, sweep, promote, synthesise and evaluate; the last verb's result, with seconds per step."""
     from sm_search.search.session import ray_session
-    from sm_search.search.space import load_space
+    from sm_search.search.space import SPACES, load_space
+    from sm_search.search.sweep import STUDY_FILE
 
     home: Path = options.home
     home.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def run_demo(options: Namespace, output: Output) -> dict[str, Any]:
         seconds[title] = round(time.perf_counter() - begin, 1)
         return result
 
-    began = (home / "studies" / study).exists()
+    began = (home / "studies" / study / STUDY_FILE).exists()
     with ray_session(options.ray_address):
         step("simulate", verbs.simulate, preset="demo", config=None, out=str(data))
         arguments = {"space": space_file, "data": str(data), "storage": None, "dry_run": False}

@@ -1,9 +1,11 @@
 """The sweep: Ray Tune, Optuna and ASHA over the outer level, every result in MLflow, resumable after any death."""
 
+import fcntl
 import json
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +27,7 @@ from sm_search.tracking.store import Store, open_store
 
 EXPERIMENT = "tune"
 STUDY_FILE = "study.json"
+LOCK_FILE = "lock"
 ERROR_FILE = "error.txt"
 ERROR_FILE = "error.txt"
 KEPT_CHECKPOINTS = 3
@@ -79,16 +82,39 @@ def sweep(
 
     Raises:
         InputError: the study exists and `resume` is false, or it does not and `resume` is true, or its space or dataset
-            is not the one it began with, or not one trial came to its end.
+            is not the one it began with, or another process runs it, or not one trial came to its end.
     """
     dataset = Dataset.open(data)
     check_study(space, dataset, home, resume)
     folder = _study_folder(home, space)
-    if not resume:
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / STUDY_FILE) as temporary:
-            temporary.write_text(json.dumps(_identity(space, dataset), indent=1) + "\n")
-    store = open_store(home, tracking_uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_driver(folder, space.study):
+        if not resume:
+            with atomic_path(folder / STUDY_FILE) as temporary:
+                temporary.write_text(json.dumps(_identity(space, dataset), indent=1) + "\n")
+        return _drive(space, dataset, folder, open_store(home, tracking_uri), storage, resume, announce)
+
+
+@contextmanager
+def _only_driver(folder: Path, study: str) -> Iterator[None]:
+    """One process at a time drives a study; the lock ends with the process, however that ends."""
+    with (folder / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"study {study!r}: is being run by another process, which holds {file.name}") from None
+        yield
+
+
+def _drive(
+    space: Space,
+    dataset: Dataset,
+    folder: Path,
+    store: Store,
+    storage: str | None,
+    resume: bool,
+    announce: Announce,
+) -> SweepResult:
     tags = {"dataset": dataset.settings.name, "dataset_hash": dataset.content_hash(), **environment_tags()}
     params = {"mode": space.mode, "seed": space.seed, "metric": space.metric, "budget": space.budget.model_dump()}
     log = StudyLog.open(store, space.study, tags=tags, params=params)
@@ -283,7 +309,8 @@ def check_study(space: Space, dataset: Dataset, home: Path, resume: bool) -> Non
     for key, value in _identity(space, dataset).items():
         if known.get(key) != value:
             raise SettingsError(
-                f"study {space.study!r}: its {key} was {known.get(key)} and is {value}: not the same study"
+                f"study {space.study!r}: its {key} was {str(known.get(key))[:12]} and is {value[:12]}: "
+                "not the same study; take another `study` name or another --home"
             )
 
 
