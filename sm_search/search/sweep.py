@@ -29,7 +29,6 @@ EXPERIMENT = "tune"
 STUDY_FILE = "study.json"
 LOCK_FILE = "lock"
 ERROR_FILE = "error.txt"
-ERROR_FILE = "error.txt"
 KEPT_CHECKPOINTS = 3
 """Checkpoints of the best trials that go to MLflow."""
 TRIAL_RETRIES = 3
@@ -229,8 +228,6 @@ class TrackingCallback(tune.Callback):
         ended = 1 + sum(other.is_finished() for other in trials if other is not trial)
         result = trial.last_result or {}
         value = result.get(self.space.metric)
-        if "error" in result:
-            self.log.log_text(trial.trial_id, f"{result['error']}\n", ERROR_FILE)
         if "error" in result:
             self.log.log_text(trial.trial_id, f"{result['error']}\n", ERROR_FILE)
         shown = result.get("error") or ("no result" if value is None else f"{self.space.metric} {value:.4g}")
