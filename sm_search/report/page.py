@@ -24,6 +24,7 @@ pre { background: #f6f8fa; padding: .7rem; overflow-x: auto; }
 """
 QUALITY_COLUMNS = ("val_psnr_db", "val_ssim", "training_step")
 COST_COLUMNS = ("training_seconds", "validation_seconds", "images_per_second")
+MAX_LEGEND = 12
 LOG_AXIS_RATIO = 10.0
 """Largest over smallest value from which a parameter's axis is logarithmic."""
 
@@ -66,7 +67,8 @@ def _trial_table(trials: Sequence[RunRecord], best: RunRecord, metric: str) -> s
     )
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", "state", *quality, *params, *cost))
     rows = []
-    for trial in sorted(trials, key=lambda trial: -trial.metrics.get(metric, -1e9)):
+    # The values of trials that were stopped early are of another budget, and stand below.
+    for trial in sorted(trials, key=lambda trial: (trial.state != "complete", -trial.metrics.get(metric, -1e9))):
         cells = [trial.trial_id or "", trial.state or trial.status.lower()]
         cells += [_number(trial.metrics.get(name)) for name in quality]
         cells += [_number(trial.params.get(name)) for name in params]
@@ -109,7 +111,8 @@ def _rungs(store: Store, trials: Sequence[RunRecord], metric: str) -> go.Figure:
         figure.add_scatter(
             x=[step for step, _ in points], y=[value for _, value in points], mode="lines+markers", name=trial.trial_id
         )
-    return figure.update_layout(xaxis_title="training step", yaxis_title=metric)
+    shown = len(trials) <= MAX_LEGEND
+    return figure.update_layout(xaxis_title="training step", yaxis_title=metric, showlegend=shown)
 
 
 def _parallel(trials: Sequence[RunRecord], metric: str) -> go.Figure:

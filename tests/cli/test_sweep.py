@@ -1,7 +1,6 @@
 """The main job: a sweep as a user starts it, what it leaves in MLflow, and that no death of it loses anything."""
 
 import base64
-import re
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +120,9 @@ def test_synthesised_matrices_figure_and_page_are_artifacts(study: Any, store: S
     assert best.trial_id in page
 
 
-def test_a_study_that_exists_is_not_started_again(study: Any, command: Any) -> None:
-    done = command("sweep", "--space", study.space, "--data", study.data, "--home", study.home)
-    assert done.status == 2
-    assert re.fullmatch(r"error: study 'tiny-study': exists in .*; use --resume.*\n", done.stderr)
-    assert done.stdout == ""
-
-
-def test_a_killed_sweep_is_continued_and_loses_nothing(command: Any, tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_a_killed_sweep_is_continued_and_loses_nothing(
+    run: Any, command: Any, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
     space, home = tmp_path / "space.yaml", tmp_path / "home"
     space.write_text(SLOW_SPACE)
     arguments = ("sweep", "--space", space, "--data", tiny_dataset.folder, "--home", home)
@@ -144,7 +138,7 @@ def test_a_killed_sweep_is_continued_and_loses_nothing(command: Any, tiny_datase
 
     other = tmp_path / "other.yaml"
     other.write_text(SLOW_SPACE.replace("seed: 2", "seed: 3"))
-    refused = command("sweep", "--space", other, *arguments[3:], "--resume")
+    refused = run("sweep", "--space", other, *arguments[3:], "--resume")
     assert refused.status == 2
     assert refused.stderr.startswith("error: study 'mortal': its space_hash was ")
     assert refused.stderr.count("\n") == 1
