@@ -1,4 +1,7 @@
-"""One thread for every test, and one tiny simulated dataset that several rooms share."""
+"""One thread and one Ray token for every test, and one tiny simulated dataset that several rooms share."""
+
+import secrets
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,6 +11,16 @@ from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
 from sm_search.physics.system_matrix import simulate
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ray_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A token outside HOME. One for the whole run: Ray reads it once in a process, and keeps it for later sessions."""
+    token = tmp_path_factory.mktemp("ray") / "token"
+    token.write_text(secrets.token_hex(32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+        yield
 
 
 @pytest.fixture(scope="session")

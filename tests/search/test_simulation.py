@@ -1,5 +1,8 @@
 """A dataset simulated on a real Ray session, and repaired there."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +18,9 @@ from sm_search.search.simulation import simulate_dataset
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        # Where HOME cannot be written the session brings a token of its own.
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("ray") / "none"))
-        patch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
-        with ray_session(cpus=2):
-            yield
+def session() -> Iterator[None]:
+    with ray_session(cpus=2):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +81,14 @@ def test_what_a_task_cannot_write_is_the_users_error(
         simulate_dataset(dataset.folder, tiny_settings)
 
 
-def test_no_token_is_left_under_home(session: None, simulated: Dataset) -> None:
-    assert not Path.home().exists()
+def test_where_home_cannot_be_written_the_session_brings_a_token(tmp_path: Path) -> None:
+    home = tmp_path / "none"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    code = "from sm_search.search.session import ray_session\nwith ray_session(cpus=1): print('open')"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**environment, "HOME": str(home)}, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "open\n"), done.stderr
+    assert not home.exists()
 
 
 def test_an_open_session_is_used_and_left_open(session: None, simulated: Dataset) -> None:
