@@ -1,0 +1,42 @@
+"""What the README shows is accepted: its search space loads, its commands parse, its make targets exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sm_search.cli.main import build_parser
+from sm_search.search.space import load_space, parameter_names
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(
+    r"sm-search ((?:simulate|sweep|promote|evaluate|synthesize) --[^'\n]*)", README.replace("\\\n", " ")
+)
+
+
+def test_the_search_space_loads(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    path = tmp_path / "space.yaml"
+    path.write_text(block, encoding="utf-8")
+    space = load_space(path)
+    assert space.study == "my-study"
+    assert {"learning_rate", "p_uncond", "backbone"} <= set(parameter_names(space.outer_tree()))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_parse(command: str) -> None:
+    options = build_parser().parse_args(shlex.split(command))
+    for name in ("space", "config"):
+        file = getattr(options, name, None)
+        assert file is None or (ROOT / file).is_file(), f"{file} is not in the checkout"
+
+
+def test_commands_were_found() -> None:
+    assert {command.split()[0] for command in COMMANDS} == {"simulate", "sweep", "promote", "evaluate", "synthesize"}
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`?make ([a-z-]+)", README)) <= targets
