@@ -23,6 +23,8 @@ from sm_search.diffusion.denoiser import Denoiser, build_denoiser
 from sm_search.diffusion.gain import GainModel
 from sm_search.diffusion.noise_schedule import alpha_bars, diffuse, training_target
 
+STATE_FILE = "training_state.safetensors"
+"""Name of the file in which a run keeps `Trainer.state`."""
 WARM_UP_SHARE = 0.05
 CLIP_NORM = 1.0
 EMA_WARM_UP = 10.0

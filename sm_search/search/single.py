@@ -19,9 +19,8 @@ from sm_search.tracking.records import get_run, read_study_text
 from sm_search.tracking.registry import download_model
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store
-from sm_search.training import Trainer, make_checkpoint, training_images
+from sm_search.training import STATE_FILE, Trainer, make_checkpoint, training_images
 
-STATE_FILE = "training_state.safetensors"
 RUN_FILE = "run.json"
 SAVES = 20
 """Times that a run saves its state."""

@@ -22,9 +22,8 @@ from sm_search.diffusion.gain import GainModel
 from sm_search.search.schedule_search import base_schedule, search_schedule
 from sm_search.search.space import Recorded, Space, schedule_settings, suggest, training_settings
 from sm_search.search.validation import Validation
-from sm_search.training import Trainer, TrainingImages, make_checkpoint, training_images
+from sm_search.training import STATE_FILE, Trainer, TrainingImages, make_checkpoint, training_images
 
-STATE_FILE = "training_state.safetensors"
 SCHEDULES_FILE = "schedules.json"
 RECORD_EVERY = 100
 
@@ -39,11 +38,13 @@ class TrialContext:
 
 
 @lru_cache(maxsize=1)
-def _loaded(data: str, dataset_hash: str, channels: tuple[int, ...]) -> tuple[TrainingImages, GainModel, Validation]:
-    """The images of a dataset, kept by the worker from one trial to the next."""
+def _loaded(
+    data: str, dataset_hash: str, channels: tuple[int, ...]
+) -> tuple[Dataset, TrainingImages, GainModel, Validation]:
+    """A dataset and its images, kept by the worker from one trial to the next."""
     dataset = Dataset.open(data)
     images, gain = training_images(dataset, "train", channels)
-    return images, gain, Validation.of(dataset)
+    return dataset, images, gain, Validation.of(dataset)
 
 
 def run_trial(config: Mapping[str, Any], context: TrialContext) -> None:
@@ -64,13 +65,12 @@ def _run(config: Mapping[str, Any], context: TrialContext) -> None:
     torch.set_num_threads(space.resources.threads)
     device = "cuda" if space.resources.gpus and torch.cuda.is_available() else "cpu"
     settings = training_settings(space, config)
-    images, gain, validation = _loaded(context.data, context.dataset_hash, settings.receive_channels)
+    dataset, images, gain, validation = _loaded(context.data, context.dataset_hash, settings.receive_channels)
     trainer = Trainer(settings, images, device)
     checkpoint = tune.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
             trainer.restore(load_file(f"{folder}/{STATE_FILE}"))
-    dataset = Dataset.open(context.data)
     for until in space.rungs():
         if trainer.step >= until:
             continue
