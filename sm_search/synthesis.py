@@ -78,8 +78,8 @@ class Synthesiser:
             raise DataError(f"the condition's grid is {_grid(low.grid)}; the model was trained for {_grid(info.grid)}")
         for name in ("gradient_t_per_m", "drive_mt"):
             given, trained = getattr(low.field, name), getattr(info.low, name)
-            if not np.isclose(given, trained, rtol=1e-6):
-                raise DataError(f"the condition's {name} is {given:g}; the model was trained for {trained:g}")
+            if not np.allclose(given, trained, rtol=1e-6):
+                raise DataError(f"the condition's {name} is {given}; the model was trained for {trained}")
         if low.mixing_orders != info.orders:
             unknown = sorted(set(low.mixing_orders) ^ set(info.orders))
             raise DataError(

@@ -115,7 +115,7 @@ def test_a_condition_that_the_model_was_not_trained_for_is_refused(checkpoint: C
         "gradient_t_per_m is 0.2; the model was trained for 0.1": {
             "field": FieldSettings(gradient_t_per_m=0.2, drive_mt=2.0)
         },
-        "drive_mt is 3; the model was trained for 2": {"field": FieldSettings(gradient_t_per_m=0.1, drive_mt=3.0)},
+        "drive_mt is 3.0; the model was trained for 2.0": {"field": FieldSettings(gradient_t_per_m=0.1, drive_mt=3.0)},
         "has 7 mixing orders, the model was trained for 8; first that only one has: \\(0, 1\\)": {
             "mixing_orders": low.mixing_orders[1:],
             "values_CKN": low.values_CKN[:, 1:],

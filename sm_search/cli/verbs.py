@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sm_search.cli.output import Output, quality_objects
+from sm_search.config.dataset import DatasetSettings, preset
 from sm_search.config.errors import DataError, InputError, SettingsError
 from sm_search.config.loading import load_settings
 from sm_search.config.run import RunSettings
-from sm_search.config.simulation import DatasetSettings, preset
 
 
 def simulate(options: Namespace, output: Output) -> dict[str, Any]:

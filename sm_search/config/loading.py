@@ -145,8 +145,7 @@ def _typed_location(location: Location, tree: Any) -> Location:
     """`location` without the tags that pydantic adds for the chosen member of a union: nobody typed them as keys."""
     typed: list[str | int] = []
     for position, part in enumerate(location):
-        is_tag = isinstance(tree, dict) and part not in tree and part in tree.values()
-        if is_tag and position < len(location) - 1:
+        if isinstance(tree, dict) and part not in tree and position < len(location) - 1:
             continue
         typed.append(part)
         inside = isinstance(tree, dict) and part in tree

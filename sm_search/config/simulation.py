@@ -1,25 +1,20 @@
-"""What is simulated: grid, particle, fields, mixing orders, and the scans of a dataset with their splits.
+"""What is simulated in one file: grid, particle, fields, mixing orders, receive chain, and the scan.
 
 Values carry the unit that a person types in their name; the `…_m`, `…_t` properties are SI.
 """
 
 import itertools
-import math
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sm_search.config.base import Settings, content_hash
-from sm_search.config.errors import SettingsError
-from sm_search.config.loading import load_settings
-
-PRESETS = Path(__file__).parent / "presets"
-MAX_SCANS = 100_000
+from sm_search.config.base import Settings
 
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+SizeSpread = Annotated[float, Field(ge=0, le=0.5)]
 TrajectoryNumber = Annotated[int, Field(ge=2, le=100_000)]
-Magnetisation = Literal["equilibrium", "debye", "brownian"]
+Magnetisation = Literal["equilibrium", "debye", "brownian", "neel-brown"]
 FieldName = Literal["low", "high"]
 
 
@@ -39,23 +34,91 @@ class Grid(Settings):
 
 
 class Particle(Settings):
-    """The tracer but for its core diameter, which belongs to the scan."""
+    """The tracer but for its core diameter, which belongs to the scan.
+
+    Attributes:
+        size_spread: standard deviation of ln(core diameter) of a log-normal number distribution whose median is the
+            scan's core diameter; 0 is monodisperse.
+        anisotropy_kj_per_m3: K, uniaxial, for Néel relaxation (`neel-brown`).
+        damping: α of the Landau–Lifshitz–Gilbert equation, for Néel relaxation.
+    """
 
     saturation_magnetisation_ka_per_m: Positive = 474.0
     temperature_k: Positive = 293.0
     viscosity_mpa_s: Positive = 1.0
-    shell_thickness_nm: Annotated[float, Field(ge=0)] = 5.0
+    shell_thickness_nm: NotNegative = 5.0
+    size_spread: SizeSpread = 0.0
+    anisotropy_kj_per_m3: Positive = 11.0
+    damping: Positive = 0.1
 
 
 class FieldSettings(Settings):
-    """Selection-field gradient (T/m, along x and y; 2G along z) and drive amplitude (mT, both channels)."""
+    """Selection-field gradient (T/m) and drive amplitude (mT): one number for x and y, or a pair (x, y).
 
-    gradient_t_per_m: Positive
-    drive_mt: Positive
+    The field is trace-free: along z the gradient is the negative sum of those along x and y.
+    """
+
+    gradient_t_per_m: Positive | tuple[Positive, Positive]
+    drive_mt: Positive | tuple[Positive, Positive]
 
     @property
-    def drive_t(self) -> float:
-        return self.drive_mt * 1e-3
+    def gradients_t_per_m(self) -> tuple[float, float]:
+        """Along x and y."""
+        return _pair(self.gradient_t_per_m)
+
+    @property
+    def drives_t(self) -> tuple[float, float]:
+        """Amplitudes of the x and the y channel."""
+        x, y = _pair(self.drive_mt)
+        return x * 1e-3, y * 1e-3
+
+    @property
+    def reach_mm(self) -> tuple[float, float]:
+        """A/G along x and y: how far from the centre the field-free point gets."""
+        (drive_x, drive_y), (gradient_x, gradient_y) = _pair(self.drive_mt), self.gradients_t_per_m
+        return drive_x / gradient_x, drive_y / gradient_y
+
+
+def _pair(value: float | tuple[float, float]) -> tuple[float, float]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+class ReceiveSettings(Settings):
+    """From the magnetisation to what is stored.
+
+    The voltage of a coil is u_k = −iω_k·μ0·p·V·c_k with c_k the magnetisation of the core material (A/m); where the
+    magnetisation is stored, the noise of the voltage is carried over by the same factor.
+
+    Attributes:
+        signal: what a file holds: the `magnetisation` of the core material in A/m, or the induced `voltage` in V.
+        coil_sensitivity_per_m: p in 1/m, the field of a unit current, the same for both channels.
+        core_volume_nl: V, the volume of magnetic core material in the point sample.
+        low_pass_khz, high_pass_khz: −3 dB corners of the receiver's first-order filters (`voltage` only); none without.
+        noise_nv: standard deviation of the complex white noise on each voltage coefficient of one repetition.
+        averages: repetitions of each frame that were averaged; they divide the noise by their root.
+        background_frames: frames without sample, stored behind the others; the noise of a file's `snr` is theirs.
+        seed: of the noise.
+    """
+
+    signal: Literal["magnetisation", "voltage"] = "magnetisation"
+    coil_sensitivity_per_m: Positive = 50.0
+    core_volume_nl: Positive = 3.0
+    low_pass_khz: Positive | None = None
+    high_pass_khz: Positive | None = None
+    noise_nv: NotNegative = 0.0
+    averages: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    background_frames: Annotated[int, Field(ge=0, le=100_000)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ReceiveSettings":
+        if self.background_frames == 1:
+            raise ValueError("background_frames is 1: a deviation needs at least 2 (or 0 for none)")
+        if self.signal == "magnetisation" and (self.low_pass_khz or self.high_pass_khz):
+            raise ValueError("low_pass_khz and high_pass_khz act on the voltage: set signal: voltage")
+        if self.low_pass_khz and self.high_pass_khz and self.high_pass_khz >= self.low_pass_khz:
+            raise ValueError(f"high_pass_khz {self.high_pass_khz:g} must be below low_pass_khz {self.low_pass_khz:g}")
+        return self
 
 
 class MixingOrders(Settings):
@@ -77,11 +140,19 @@ class MixingOrders(Settings):
 
 
 class Scan(Settings):
-    """One particle in one Lissajous trajectory."""
+    """One particle in one Lissajous trajectory.
+
+    Attributes:
+        shell_thickness_nm, size_spread, noise_nv: of this scan, where it differs from the dataset's particle and
+            receive chain.
+    """
 
     core_diameter_nm: Positive
     fx_khz: Positive
     nd: TrajectoryNumber
+    shell_thickness_nm: NotNegative | None = None
+    size_spread: SizeSpread | None = None
+    noise_nv: NotNegative | None = None
 
     @property
     def core_diameter_m(self) -> float:
@@ -103,100 +174,10 @@ class Scan(Settings):
 
     @property
     def id(self) -> str:
-        return f"d{self.core_diameter_nm:.10g}nm-fx{self.fx_khz:.10g}kHz-nd{self.nd}"
-
-
-class Design(Settings):
-    """All combinations of the listed values."""
-
-    core_diameter_nm: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    fx_khz: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    nd: Annotated[tuple[TrajectoryNumber, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _bounded(self) -> "Design":
-        count = len(self.core_diameter_nm) * len(self.fx_khz) * len(self.nd)
-        if count > MAX_SCANS:
-            raise ValueError(f"{count} combinations; a design may have {MAX_SCANS}")
-        return self
-
-    def scans(self) -> tuple[Scan, ...]:
-        combinations = itertools.product(self.core_diameter_nm, self.fx_khz, self.nd)
-        return tuple(Scan(core_diameter_nm=d, fx_khz=f, nd=n) for d, f, n in combinations)
-
-
-class DatasetSettings(Settings):
-    """A dataset: common physics, the low and the high field, and the scans of each split.
-
-    Attributes:
-        splits: split name to designs. `train`, `validation` and `test` are required; any other name is a further
-            test split. No scan may be in two splits.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    magnetisation: Magnetisation = "brownian"
-    grid: Grid = Grid()
-    particle: Particle = Particle()
-    orders: MixingOrders = MixingOrders()
-    low: FieldSettings = FieldSettings(gradient_t_per_m=0.1, drive_mt=2.0)
-    high: FieldSettings = FieldSettings(gradient_t_per_m=1.0, drive_mt=20.0)
-    splits: dict[str, tuple[Design, ...]]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "DatasetSettings":
-        for required in ("train", "validation", "test"):
-            if not self.splits.get(required):
-                raise ValueError(f"splits: needs a non-empty {required!r} (has: {', '.join(self.splits) or 'none'})")
-        owner: dict[str, str] = {}
-        for split in self.splits:
-            for scan in self.scans(split):
-                other = owner.get(scan.id)
-                if other is not None:
-                    where = f"twice in {split!r}" if other == split else f"in {other!r} and in {split!r}: a leak"
-                    raise ValueError(f"splits: scan {scan.id} is {where}")
-                owner[scan.id] = split
-                if scan.nd < max(self.orders.max_x, self.orders.max_y) * 2:
-                    raise ValueError(
-                        f"splits: scan {scan.id}: nd must be at least twice the largest mixing order "
-                        f"({max(self.orders.max_x, self.orders.max_y)}), or components share a frequency"
-                    )
-        low, high = self.low, self.high
-        if not math.isclose(low.drive_mt / low.gradient_t_per_m, high.drive_mt / high.gradient_t_per_m, rel_tol=1e-9):
-            raise ValueError(
-                "low and high: drive_mt / gradient_t_per_m must agree, so that both cover one field of view "
-                f"(low: {low.drive_mt / low.gradient_t_per_m:g} mm, high: {high.drive_mt / high.gradient_t_per_m:g} mm)"
-            )
-        return self
-
-    def scans(self, split: str) -> tuple[Scan, ...]:
-        """The scans of one split, in the order of its designs.
-
-        Raises:
-            SettingsError: no such split.
-        """
-        if split not in self.splits:
-            raise SettingsError(f"dataset {self.name!r}: no split {split!r}; it has {', '.join(self.splits)}")
-        return tuple(scan for design in self.splits[split] for scan in design.scans())
-
-    def field(self, which: FieldName) -> FieldSettings:
-        return self.low if which == "low" else self.high
-
-    def physics_hash(self) -> str:
-        """Hash of all that changes the numbers of a simulated file, the scan itself excepted."""
-        values = self.model_dump(mode="json", exclude={"name", "splits"})
-        return content_hash(values)
-
-
-def preset_names() -> tuple[str, ...]:
-    return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
-
-
-def preset(name: str) -> DatasetSettings:
-    """A dataset that ships with the package: `paper-54`, `paper-90` or `demo`.
-
-    Raises:
-        SettingsError: no such preset.
-    """
-    if name not in preset_names():
-        raise SettingsError(f"preset {name!r}: does not exist; there are {', '.join(preset_names())}")
-    return load_settings(PRESETS / f"{name}.yaml", DatasetSettings)
+        own = {
+            "shell{:.10g}nm": self.shell_thickness_nm,
+            "spread{:.10g}": self.size_spread,
+            "noise{:.10g}nV": self.noise_nv,
+        }
+        parts = [form.format(value) for form, value in own.items() if value is not None]
+        return "-".join([f"d{self.core_diameter_nm:.10g}nm", f"fx{self.fx_khz:.10g}kHz", f"nd{self.nd}", *parts])

@@ -73,7 +73,7 @@ def _fields(path: Path, sm: SystemMatrix, uuid: str, time: str) -> dict[str, Val
     points = per_period * (sm.nd + 1)
     base_hz = sm.fx_hz * sm.nd
     cycle_s = (sm.nd + 1) / sm.fx_hz
-    gradient = sm.field.gradient_t_per_m
+    gradient_x, gradient_y = sm.field.gradients_t_per_m
     voxel_m = [fov / n for fov, n in zip(sm.grid.fov_m, sm.grid.size, strict=True)]
     slice_m = min(voxel_m)
     flags = {f"/measurement/{name}": False for name in _FLAGS} | {
@@ -84,7 +84,7 @@ def _fields(path: Path, sm: SystemMatrix, uuid: str, time: str) -> dict[str, Val
         "/tracer/concentration": np.array([1.0]),
         "/tracer/volume": np.array([math.prod(voxel_m) * slice_m * 1e3]),
         **_tracer_fields(path, sm.tracer),
-        "/acquisition/gradient": np.diag([-gradient, -gradient, 2 * gradient])[None, None],
+        "/acquisition/gradient": np.diag([-gradient_x, -gradient_y, gradient_x + gradient_y])[None, None],
         "/acquisition/numAverages": 1,
         "/acquisition/numFrames": voxels,
         "/acquisition/numPeriodsPerFrame": 1,
@@ -94,7 +94,7 @@ def _fields(path: Path, sm: SystemMatrix, uuid: str, time: str) -> dict[str, Val
         "/acquisition/drivefield/divider": np.array([[sm.nd], [sm.nd + 1]], dtype=np.int64),
         "/acquisition/drivefield/numChannels": 2,
         "/acquisition/drivefield/phase": np.full((1, 2, 1), math.pi / 2),
-        "/acquisition/drivefield/strength": np.full((1, 2, 1), sm.field.drive_t),
+        "/acquisition/drivefield/strength": np.array(sm.field.drives_t).reshape(1, 2, 1),
         "/acquisition/drivefield/waveform": np.array([["sine"], ["sine"]], dtype=object),
         "/acquisition/receiver/bandwidth": points / (2 * cycle_s),
         "/acquisition/receiver/numChannels": channels,

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import DatasetSettings, FieldName, FieldSettings, Grid, MixingOrders, Scan
+from sm_search.config.simulation import FieldName, FieldSettings, Grid, MixingOrders, Scan
 from sm_search.physics.particles import (
     brownian_rate,
     brownian_time_zero_field,
@@ -80,6 +81,10 @@ class SystemMatrix:
             DataError: the y-channel is asked for on a grid that is not square, or without the swapped orders.
         """
         size_x, size_y = self.grid.size
+        if channel and len({*self.field.gradients_t_per_m}) + len({*self.field.drives_t}) > 2:
+            raise DataError(
+                f"the y-channel is no exchanged x-channel where the axes have different fields: {self.field}"
+            )
         images = self.values_CKN[channel].reshape(len(self.mixing_orders), size_y, size_x)
         if channel == 0:
             return images
@@ -132,13 +137,14 @@ def simulate(settings: DatasetSettings, scan: Scan, which: FieldName, *, samples
             default from `panels_per_line`.
     """
     drive = settings.field(which)
-    particle = settings.particle
+    particle = settings.particle_of(scan)
     xi_per_tesla = langevin_parameter_per_tesla(scan.core_diameter_m, particle)
-    xi_drive = xi_per_tesla * drive.drive_t
-    static_2N = torch.from_numpy(np.stack(voxel_centres(settings.grid)) * (-drive.gradient_t_per_m * xi_per_tesla))
+    xi_drive = (xi_per_tesla * drive.drives_t[0], xi_per_tesla * drive.drives_t[1])
+    xi_per_m_21 = -xi_per_tesla * np.array(drive.gradients_t_per_m)[:, None]
+    static_2N = torch.from_numpy(np.stack(voxel_centres(settings.grid)) * xi_per_m_21)
     orders = settings.orders.pairs()
-    kinetics = _kinetics(settings, scan, xi_drive)
-    whole = Trajectory((xi_drive, xi_drive), static_2N, scan.fx_hz, scan.nd)
+    kinetics = _kinetics(settings, scan, min(xi_drive))
+    whole = Trajectory(xi_drive, static_2N, scan.fx_hz, scan.nd)
     if samples is None:
         panels = panels_per_line(whole, kinetics, settings.orders)
     else:
@@ -164,7 +170,7 @@ def _kinetics(settings: DatasetSettings, scan: Scan, xi_drive: float) -> Kinetic
     """The relaxation that `settings` names."""
     if settings.magnetisation == "equilibrium":
         return None
-    tau_s = brownian_time_zero_field(scan.core_diameter_m, settings.particle)
+    tau_s = brownian_time_zero_field(scan.core_diameter_m, settings.particle_of(scan))
     if settings.magnetisation == "debye":
         return Kinetics(lambda xi2: torch.full_like(xi2, 1 / tau_s), None)
     return Kinetics(partial(brownian_rate, tau_zero_s=tau_s), min(SMALLEST_XI, SMALLEST_SHARE * xi_drive))
@@ -180,7 +186,7 @@ def _tolerance(values_CKN: NDArray[np.complex128]) -> float:
 
 def _tracer(settings: DatasetSettings, scan: Scan, panels: int) -> dict[str, float | str]:
     """What was simulated, and how finely: SI numbers and words."""
-    particle = settings.particle
+    particle = settings.particle_of(scan)
     return {
         "magnetisation": settings.magnetisation,
         "coreDiameter": scan.core_diameter_m,

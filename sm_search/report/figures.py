@@ -23,8 +23,8 @@ def comparison_figure(high: SystemMatrix, low: SystemMatrix, synthesised: System
     shown = [position[order] for order in SHOWN_ORDERS if order in position] or list(range(min(6, len(position))))
     truth, condition, estimate = (_patterns(sm, shown) for sm in (high, low, synthesised))
     rows: Sequence[tuple[str, np.ndarray]] = (
-        (f"high\n{high.field.gradient_t_per_m:g} T/m", truth),
-        (f"low\n{low.field.gradient_t_per_m:g} T/m", condition),
+        (f"high\n{_gradient(high)} T/m", truth),
+        (f"low\n{_gradient(low)} T/m", condition),
         ("synthesised", estimate),
         ("error × 10", 10 * (estimate - truth)),
     )
@@ -86,6 +86,10 @@ def save_figure(figure: Figure, path: Path) -> None:
 def _patterns(sm: SystemMatrix, shown: Sequence[int]) -> np.ndarray:
     images = sm.channel_images(0)[list(shown)]
     return images / np.abs(images).max(axis=(1, 2), keepdims=True)
+
+
+def _gradient(sm: SystemMatrix) -> str:
+    return " × ".join(f"{value:g}" for value in dict.fromkeys(sm.field.gradients_t_per_m))
 
 
 def _extent_mm(grid: Grid) -> tuple[float, float, float, float]:

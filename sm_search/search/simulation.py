@@ -5,7 +5,8 @@ from pathlib import Path
 
 import ray
 
-from sm_search.config.simulation import DatasetSettings, FieldName, Scan
+from sm_search.config.dataset import DatasetSettings
+from sm_search.config.simulation import FieldName, Scan
 from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
 from sm_search.data.storage import absolute
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from sm_search.config.simulation import DatasetSettings, Grid, Scan, preset
+from sm_search.config.dataset import DatasetSettings, preset
+from sm_search.config.simulation import Grid, Scan
 from sm_search.physics.particles import brownian_time_zero_field, langevin_parameter_per_tesla
 from sm_search.physics.system_matrix import SystemMatrix, simulate, voxel_centres
 
@@ -54,8 +55,8 @@ class Plain:
     def __init__(self, settings: DatasetSettings, which: str, samples: int, voxels: NDArray[np.int64]) -> None:
         field = settings.field(which)  # type: ignore[arg-type]
         scale = langevin_parameter_per_tesla(SCAN.core_diameter_m, settings.particle)
-        self.static_2V = -scale * field.gradient_t_per_m * np.stack(voxel_centres(settings.grid))[:, voxels]
-        self.drive = scale * field.drive_t
+        self.static_2V = -scale * field.gradients_t_per_m[0] * np.stack(voxel_centres(settings.grid))[:, voxels]
+        self.drive = scale * field.drives_t[0]
         self.tau_s = brownian_time_zero_field(SCAN.core_diameter_m, settings.particle)
         self.times_s = np.arange(samples * (SCAN.nd + 1)) / (samples * SCAN.fx_hz)
         self.k = [m_x * (SCAN.nd + 1) + m_y * SCAN.nd for m_x, m_y in settings.orders.pairs()]

@@ -7,10 +7,11 @@ import pytest
 from pydantic import Field, ValidationError
 
 from sm_search.config.base import Settings
+from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import SettingsError
 from sm_search.config.loading import MAX_BYTES, allowed_keys, load_settings
 from sm_search.config.model import ScheduleSettings, TrainingSettings
-from sm_search.config.simulation import DatasetSettings, FieldSettings
+from sm_search.config.simulation import FieldSettings
 
 
 class Inner(Settings):
@@ -184,4 +185,6 @@ def test_settings_are_frozen_and_defaults_are_checked() -> None:
 def test_allowed_keys_follow_lists_mappings_and_unions() -> None:
     assert allowed_keys(Outer, ("named", "any", 3)) == ["rate", "word"]
     assert allowed_keys(TrainingSettings, ("backbone", "unet")) == ["backbone", "channels", "layers"]
-    assert allowed_keys(DatasetSettings, ("splits", "train", 0)) == ["core_diameter_nm", "fx_khz", "nd"]
+    grid = ["design", "core_diameter_nm", "fx_khz", "nd"]
+    assert allowed_keys(DatasetSettings, ("splits", "train", 0, "grid")) == grid
+    assert "count" in allowed_keys(DatasetSettings, ("splits", "train", 0, "sobol"))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import DatasetSettings
 from sm_search.data.dataset import MANIFEST, Dataset, file_name
 from sm_search.search.session import ray_session
 from sm_search.search.simulation import simulate_dataset

@@ -322,7 +322,7 @@ def test_a_truncated_file_is_refused(file: Path, kept: float) -> None:
         ("/acquisition/drivefield/divider", np.array([[9.0], [10.0]])),
         ("/acquisition/drivefield/baseFrequency", np.nan),
         ("/acquisition/drivefield/phase", np.zeros((1, 2, 1))),
-        ("/acquisition/drivefield/strength", np.array([1e-3, 2e-3])),
+        ("/acquisition/drivefield/strength", np.array([1e-3, -2e-3])),
         ("/acquisition/drivefield/strength", np.zeros(2)),
     ],
 )

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from pyarrow import fs
 
+from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import DatasetSettings
 from sm_search.data import storage
 from sm_search.data.dataset import FIELDS, MANIFEST, Dataset, file_name, write_scan
 from sm_search.data.storage import S3Folder, absolute, is_uri

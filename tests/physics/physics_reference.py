@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
-from sm_search.config.simulation import DatasetSettings, Design, FieldName, Grid, MixingOrders, Scan
+from sm_search.config.dataset import DatasetSettings, Design
+from sm_search.config.simulation import FieldName, Grid, MixingOrders, Scan
 
 K_B = 1.380649e-23
 
@@ -78,8 +79,8 @@ def xi_vector(
     field = chosen.field(which)
     r_2V = voxels(chosen).T
     extra = (1,) * phases[0].ndim
-    drive = field.drive_mt * 1e-3 * np.stack([np.cos(phase) for phase in phases])[:, None]
-    static = (field.gradient_t_per_m * r_2V).reshape(2, -1, *extra)
+    drive = np.stack([a * np.cos(phase) for a, phase in zip(field.drives_t, phases, strict=True)])[:, None]
+    static = (np.array(field.gradients_t_per_m)[:, None] * r_2V).reshape(2, -1, *extra)
     return beta(chosen, scan) * (drive - static)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import DataError, InputError
-from sm_search.config.simulation import DatasetSettings
 from sm_search.data.atomic import sha256
 from sm_search.data.dataset import FIELDS, Dataset
 from sm_search.search.session import ray_session, require_cluster

@@ -2,20 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from sm_search.config.dataset import DatasetSettings, Design, SobolDesign, preset, preset_names
 from sm_search.config.errors import SettingsError
-from sm_search.config.simulation import (
-    DatasetSettings,
-    Design,
-    FieldSettings,
-    Grid,
-    MixingOrders,
-    Scan,
-    preset,
-    preset_names,
-)
+from sm_search.config.simulation import FieldSettings, Grid, MixingOrders, ReceiveSettings, Scan
 
 
 def one(core_diameter_nm: float, fx_khz: float = 25.0, nd: int = 99) -> tuple[Design, ...]:
@@ -28,14 +21,22 @@ def dataset(**changes: Any) -> DatasetSettings:
 
 
 def test_presets_hold_the_papers_numbers() -> None:
-    training = {name: preset(name).scans("train") for name in preset_names()}
-    assert {name: len(scans) for name, scans in training.items()} == {"demo": 12, "paper-54": 54, "paper-90": 90}
+    names = [name for name in preset_names() if name != "sobol-N"]
+    training = {name: preset(name).scans("train") for name in names}
+    assert {name: len(scans) for name, scans in training.items()} == {
+        "demo": 12,
+        "paper-54": 54,
+        "paper-90": 90,
+        "realistic": 27,
+    }
     assert 54 * len(preset("paper-54").orders.pairs()) == 9072
-    for name in preset_names():
+    for name in [*names, "sobol-4"]:
         (test,) = preset(name).scans("test")
         assert test == Scan(core_diameter_nm=30.0, fx_khz=25.0, nd=99)
-        assert test not in training[name]
-    with pytest.raises(SettingsError, match=r"preset 'paper': does not exist; there are demo, paper-54, paper-90"):
+        assert test not in preset(name).scans("train")
+    with pytest.raises(
+        SettingsError, match=r"preset 'paper': does not exist; there are demo, paper-54, paper-90, realistic, sobol-N"
+    ):
         preset("paper")
 
 
@@ -67,7 +68,7 @@ def test_both_fields_must_cover_one_field_of_view() -> None:
     with pytest.raises(ValidationError, match=r"must agree.*\(low: 20 mm, high: 10 mm\)"):
         dataset(high=FieldSettings(gradient_t_per_m=2.0, drive_mt=20.0))
     other = dataset(high=FieldSettings(gradient_t_per_m=0.7, drive_mt=14.0))
-    assert other.field("high").drive_t == pytest.approx(0.014)
+    assert other.field("high").drives_t == pytest.approx((0.014, 0.014))
     assert other.field("low").drive_mt == 2.0
 
 
@@ -120,3 +121,58 @@ def test_a_dataset_name_is_no_path() -> None:
     for name in ("../a", "a/b", "", ".hidden", "a" * 65):
         with pytest.raises(ValidationError, match="name"):
             DatasetSettings(name=name, splits=dataset().splits)
+
+
+def test_a_sobol_design_contains_the_smaller_ones_and_fills_its_ranges() -> None:
+    large = preset("sobol-64").scans("train")
+    assert preset("sobol-37").scans("train") == large[:37]
+    diameters, frequencies, trajectories = (
+        np.array([getattr(scan, name) for scan in large]) for name in ("core_diameter_nm", "fx_khz", "nd")
+    )
+    for values, (low, high) in ((diameters, (25, 80)), (frequencies, (8, 36))):
+        cell = np.floor(64 * np.log(values * (1 + 1e-3) / low) / np.log(high / low) * (1 - 2e-3)).astype(int)
+        assert len(np.unique(np.clip(cell, 0, 63))) > 55, "each of 64 equal cells of the logarithm holds one"
+    assert sorted(trajectories) == list(range(44, 108)), "64 trajectories, each once"
+
+
+def test_a_sobol_design_may_also_vary_shell_spread_and_noise() -> None:
+    base = {"design": "sobol", "count": 8, "core_diameter_nm": (25.0, 80.0), "fx_khz": (8.0, 36.0), "nd": (44, 107)}
+    plain = SobolDesign(**base)
+    rich = SobolDesign(**base, shell_thickness_nm=(2.0, 10.0), size_spread=(0.0, 0.2), noise_nv=(0.1, 10.0))
+    assert [scan.fx_khz for scan in rich.scans()] == [scan.fx_khz for scan in plain.scans()]
+    assert rich.scans()[1].id == "d44.72nm-fx16.97kHz-nd76-shell6nm-spread0.1-noise1nV"
+    settings = dataset(splits={"train": (rich,)})
+    scan = settings.scans("train")[1]
+    assert settings.particle_of(scan).shell_thickness_nm == 6.0
+    assert settings.particle_of(scan).viscosity_mpa_s == settings.particle.viscosity_mpa_s
+    assert settings.receive_of(scan).noise_nv == 1.0
+    with pytest.raises(ValidationError, match=r"fx_khz: the range \[30\.0, 10\.0\] must go upwards"):
+        SobolDesign(**(base | {"fx_khz": (30.0, 10.0)}))
+    with pytest.raises(SettingsError, match="at most 100000 scans"):
+        preset("sobol-100001")
+
+
+def test_fields_per_axis() -> None:
+    field = FieldSettings(gradient_t_per_m=(1.0, 0.5), drive_mt=(20.0, 15.0))
+    assert field.gradients_t_per_m == (1.0, 0.5)
+    assert field.drives_t == pytest.approx((0.020, 0.015))
+    assert field.reach_mm == pytest.approx((20.0, 30.0))
+    low = FieldSettings(gradient_t_per_m=(0.1, 0.05), drive_mt=(2.0, 1.5))
+    assert dataset(low=low, high=field).field("high") == field
+    with pytest.raises(ValidationError, match=r"must agree.*\(low: 20 mm, high: 30 mm\)"):
+        dataset(low=FieldSettings(gradient_t_per_m=0.1, drive_mt=2.0), high=field)
+
+
+@pytest.mark.parametrize(
+    ("values", "rule"),
+    [
+        ({"background_frames": 1}, "a deviation needs at least 2"),
+        ({"low_pass_khz": 100.0}, "set signal: voltage"),
+        ({"signal": "voltage", "low_pass_khz": 5.0, "high_pass_khz": 9.0}, "high_pass_khz 9 must be below"),
+        ({"noise_nv": -1.0}, "greater than or equal to 0"),
+        ({"averages": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_a_receive_chain_makes_sense(values: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValidationError, match=rule):
+        ReceiveSettings(**values)
