@@ -48,14 +48,17 @@ class SystemMatrix:
     """The scanner's response to a point sample at every voxel.
 
     Attributes:
-        values_CKN: complex128 Fourier coefficients c_k of the signal s(t) = Σ_k c_k exp(iω_k t), unit A/m:
-            the magnetisation of the magnetic core material, not yet the induced voltage.
+        values_CKN: complex128 Fourier coefficients c_k of the signal s(t) = Σ_k c_k exp(iω_k t).
         mixing_orders: K pairs (m_x, m_y); the component's frequency index is k = m_x(N_d+1) + m_y·N_d.
         grid: voxel layout.
         field: gradient and drive amplitude.
         fx_hz: x drive frequency in Hz.
         nd: Lissajous trajectory number N_d; f_y = N_d/(N_d+1)·f_x.
         tracer: what is known of the particle and its model, SI numbers and words by name (empty for a measurement).
+        unit: "A/m" for the magnetisation of the magnetic core material, "V" for the induced voltage.
+        background_CKE: E frames without sample, in the same unit.
+        snr_CK: signal-to-noise ratio of each component.
+        transfer_function_CK: a_k of the receiver that the values still contain; None where there is nothing to correct.
     """
 
     values_CKN: NDArray[np.complex128]
@@ -65,6 +68,10 @@ class SystemMatrix:
     fx_hz: float
     nd: int
     tracer: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
+    unit: str = "A/m"
+    background_CKE: NDArray[np.complex128] | None = None
+    snr_CK: NDArray[np.float64] | None = None
+    transfer_function_CK: NDArray[np.complex128] | None = None
 
     def frequency_index(self) -> NDArray[np.int64]:
         """k = m_x(N_d+1) + m_y·N_d for each component, shape (K,)."""
