@@ -110,6 +110,11 @@ class ReceiveSettings(Settings):
     background_frames: Annotated[int, Field(ge=0, le=100_000)] = 0
     seed: Annotated[int, Field(ge=0)] = 0
 
+    @property
+    def unit(self) -> str:
+        """Of what a file holds."""
+        return "V" if self.signal == "voltage" else "A/m"
+
     @model_validator(mode="after")
     def _consistent(self) -> "ReceiveSettings":
         if self.background_frames == 1:
