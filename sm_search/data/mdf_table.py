@@ -1,4 +1,4 @@
-"""The field table of a calibration file in MDF v2.1.0 (arXiv 1602.06072), as data.
+"""The field table of calibration and measurement files in MDF v2.1.0 (arXiv 1602.06072), as data.
 
 Letters: A tracers, N = O + E frames (O foreground, E background), B sparse coefficients, J periods per frame,
 Y partitions, C receive channels, D drive channels, F frequencies per drive channel, V samples, K frequencies.
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sm_search.data.mdf import TIMESTAMP, VERSION
+from sm_search.data.mdf_fields import TIMESTAMP, VERSION
 
 Severity = Literal["error", "warning"]
 Type = Literal["Str", "Int64", "Int8", "F64", "C128", "Integer", "Number"]
@@ -36,6 +36,9 @@ FOURIER = "/measurement/isFourierTransformed"
 PERMUTATION = "/measurement/isFramePermutation"
 SELECTION = "/measurement/isFrequencySelection"
 SPARSE = "/measurement/isSparsityTransformed"
+CORRECTED = "/measurement/isTransferFunctionCorrected"
+TRANSFER = "/acquisition/receiver/transferFunction"
+CALIBRATION = "/calibration"
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ PHASE = _numbers(lambda x: (x >= -math.pi) & (x < math.pi), "must lie in [−π,
 ORDER = _texts(lambda value: sorted(value) == ["x", "y", "z"], "must be a permutation of xyz")
 INDICES = (*POSITIVE, Rule(lambda x: len(np.unique(x)) == x.size, "must not repeat an index"))
 PERMUTED = (Rule(_permutes, "must be a permutation of 1…N"),)
+FOREGROUND = (*FLAG, Rule(lambda x: bool(np.any(x == 0)), "must leave a foreground frame"))
 TRACE = (Rule(_trace_free, "must be trace-free (Maxwell)", "warning"),)
 
 TABLE = (
@@ -168,8 +172,8 @@ TABLE = (
     Row("/acquisition/receiver/dataConversionFactor", "F64", "C2", o),
     Row("/acquisition/receiver/inductionFactor", "F64", "C", o),
     Row("/acquisition/receiver/numChannels", "Int64", "", M, POSITIVE, counts="C"),
-    Row("/acquisition/receiver/numSamplingPoints", "Int64", "", M, POSITIVE),
-    Row("/acquisition/receiver/transferFunction", "C128", "CK", o),
+    Row("/acquisition/receiver/numSamplingPoints", "Int64", "", M, POSITIVE, counts="V"),
+    Row(TRANSFER, "C128", "CK", o),
     Row("/acquisition/receiver/unit", "Str", "", M),
     Row("/calibration/deltaSampleSize", "F64", "3", o, NOT_NEGATIVE),
     Row("/calibration/fieldOfView", "F64", "3", o, POSITIVE),
@@ -183,14 +187,14 @@ TABLE = (
     Row("/measurement/framePermutation", "Int64", "N", PERMUTATION, PERMUTED),
     Row("/measurement/frequencySelection", "Int64", "K", SELECTION, INDICES),
     Row("/measurement/isBackgroundCorrected", "Int8", "", M, FLAG),
-    Row("/measurement/isBackgroundFrame", "Int8", "N", M, FLAG, counts="O"),
+    Row("/measurement/isBackgroundFrame", "Int8", "N", M, FOREGROUND, counts="O"),
     Row(FAST_AXIS, "Int8", "", M, FLAG),
     Row(FOURIER, "Int8", "", M, FLAG),
     Row(PERMUTATION, "Int8", "", M, FLAG),
     Row(SELECTION, "Int8", "", M, FLAG),
     Row(SPARSE, "Int8", "", M, FLAG),
     Row("/measurement/isSpectralLeakageCorrected", "Int8", "", M, FLAG),
-    Row("/measurement/isTransferFunctionCorrected", "Int8", "", M, FLAG),
+    Row(CORRECTED, "Int8", "", M, FLAG),
     Row("/measurement/sparsityTransformation", "Str", "", SPARSE),
     Row("/measurement/subsamplingIndices", "Integer", "JCKB", SPARSE, NOT_NEGATIVE),
     Row(DATA, "Number", "JCKN", M),
@@ -219,6 +223,12 @@ CROSS = (
         ("/experiment/isSimulation", "/calibration/method"),
         lambda flag, method: bool(flag) == (method == "simulation"),
         "must agree: a simulation has the method 'simulation'",
+        "warning",
+    ),
+    Cross(
+        (CORRECTED, TRANSFER),
+        lambda corrected, a_CK: corrected or bool(np.all(a_CK != 0)),
+        "readers divide data that are not corrected by the transfer function: it must not be 0",
         "warning",
     ),
     Cross((SELECTION, FOURIER), lambda selected, fourier: fourier >= selected, "selected frequencies need a spectrum"),

@@ -1,4 +1,6 @@
-"""Does a file keep the rules of MDF v2.1.0 for a calibration file?
+"""Does a file keep the rules of MDF v2.1.0 for a calibration or a measurement file?
+
+A file with a group /calibration is a calibration file, any other a measurement.
 
 No file says which of two contradicting fields is wrong. So the size of each axis (letters as in `mdf_table`) is put to
 the vote of all fields that show it, and the minority is named; on a tie, all are. The same goes for other rules
@@ -10,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +41,7 @@ class Fault:
 
 
 def validate_mdf(path: str | Path) -> list[Fault]:
-    """All faults of a calibration file, in the order of the standard's field table; empty if it has none.
+    """All faults of a file, in the order of the standard's field table; empty if it has none.
 
     Never raises for a bad file: one that cannot be opened has one error fault.
     """
@@ -50,11 +52,25 @@ def validate_mdf(path: str | Path) -> list[Fault]:
         return [Fault("error", error.field if isinstance(error, FieldError) else "/", str(error))]
 
 
+def file_kind(path: str | Path) -> Literal["calibration", "measurement"]:
+    """By the rules of what a file is checked; one that cannot be opened is held for a calibration file."""
+    try:
+        with Hdf5File(path) as file:
+            return "calibration" if _is_calibration(file) else "measurement"
+    except DataError:
+        return "calibration"
+
+
+def _is_calibration(file: Hdf5File) -> bool:
+    return any(node.path == table.CALIBRATION for node in file.walk())
+
+
 class _Validation:
     """One pass over one file: what was found so far, by standard name."""
 
     def __init__(self, file: Hdf5File) -> None:
         self.file = file
+        self.is_calibration = _is_calibration(file)
         self.names: dict[str, str] = {}
         self.layouts: dict[str, Layout] = {}
         self.values: dict[str, NDArray[Any]] = {}
@@ -64,7 +80,7 @@ class _Validation:
         for row in TABLE:
             if row.field in self.names:
                 yield from self._field(row)
-            elif row.need == table.M:
+            elif row.need == table.M and (self.is_calibration or not row.field.startswith(f"{table.CALIBRATION}/")):
                 yield Fault("error", row.field, "is missing, and mandatory")
         yield from self._conditions()
         yield from self._data()
@@ -131,6 +147,9 @@ class _Validation:
                 message = f"must agree: {row.need} is {flag:d}, {row.field} is {'missing' if flag else 'present'}"
                 yield Fault("error", row.field, message)
                 yield Fault("error", row.need, message)
+        if self._flag(table.CORRECTED) and table.TRANSFER not in self.names:
+            message = f"is 1, but there is no {table.TRANSFER} that tells by what was divided"
+            yield Fault("warning", table.CORRECTED, message)
 
     def _data(self) -> Iterator[Fault]:
         """The measurement data against their flags, and finite."""
@@ -196,7 +215,7 @@ class _Validation:
         if DATA not in self.layouts or self._flag(table.FAST_AXIS) is None:
             return ""
         frames = "?" if self._flag(table.SPARSE) else "N"
-        spectrum = "?" if self._flag(table.FOURIER) is False else "K"
+        spectrum = "V" if self._flag(table.FOURIER) is False else "K"
         fast = self._flag(table.FAST_AXIS) != self._axes_are_swapped()
         return f"JC{spectrum}{frames}" if fast else f"{frames}JC{spectrum}"
 

@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import FieldSettings, Grid, MixingOrders
+from sm_search.config.simulation import FieldSettings, Grid, MixingOrders, ReceiveSettings
 from sm_search.data.atomic import sha256
 from sm_search.data.mdf import read_field, read_mdf, write_mdf
-from sm_search.data.mdf_reading import mixing_orders
+from sm_search.data.mdf_parts import simplest_orders
 from sm_search.data.validation import validate_mdf
+from sm_search.physics.receive import receive
 from sm_search.physics.system_matrix import SystemMatrix
 
 UUID = "ee94cb6d-febf-47d9-bec9-e3afa59bfaf8"
@@ -65,9 +66,15 @@ def edit(path: Path, changes: dict[str, Any]) -> None:
                 h5[field] = value
 
 
+def received_sm(**changes: Any) -> SystemMatrix:
+    """A voltage with noise, five background frames and, unless changed, a transfer function."""
+    chain: dict[str, Any] = {"signal": "voltage", "noise_nv": 2.0, "background_frames": 5, "low_pass_khz": 60.0}
+    return receive(small_sm(), ReceiveSettings.model_validate(chain | changes), "scan")
+
+
 def assert_equal(left: SystemMatrix, right: SystemMatrix) -> None:
     np.testing.assert_array_equal(left.values_CKN, right.values_CKN)
-    for field in ("mixing_orders", "grid", "field", "fx_hz", "nd", "tracer"):
+    for field in ("mixing_orders", "grid", "field", "fx_hz", "nd", "tracer", "unit"):
         assert getattr(left, field) == getattr(right, field), field
 
 
@@ -76,6 +83,70 @@ def test_round_trip_is_exact_and_memory_mapped(file: Path) -> None:
     assert_equal(sm, small_sm())
     assert isinstance(sm.values_CKN, np.memmap)
     assert sm.values_CKN.dtype == np.complex128
+
+
+def test_a_voltage_with_background_frames_comes_back_exactly_and_memory_mapped(tmp_path: Path) -> None:
+    sm = received_sm(low_pass_khz=None)
+    path = write(tmp_path / "a.mdf", sm, averages=10)
+    assert validate_mdf(path) == []
+    again = read_mdf(path)
+    assert_equal(again, sm)
+    assert isinstance(again.values_CKN, np.memmap)
+    np.testing.assert_array_equal(again.background_CKE, sm.background_CKE)
+    np.testing.assert_array_equal(again.snr_CK, sm.snr_CK)
+    assert again.transfer_function_CK is None
+    with h5py.File(path) as h5:
+        assert h5["/acquisition/receiver/unit"].asstr()[()] == "V"
+        assert (h5["/acquisition/numFrames"][()], h5["/acquisition/numAverages"][()]) == (17, 10)
+        assert h5["/measurement/isBackgroundFrame"][()].tolist() == 12 * [0] + 5 * [1]
+        assert h5["/measurement/data"].shape == (1, 2, 11, 17)
+        assert h5["/calibration/snr"].shape == (1, 2, 11)
+        assert h5["/measurement/isTransferFunctionCorrected"][()] == 0
+        assert "transferFunction" not in h5["/acquisition/receiver"]
+
+
+def test_a_stored_transfer_function_is_divided_out_once(tmp_path: Path) -> None:
+    sm, plain = received_sm(), received_sm(low_pass_khz=None)
+    path = write(tmp_path / "a.mdf", sm)
+    assert validate_mdf(path) == []
+    with h5py.File(path) as h5:
+        np.testing.assert_array_equal(h5["/acquisition/receiver/transferFunction"][()], sm.transfer_function_CK)
+        np.testing.assert_array_equal(h5["/measurement/data"][0, ..., :12], sm.values_CKN)
+    again = read_mdf(path)
+    for found, wanted in ((again.values_CKN, plain.values_CKN), (again.background_CKE, plain.background_CKE)):
+        assert found is not None
+        assert wanted is not None
+        assert np.abs(found / wanted - 1).max() < 1e-15
+    assert again.transfer_function_CK is None
+    np.testing.assert_array_equal(again.snr_CK, sm.snr_CK)
+    edit(path, {"/measurement/isTransferFunctionCorrected": np.int8(1)})
+    np.testing.assert_array_equal(read_mdf(path).values_CKN, sm.values_CKN)
+    assert validate_mdf(path) == []
+
+
+def test_an_snr_that_is_not_stored_is_that_of_the_background(tmp_path: Path) -> None:
+    sm = received_sm()
+    path = write(tmp_path / "a.mdf", dataclasses.replace(sm, snr_CK=None))
+    np.testing.assert_allclose(read_mdf(path).snr_CK, sm.snr_CK, rtol=1e-12)
+    assert read_mdf(path, check_values=False).snr_CK is None
+    one = dataclasses.replace(sm, snr_CK=None, background_CKE=sm.background_CKE[..., :1])
+    assert read_mdf(write(tmp_path / "b.mdf", one)).snr_CK is None
+    assert read_mdf(write(tmp_path / "c.mdf", small_sm())).snr_CK is None
+
+
+def test_a_full_spectrum_keeps_a_constant_part_that_the_receiver_blocks(file: Path) -> None:
+    a_CK = np.full((2, 11), 2j)
+    a_CK[:, 0] = 0
+    selection = {"/measurement/isFrequencySelection": np.int8(0), "/measurement/frequencySelection": None}
+    edit(file, {"/acquisition/receiver/transferFunction": a_CK, "/calibration/_mixingOrders": None, **selection})
+    values_CKN = read_mdf(file).values_CKN
+    np.testing.assert_array_equal(values_CKN[:, 0], small_sm().values_CKN[:, 0])
+    np.testing.assert_allclose(values_CKN[:, 1:], small_sm().values_CKN[:, 1:] / 2j, rtol=1e-15)
+
+
+def test_a_file_without_unit_has_arbitrary_units(file: Path) -> None:
+    edit(file, {"/acquisition/receiver/unit": None})
+    assert read_mdf(file).unit == "a.u."
 
 
 typed = st.decimals(min_value="0.001", max_value="1000", places=3).map(float)
@@ -170,6 +241,10 @@ def test_user_fields(tmp_path: Path) -> None:
         ({"values_CKN": np.full((2, 11, 12), np.nan + 0j)}, {}, "/measurement/data: .* must be finite"),
         ({"values_CKN": np.zeros((2, 11, 11), complex)}, {}, r"/measurement/data: .* must be \(C, 11, 12\)"),
         ({"nd": 1}, {}, "distinct k"),
+        ({"background_CKE": np.zeros((2, 10, 3), complex)}, {}, r"/measurement/data: .* must be \(2, 11, 3\)"),
+        ({"background_CKE": np.full((2, 11, 3), np.inf + 0j)}, {}, "/measurement/data: .* finite"),
+        ({"snr_CK": np.ones((1, 11))}, {}, r"/calibration/snr: .* must be \(1, 2, 11\)"),
+        ({"transfer_function_CK": np.full((2, 11), np.nan + 0j)}, {}, "transferFunction: .* finite"),
         ({"tracer": {"coreDiameter": np.inf}}, {}, "/tracer/_coreDiameter: inf: must be finite"),
         ({"tracer": {"a/b": 1.0}}, {}, "/tracer/_a/b"),
         ({}, {"uuid": "no"}, "/uuid: 'no'"),
@@ -280,7 +355,7 @@ def test_a_file_with_a_user_block_reads_the_same(tmp_path: Path, file: Path) -> 
 
 @given(st.integers(2, 300), st.lists(st.integers(0, 5000), min_size=1, max_size=30))
 def test_derived_mixing_orders_are_the_simplest(nd: int, index: list[int]) -> None:
-    orders_K2 = mixing_orders(np.array(index), nd)
+    orders_K2 = simplest_orders(np.array(index), nd)
     np.testing.assert_array_equal(orders_K2 @ np.array([nd + 1, nd]), index)
     for k, order in zip(index, orders_K2, strict=True):
         j = np.arange(-3, k // nd + 4)
@@ -324,6 +399,11 @@ def test_a_truncated_file_is_refused(file: Path, kept: float) -> None:
         ("/acquisition/drivefield/phase", np.zeros((1, 2, 1))),
         ("/acquisition/drivefield/strength", np.array([1e-3, -2e-3])),
         ("/acquisition/drivefield/strength", np.zeros(2)),
+        ("/acquisition/receiver/transferFunction", np.zeros((2, 11), complex)),
+        ("/acquisition/receiver/transferFunction", np.ones((2, 12), complex)),
+        ("/acquisition/receiver/transferFunction", "text"),
+        ("/calibration/snr", np.ones((1, 2, 10))),
+        ("/calibration/snr", np.full((1, 2, 11), np.nan)),
     ],
 )
 def test_a_broken_field_is_named(file: Path, field: str, value: Any) -> None:

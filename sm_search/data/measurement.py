@@ -1,0 +1,155 @@
+"""MDF measurement files: the signal of a phantom, which a system matrix of the same scan reconstructs.
+
+They hold spectra at the frequencies of the system matrix (`frequencySelection`), in its unit and averaged as it was, so
+that MPIFiles.jl and others pair the two by index; frames first, as measurements have them. There is no calibration
+group. What was measured is kept in user fields, so that an image can be rated.
+
+Shapes: C receive channels, K frequencies, N frames, Y and X voxels of the phantom.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sm_search.config.simulation import FieldSettings, Grid
+from sm_search.data.hdf5 import Hdf5File
+from sm_search.data.mdf_fields import Value, common_fields, frame_fields, save_fields
+from sm_search.data.mdf_parts import (
+    build,
+    field_settings,
+    frames,
+    lissajous,
+    mixing_orders,
+    numbers,
+    require_finite,
+    undo,
+    unit,
+)
+from sm_search.physics.system_matrix import SystemMatrix
+
+PHANTOM = "/experiment/_phantom"
+CONCENTRATION = "/experiment/_concentration"
+FIELD_OF_VIEW = "/experiment/_concentrationFieldOfView"
+FINER = "/experiment/_finer"
+ORDERS = "/measurement/_mixingOrders"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What was measured.
+
+    Attributes:
+        phantom: its name.
+        concentration_YX: 1 is the concentration of the point sample, spread over a voxel of the system matrix.
+        grid: voxels of the concentration.
+        finer: how many of them lie along a side of a voxel of the system matrix.
+    """
+
+    phantom: str
+    concentration_YX: NDArray[np.float64]
+    grid: Grid
+    finer: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A signal, averaged over the frames of its file, and how it was excited; other attributes as in `SystemMatrix`.
+
+    Attributes:
+        signal_CK: in `unit`, the transfer function divided out.
+        truth: what was measured, where the file tells.
+    """
+
+    signal_CK: NDArray[np.complex128]
+    mixing_orders: tuple[tuple[int, int], ...]
+    field: FieldSettings
+    fx_hz: float
+    nd: int
+    unit: str
+    truth: Truth | None
+
+
+def write_measurement(
+    path: str | Path,
+    signal: SystemMatrix,
+    truth: Truth,
+    *,
+    uuid: str,
+    time: str,
+    averages: int = 1,
+    extra: Mapping[str, Value] = MappingProxyType({}),
+) -> None:
+    """Write a measurement file, atomically; equal arguments give equal bytes.
+
+    The tracer has the nominal concentration 1 mol/L, and the volume that the phantom would have at it.
+
+    Args:
+        signal: what the receiver has, a system matrix but for its frames, which are those of the measurement: values of
+            shape (C, K, N), background behind them.
+        uuid, time, averages, extra: as in `write_mdf`.
+
+    Raises:
+        DataError: a value breaks a rule (nothing is written then), or the disk refuses the file.
+    """
+    path = Path(path)
+    voxel_m = [fov / n for fov, n in zip(truth.grid.fov_m, truth.grid.size, strict=True)]
+    slice_m = min(voxel_m) * truth.finer
+    fields: dict[str, Value] = {
+        "/experiment/description": "Measurement of a phantom",
+        "/experiment/name": f"phantom {truth.phantom}",
+        "/experiment/subject": truth.phantom,
+        PHANTOM: truth.phantom,
+        CONCENTRATION: np.asarray(truth.concentration_YX, dtype=np.float64),
+        FIELD_OF_VIEW: np.array(truth.grid.fov_m),
+        FINER: truth.finer,
+        "/tracer/concentration": np.array([1.0]),
+        "/tracer/volume": np.array([math.prod(voxel_m) * slice_m * 1e3 * float(truth.concentration_YX.sum())]),
+        ORDERS: np.array(signal.mixing_orders, dtype=np.int64),
+    }
+    common = common_fields(path, signal, uuid, time, averages)
+    save_fields(path, common | fields | frame_fields(path, signal, fast_frame_axis=False), extra)
+
+
+def read_measurement(path: str | Path) -> Measurement:
+    """Read a measurement of spectra, with one period per frame and a 2-D Lissajous drive (N_d, N_d+1).
+
+    The transfer function is divided out as in `read_mdf`. Frames are averaged; background frames are left out, and not
+    subtracted.
+
+    Raises:
+        DataError: one line naming the file, the field, the value and the rule.
+    """
+    with np.errstate(all="ignore"), Hdf5File(path) as file:
+        if file.find("/calibration/size") is not None:
+            raise file.fault("/calibration/size", "is there: this is a system matrix, not a measurement")
+        nd, fx_hz = lissajous(file)
+        values_CKN = frames(file).values_CKN
+        require_finite(file.path, values_CKN)
+        orders = mixing_orders(file, nd, values_CKN.shape[1], ORDERS)
+        signal_CK = values_CKN.mean(axis=-1)
+        return Measurement(signal_CK, orders, field_settings(file), fx_hz, nd, unit(file), _truth(file))
+
+
+def _truth(file: Hdf5File) -> Truth | None:
+    if file.find(CONCENTRATION) is None:
+        return None
+    concentration_YX = file.read(CONCENTRATION)
+    if concentration_YX.ndim != 2:
+        raise file.fault(CONCENTRATION, f"shape {concentration_YX.shape}: must have two axes, y and x")
+    values = numbers(file, CONCENTRATION, "f", concentration_YX.size).reshape(concentration_YX.shape)
+    if not (values.min() >= 0 and values.max() > 0):
+        raise file.fault(CONCENTRATION, "must not be negative, and not 0 everywhere")
+    fov_m = numbers(file, FIELD_OF_VIEW, "f", 2)
+    size_y, size_x = concentration_YX.shape[0], concentration_YX.shape[1]
+    fov_mm = (undo(fov_m[0], 1e-3), undo(fov_m[1], 1e-3))
+    grid = build(file, f"{CONCENTRATION}, {FIELD_OF_VIEW}", Grid, size=(size_x, size_y), fov_mm=fov_mm)
+    finer = int(numbers(file, FINER, "i", 1)[0])
+    if finer < 1:
+        raise file.fault(FINER, f"{finer}: must be at least 1")
+    name = file.read(PHANTOM).ravel()
+    return Truth(str(name[0]) if name.size else "", values, grid, finer)
