@@ -46,18 +46,23 @@ class Synthesiser:
     def low(self) -> FieldSettings:
         return self.checkpoint.info.low
 
+    @property
+    def unit(self) -> str:
+        return self.checkpoint.info.unit
+
     def predict(self, low: SystemMatrix) -> SystemMatrix:
         """Synthesise the high-gradient matrix with the channels and mixing orders of `low`.
 
         Raises:
-            DataError: `low` is not of the grid, field or orders that the model was trained for; the message says which.
+            DataError: `low` is not of the grid, unit, field or orders that the model was trained for; the message says
+                which.
             DivergenceError: sampling left the finite numbers.
         """
         self.check(low)
         images = [self._channel(low, channel) for channel in range(len(low.values_CKN))]
         values_CKN = from_channel_images(images, low.mixing_orders, low.grid)
         return SystemMatrix(
-            values_CKN, low.mixing_orders, low.grid, self.checkpoint.info.high, low.fx_hz, low.nd, low.tracer
+            values_CKN, low.mixing_orders, low.grid, self.checkpoint.info.high, low.fx_hz, low.nd, low.tracer, low.unit
         )
 
     def _channel(self, low: SystemMatrix, channel: int) -> np.ndarray:
@@ -76,6 +81,8 @@ class Synthesiser:
         info = self.checkpoint.info
         if low.grid != info.grid:
             raise DataError(f"the condition's grid is {_grid(low.grid)}; the model was trained for {_grid(info.grid)}")
+        if low.unit != info.unit:
+            raise DataError(f"the condition's values are in {low.unit}; the model was trained for {info.unit}")
         for name in ("gradient_t_per_m", "drive_mt"):
             given, trained = getattr(low.field, name), getattr(info.low, name)
             if not np.allclose(given, trained, rtol=1e-6):

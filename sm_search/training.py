@@ -199,6 +199,7 @@ def make_checkpoint(
         low=settings.low,
         high=settings.high,
         orders=settings.orders.pairs(),
+        unit=settings.receive.unit,
         dataset=settings.name,
         dataset_hash=dataset.content_hash(),
         training_scans=len(gain.features_SK),

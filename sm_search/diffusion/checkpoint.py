@@ -30,6 +30,7 @@ class CheckpointInfo(Settings):
 
     Attributes:
         orders: mixing orders that the model was trained for.
+        unit: of the system matrices that it was trained on.
         dataset_hash: content hash of the training dataset.
         training_scans: number of scans behind the gain model.
         metrics: validation metrics by name.
@@ -42,6 +43,7 @@ class CheckpointInfo(Settings):
     low: FieldSettings
     high: FieldSettings
     orders: Annotated[tuple[tuple[int, int], ...], Field(min_length=1)]
+    unit: str = "A/m"
     dataset: str
     dataset_hash: str
     training_scans: Annotated[int, Field(ge=1)]

@@ -50,7 +50,13 @@ class Prediction:
                 f"mixing_orders asks for {len(orders)} components, the model for {grid.voxels} voxels"
             )
         low = SystemMatrix(
-            values_CKN, orders, grid, self._synthesiser.low, float(model_input["fx_hz"][0]), int(model_input["nd"][0])
+            values_CKN,
+            orders,
+            grid,
+            self._synthesiser.low,
+            float(model_input["fx_hz"][0]),
+            int(model_input["nd"][0]),
+            unit=self._synthesiser.unit,
         )
         try:
             high_CKN = self._synthesiser.predict(low).values_CKN
