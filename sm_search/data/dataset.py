@@ -19,8 +19,10 @@ from sm_search.config.errors import DataError
 from sm_search.config.simulation import FieldName, Scan
 from sm_search.data.atomic import atomic_path, sha256
 from sm_search.data.mdf import write_mdf
+from sm_search.data.mdf_fields import receive_fields
 from sm_search.data.mdf_reading import read_mdf
 from sm_search.data.storage import WRONG_HASH, S3Folder, cache_folder, is_uri
+from sm_search.physics.receive import receive
 from sm_search.physics.system_matrix import SystemMatrix
 
 MANIFEST = "manifest.json"
@@ -211,7 +213,11 @@ def file_name(scan: Scan, which: FieldName) -> str:
 def write_scan(
     folder: str | Path, settings: DatasetSettings, created: str, scan: Scan, which: FieldName, sm: SystemMatrix
 ) -> str:
-    """Write one file of a dataset and return its SHA-256; identical settings give identical bytes."""
+    """Send a simulated magnetisation through the receive chain, write it as one file of a dataset, return its SHA-256.
+
+    The noise comes from a stream named after the scan and the field: identical settings give identical bytes, in
+    whatever order the files are made.
+    """
     name = file_name(scan, which)
     if is_uri(folder):
         remote = S3Folder(folder)
@@ -225,5 +231,8 @@ def write_scan(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{path.parent}: cannot be created: {error.strerror}") from None
-    write_mdf(path, sm, uuid=str(identity), time=created)
+    chain = settings.receive_of(scan)
+    received = receive(sm, chain, scan.id, which)
+    extra = receive_fields(chain)
+    write_mdf(path, received, uuid=str(identity), time=created, averages=chain.averages, extra=extra)
     return sha256(path)

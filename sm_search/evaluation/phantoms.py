@@ -38,6 +38,23 @@ def phantom(name: str, grid: Grid) -> Array:
     return total_N / SUBVOXELS**2
 
 
+def resample(values_YX: Array, source: Grid, target: Grid) -> Array:
+    """The mean of a concentration over each voxel of another grid with the same centre; 0 outside of its own."""
+    weights = [
+        _overlap(n, fov, m, goal)
+        for n, fov, m, goal in zip(source.size, source.fov_m, target.size, target.fov_m, strict=True)
+    ]
+    return weights[1] @ values_YX @ weights[0].T
+
+
+def _overlap(count: int, fov_m: float, target_count: int, target_fov_m: float) -> Array:
+    """The share of each voxel of the target that lies in each of the source, along one axis; shape (target, source)."""
+    edges = fov_m * (np.arange(count + 1) / count - 0.5)
+    goal = target_fov_m * (np.arange(target_count + 1) / target_count - 0.5)
+    length = np.minimum(goal[1:, None], edges[None, 1:]) - np.maximum(goal[:-1, None], edges[None, :-1])
+    return np.maximum(length, 0) * (target_count / target_fov_m)
+
+
 def _dots(u: Array, v: Array) -> Array:
     """Discs of five sizes in pairs, one gap being one diameter; the upper of each pair has half the concentration."""
     result = np.zeros_like(u)

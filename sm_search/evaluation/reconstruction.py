@@ -1,7 +1,8 @@
 """The downstream check: an image of a phantom, reconstructed with a system matrix.
 
 As in a scanner, the drive frequencies themselves are filtered out, and noise is white in the induced voltage, which is
-ω_k times the magnetisation: so each component counts with the weight ω_k. Shapes: C receive channels, K components,
+ω_k times the magnetisation: so each component of a matrix of the magnetisation counts with the weight ω_k, and one of
+the voltage with 1. Shapes: C receive channels, K components,
 N voxels with x fastest, R real equations; Y and X pixels.
 """
 
@@ -70,7 +71,7 @@ def reconstruction_check(
 def measure(
     sm: SystemMatrix, concentration_N: NDArray[np.float64], *, noise_level: float = 0.0, seed: int = 0
 ) -> NDArray[np.complex128]:
-    """The signal u = S c of a concentration, with complex noise that is white in the voltage; shape (C, K), unit A/m.
+    """The signal u = S c of a concentration, with complex noise that is white in the voltage; unit of `sm`, (C, K).
 
     Args:
         noise_level: standard deviation of the noise over the largest modulus, both of the received voltage.
@@ -92,16 +93,19 @@ def reconstruct(
     regularisation: float = REGULARISATION,
     sweeps: int = SWEEPS,
     energy_threshold: float = 0.0,
+    snr_threshold: float | None = None,
 ) -> NDArray[np.float64]:
     """The concentration whose signal was measured, real and not negative, shape (N,), from all receive channels.
 
     Args:
         signal_CK: the measurement in the unit of `sm`, shape (C, K).
         energy_threshold: components whose norm, as voltage, is below this share of the largest are left out. A
-            simulated matrix has no signal-to-noise ratio to select by, so its norm stands for it.
+            matrix without noise has no signal-to-noise ratio to select by, so its norm stands for it.
+        snr_threshold: components with an SNR below it are left out.
 
     Raises:
-        DataError: the measurement does not fit the matrix, or no component is received.
+        DataError: the measurement does not fit the matrix, no component is received or above the thresholds, or an SNR
+            is asked for that the matrix does not have.
         SettingsError: a number is outside its range.
     """
     channels, components, voxels = sm.values_CKN.shape
@@ -113,15 +117,34 @@ def reconstruct(
     voltage_KN = (weights_K[:, None] * sm.values_CKN).reshape(channels * components, voxels)
     u_K = (weights_K * signal_CK).ravel()
     norm_K = np.linalg.norm(voltage_KN, axis=1)
-    kept = (norm_K > 0) & (norm_K >= energy_threshold * norm_K.max())
-    if not kept.any():
+    received = norm_K > 0
+    if not received.any():
         raise DataError("the system matrix is zero in every received component: nothing can be reconstructed")
+    kept = received & (norm_K >= energy_threshold * norm_K.max())
+    if snr_threshold is not None:
+        kept &= _above(snr_threshold, sm, received)
     return kaczmarz(voltage_KN[kept], u_K[kept], regularisation=regularisation, sweeps=sweeps)
 
 
+def _above(snr_threshold: float, sm: SystemMatrix, received: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the C·K components have that SNR; some received one does."""
+    if sm.snr_CK is None:
+        raise DataError(
+            f"the system matrix has neither an SNR nor background frames: a threshold of {snr_threshold:g} would drop "
+            "every component; reconstruct without"
+        )
+    above = sm.snr_CK.ravel() >= snr_threshold
+    if not (above & received).any():
+        largest = sm.snr_CK.ravel()[received].max()
+        raise DataError(f"no received component has an SNR of {snr_threshold:g}; the largest is {largest:.3g}")
+    return above
+
+
 def _voltage_weights(sm: SystemMatrix) -> NDArray[np.float64]:
-    """ω_k up to a factor; 0 for the drive frequencies, |m_x| + |m_y| = 1, which the receive filter takes out; (K,)."""
-    weights_K = np.abs(sm.frequency_index()).astype(np.float64)
+    """From the matrix to the voltage, up to a factor; 0 for the drive frequencies, |m_x| + |m_y| = 1, which the receive
+    filter takes out; (K,). That is ω_k for a magnetisation (A/m), and 1 for any other unit."""
+    index_K = np.abs(sm.frequency_index()).astype(np.float64)
+    weights_K = index_K if sm.unit == "A/m" else np.ones_like(index_K)
     weights_K[np.abs(np.asarray(sm.mixing_orders)).sum(axis=1) <= 1] = 0.0
     return weights_K
 

@@ -12,9 +12,14 @@ import pytest
 
 from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import DataError, SettingsError
+from sm_search.config.simulation import ReceiveSettings
 from sm_search.data.dataset import FIELDS, MANIFEST, Dataset, file_name, write_scan
+from sm_search.data.mdf import read_field, read_mdf
 from sm_search.data.validation import validate_mdf
+from sm_search.physics.receive import receive
 from sm_search.physics.system_matrix import simulate
+
+TIME = "2025-01-31T12:00:00.000"
 
 
 @pytest.fixture
@@ -79,6 +84,57 @@ def test_a_rewrite_gives_the_same_bytes(tiny_dataset: Dataset, tmp_path: Path) -
     name = file_name(scan, "high")
     assert sha == tiny_dataset.manifest.files[name]
     assert (tmp_path / name).read_bytes() == (tiny_dataset.folder / name).read_bytes()
+
+
+NOISY = ReceiveSettings(signal="voltage", noise_nv=3.0, averages=9, background_frames=6, low_pass_khz=300.0)
+
+
+def test_files_go_through_the_receive_chain(tiny_settings: DatasetSettings, tmp_path: Path) -> None:
+    noisy = tiny_settings.model_copy(update={"receive": NOISY})
+    scan = noisy.scans("train")[0].model_copy(update={"noise_nv": 30.0})
+    sm = simulate(noisy, scan, "low")
+    write_scan(tmp_path, noisy, TIME, scan, "low", sm)
+    path = tmp_path / file_name(scan, "low")
+    assert validate_mdf(path) == []
+    wanted = receive(sm, noisy.receive_of(scan), scan.id, "low")
+    found = read_mdf(path)
+    assert wanted.transfer_function_CK is not None
+    np.testing.assert_allclose(found.values_CKN, wanted.values_CKN / wanted.transfer_function_CK[..., None], rtol=1e-14)
+    np.testing.assert_array_equal(found.snr_CK, wanted.snr_CK)
+    assert found.unit == "V"
+    stored = {name: read_field(path, f"/acquisition/receiver/_{name}") for name in ("noise", "noiseSeed", "lowPass")}
+    assert stored == {"noise": pytest.approx(30e-9), "noiseSeed": 0, "lowPass": 300e3}
+    assert read_field(path, "/acquisition/numAverages") == 9
+
+
+def test_noise_is_that_of_scan_field_and_seed_in_any_order(tiny_settings: DatasetSettings, tmp_path: Path) -> None:
+    noisy = tiny_settings.model_copy(update={"receive": NOISY})
+    reseeded = noisy.model_copy(update={"receive": NOISY.model_copy(update={"seed": 1})})
+    work = [(scan, which) for scan in noisy.scans("train") for which in FIELDS]
+
+    def hashes(settings: DatasetSettings, order: list[Any], folder: str) -> dict[str, str]:
+        (tmp_path / folder).mkdir()
+        return {
+            file_name(scan, which): write_scan(
+                tmp_path / folder, settings, TIME, scan, which, simulate(settings, scan, which)
+            )
+            for scan, which in order
+        }
+
+    first, backwards, other = (
+        hashes(noisy, work, "a"),
+        hashes(noisy, work[::-1], "b"),
+        hashes(reseeded, work, "c"),
+    )
+    assert first == backwards
+    assert len({*first.values(), *other.values()}) == 2 * len(work)
+
+
+def test_without_noise_nothing_is_said_of_the_receive_chain(tiny_dataset: Dataset) -> None:
+    path = tiny_dataset.folder / tiny_dataset.expected()[0][1]
+    with pytest.raises(DataError, match="_noise: is missing"):
+        read_field(path, "/acquisition/receiver/_noise")
+    assert read_field(path, "/acquisition/receiver/unit") == "A/m"
 
 
 def test_one_flipped_bit_is_found_named_and_simulated_again(copy: Path) -> None:

@@ -252,7 +252,7 @@ def test_a_transfer_function_that_cannot_be_divided_by_is_a_warning(received: Pa
         ("/acquisition/numFrames", 5),
         ("/acquisition/receiver/numChannels", 3),
         (TRANSFER, np.ones((2, 12), complex)),
-        ("/measurement/data", np.ones((1, 2, 11, 6), complex)),
+        ("/measurement/data", np.ones((7, 1, 2, 11), complex)),
         ("/measurement/data", np.full((6, 1, 2, 11), np.inf + 0j)),
         ("/measurement/frequencySelection", np.arange(12) + 1),
         ("/measurement/isBackgroundFrame", np.ones(6, np.int8)),

@@ -5,7 +5,7 @@ import pytest
 
 from sm_search.config.errors import SettingsError
 from sm_search.config.simulation import Grid
-from sm_search.evaluation.phantoms import PHANTOMS, SUBVOXELS, phantom
+from sm_search.evaluation.phantoms import PHANTOMS, SUBVOXELS, phantom, resample
 
 
 @pytest.mark.parametrize("name", PHANTOMS)
@@ -57,6 +57,26 @@ def test_dots_have_two_concentrations() -> None:
     assert lower.sum() == pytest.approx(2 * upper.sum(), rel=0.01)
     discs = np.pi * sum(r * r for r in (0.15, 0.11, 0.08, 0.06, 0.045)) / 4
     assert image.mean() == pytest.approx(1.5 * discs, rel=0.01)
+
+
+def test_resampling_takes_means_and_keeps_the_amount() -> None:
+    values_YX = np.random.default_rng(1).random((12, 6))
+    fine, coarse = Grid(size=(6, 12), fov_mm=(30.0, 60.0)), Grid(size=(3, 4), fov_mm=(30.0, 60.0))
+    expected = values_YX.reshape(4, 3, 3, 2).mean(axis=(1, 3))
+    np.testing.assert_allclose(resample(values_YX, fine, coarse), expected, rtol=1e-13)
+    odd = Grid(size=(5, 7), fov_mm=(30.0, 60.0))
+    assert resample(values_YX, fine, odd).mean() == pytest.approx(values_YX.mean(), rel=1e-13)
+    np.testing.assert_allclose(resample(np.ones((12, 6)), fine, odd), 1, rtol=1e-13)
+    np.testing.assert_allclose(resample(values_YX, fine, fine), values_YX, rtol=1e-13)
+
+
+def test_resampling_to_another_field_of_view_keeps_the_centre() -> None:
+    values_YX = np.random.default_rng(1).random((4, 4))
+    small, wide = Grid(size=(4, 4), fov_mm=(20.0, 20.0)), Grid(size=(8, 4), fov_mm=(40.0, 20.0))
+    padded = resample(values_YX, small, wide)
+    np.testing.assert_allclose(padded[:, 2:6], values_YX, rtol=1e-13)
+    assert not padded[:, [0, 1, 6, 7]].any()
+    np.testing.assert_allclose(resample(padded, wide, small), values_YX, rtol=1e-13)
 
 
 def test_an_unknown_phantom_lists_the_known_ones() -> None:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from sm_search.config.errors import DataError, SettingsError
-from sm_search.config.simulation import Grid
+from sm_search.config.simulation import Grid, ReceiveSettings
 from sm_search.data.dataset import Dataset
 from sm_search.evaluation.metrics import MAX_PSNR_DB
 from sm_search.evaluation.phantoms import phantom
 from sm_search.evaluation.reconstruction import image_quality, kaczmarz, measure, reconstruct, reconstruction_check
+from sm_search.physics.receive import receive
 from sm_search.physics.system_matrix import SystemMatrix
 
 
@@ -158,6 +159,42 @@ def test_the_energy_threshold_leaves_components_out(well_posed: SystemMatrix) ->
     )
     expected = reconstruct(fewer, signal_CK[:, kept], sweeps=5)
     np.testing.assert_array_equal(reconstruct(well_posed, signal_CK, sweeps=5, energy_threshold=threshold), expected)
+
+
+def test_a_matrix_of_the_voltage_gives_the_image_of_its_magnetisation(high: SystemMatrix) -> None:
+    voltage = receive(high, ReceiveSettings(signal="voltage"))
+    c_N = phantom("dots", high.grid)
+    # The voltage is ahead by −i, which exchanges the equations of the real and the imaginary part.
+    turned = dataclasses.replace(high, values_CKN=-1j * high.values_CKN)
+    expected = reconstruct(turned, measure(turned, c_N))
+    np.testing.assert_allclose(reconstruct(voltage, measure(voltage, c_N)), expected, rtol=1e-8, atol=1e-10)
+    assert expected.max() > 0.2
+
+
+def test_measurement_noise_is_white_in_a_measured_voltage(well_posed: SystemMatrix) -> None:
+    sm = dataclasses.replace(well_posed, unit="V")
+    c_N = phantom("dots", sm.grid)
+    noise_K = (measure(sm, c_N, noise_level=0.1) - measure(sm, c_N))[0]
+    expected = 0.1 * np.abs(measure(sm, c_N)).max()
+    for half_K in (noise_K[:50], noise_K[50:]):
+        assert np.sqrt(np.mean(np.abs(half_K) ** 2)) == pytest.approx(expected, rel=0.3)
+
+
+def test_the_snr_threshold_leaves_components_out_of_each_channel(well_posed: SystemMatrix) -> None:
+    snr_CK = np.arange(100.0)[None]
+    sm = dataclasses.replace(well_posed, snr_CK=snr_CK)
+    signal_CK = measure(sm, phantom("dots", sm.grid))
+    kept = dataclasses.replace(
+        well_posed, values_CKN=well_posed.values_CKN[:, 40:], mixing_orders=sm.mixing_orders[40:]
+    )
+    expected = reconstruct(kept, signal_CK[:, 40:], sweeps=5)
+    np.testing.assert_array_equal(reconstruct(sm, signal_CK, sweeps=5, snr_threshold=40.0), expected)
+    everything = reconstruct(well_posed, signal_CK, sweeps=5)
+    np.testing.assert_array_equal(reconstruct(sm, signal_CK, sweeps=5, snr_threshold=0.0), everything)
+    with pytest.raises(DataError, match="no received component has an SNR of 100; the largest is 99"):
+        reconstruct(sm, signal_CK, snr_threshold=100.0)
+    with pytest.raises(DataError, match="neither an SNR nor background frames: a threshold of 5 would drop every"):
+        reconstruct(well_posed, signal_CK, snr_threshold=5.0)
 
 
 def test_a_wrong_matrix_costs_quality(well_posed: SystemMatrix) -> None:

@@ -1,0 +1,145 @@
+"""A phantom measured on a finer grid than the system matrix has, and reconstructed: no inverse crime.
+
+Shapes: C receive channels, K components, N voxels with x fastest; Y and X pixels.
+"""
+
+import dataclasses
+import uuid
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sm_search.config.dataset import DatasetSettings
+from sm_search.config.errors import DataError, SettingsError
+from sm_search.config.simulation import FieldName, FieldSettings, Grid, Scan
+from sm_search.data.mdf_fields import receive_fields
+from sm_search.data.measurement import Measurement, Truth, write_measurement
+from sm_search.evaluation.phantoms import phantom, resample
+from sm_search.evaluation.reconstruction import ReconstructionResult, image_quality, reconstruct
+from sm_search.physics.receive import receive
+from sm_search.physics.system_matrix import SystemMatrix, simulate
+
+FINER = 2
+MAX_FINER = 16
+_UUID_SPACE = uuid.UUID("d6a7f0f4-0f0e-4f0b-9d52-2f6d8c3b9a40")
+
+
+def simulate_measurement(
+    settings: DatasetSettings, scan: Scan, which: FieldName, phantom_name: str, *, finer: int = FINER, seed: int = 0
+) -> tuple[SystemMatrix, Truth]:
+    """The received signal of a phantom, as a system matrix of one frame, and what was measured.
+
+    Each voxel of the finer grid holds the response to its share 1/finer² of the point sample. The noise has the same
+    size as in the system matrix and comes from a stream of its own.
+
+    Args:
+        finer: voxels along a side of a voxel of the system matrix.
+        seed: of the noise.
+
+    Raises:
+        SettingsError: no such phantom, or `finer` is out of range.
+    """
+    if not 1 <= finer <= MAX_FINER:
+        raise SettingsError(f"finer {finer}: must be 1 to {MAX_FINER}")
+    size_x, size_y = settings.grid.size
+    try:
+        grid = Grid(size=(size_x * finer, size_y * finer), fov_mm=settings.grid.fov_mm)
+    except ValueError:
+        raise SettingsError(f"finer {finer}: makes a grid of {size_x * finer} × {size_y * finer} voxels") from None
+    concentration_N = phantom(phantom_name, grid)
+    fine = simulate(settings.model_copy(update={"grid": grid}), scan, which)
+    signal_CK1 = (fine.values_CKN @ concentration_N / finer**2)[:, :, None]
+    chain = settings.receive_of(scan).model_copy(update={"seed": seed})
+    signal = receive(
+        dataclasses.replace(fine, values_CKN=signal_CK1), chain, scan.id, which, "measurement", phantom_name
+    )
+    return signal, Truth(phantom_name, concentration_N.reshape(size_y * finer, size_x * finer), grid, finer)
+
+
+def write_phantom_measurement(
+    path: str | Path,
+    settings: DatasetSettings,
+    scan: Scan,
+    which: FieldName,
+    phantom_name: str,
+    *,
+    time: str,
+    finer: int = FINER,
+    seed: int = 0,
+) -> None:
+    """Simulate a measurement and write it as an MDF file that tells how it was made; equal arguments, equal bytes.
+
+    Args:
+        time: for the file, UTC, `yyyy-mm-ddThh:mm:ss.ms`.
+
+    Raises:
+        SettingsError: as `simulate_measurement`.
+        DataError: the file cannot be written.
+    """
+    signal, truth = simulate_measurement(settings, scan, which, phantom_name, finer=finer, seed=seed)
+    chain = settings.receive_of(scan).model_copy(update={"seed": seed})
+    origin = [settings.physics_hash(), scan.id, which, phantom_name, str(finer), str(seed)]
+    write_measurement(
+        path,
+        signal,
+        truth,
+        uuid=str(uuid.uuid5(_UUID_SPACE, "/".join(origin))),
+        time=time,
+        averages=chain.averages,
+        extra=receive_fields(chain) | {"/experiment/_scan": scan.id},
+    )
+
+
+def reconstruct_measurement(
+    sm: SystemMatrix, measurement: Measurement, *, snr_threshold: float | None = None
+) -> ReconstructionResult | NDArray[np.float64]:
+    """The image of a measurement, rated against its truth on the grid of `sm`; the bare image (Y, X) without a truth.
+
+    Args:
+        snr_threshold: as in `reconstruct`.
+
+    Raises:
+        DataError: the measurement does not pair with the matrix; the message says in what.
+    """
+    signal_CK = _paired(sm, measurement)
+    size_x, size_y = sm.grid.size
+    image = reconstruct(sm, signal_CK, snr_threshold=snr_threshold).reshape(size_y, size_x)
+    if measurement.truth is None:
+        return image
+    truth = truth_on(measurement.truth, sm.grid)
+    return ReconstructionResult(measurement.truth.phantom, image, truth, *image_quality(image, truth))
+
+
+def truth_on(truth: Truth, grid: Grid) -> NDArray[np.float64]:
+    """The truth on the grid of a system matrix, relative to its point sample, which fills a voxel of whatever size."""
+    sampled_m2 = _voxel_m2(truth.grid) * truth.finer**2
+    return resample(truth.concentration_YX, truth.grid, grid) * (_voxel_m2(grid) / sampled_m2)
+
+
+def _voxel_m2(grid: Grid) -> float:
+    return grid.fov_m[0] * grid.fov_m[1] / grid.voxels
+
+
+def _paired(sm: SystemMatrix, measurement: Measurement) -> NDArray[np.complex128]:
+    """The measured signal in the order of the matrix, (C, K)."""
+    for name, given, wanted in (
+        ("receive channels", len(measurement.signal_CK), len(sm.values_CKN)),
+        ("unit", measurement.unit, sm.unit),
+        ("N_d", measurement.nd, sm.nd),
+        ("f_x in Hz", f"{measurement.fx_hz:.9g}", f"{sm.fx_hz:.9g}"),
+        ("gradient in T/m and drive in mT", _shown(measurement.field), _shown(sm.field)),
+    ):
+        if given != wanted:
+            raise DataError(f"the measurement and the system matrix differ in their {name}: {given}, {wanted}")
+    position = {order: index for index, order in enumerate(measurement.mixing_orders)}
+    missing = [order for order in sm.mixing_orders if order not in position]
+    if missing:
+        raise DataError(f"the measurement lacks {len(missing)} of the matrix's mixing orders, first {missing[0]}")
+    return measurement.signal_CK[:, [position[order] for order in sm.mixing_orders]]
+
+
+def _shown(field: FieldSettings) -> str:
+    """Rounded as files are compared."""
+    values = (*field.gradients_t_per_m, *(drive * 1e3 for drive in field.drives_t))
+    return ", ".join(f"{value:.6g}" for value in values)
