@@ -16,6 +16,7 @@ from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.diffusion.condition import make_condition
 from sm_search.diffusion.samplers import ImageNoise, sample
+from sm_search.diffusion.scan_features import scan_features
 from sm_search.physics.system_matrix import SystemMatrix, from_channel_images
 
 UUID_SPACE = uuid.UUID("0c6f2f3c-5a2e-4d0e-9a43-6a2b1d5d7a11")
@@ -71,10 +72,13 @@ class Synthesiser:
         info = self.checkpoint.info
         names = [f"{channel}/{m_x},{m_y}" for m_x, m_y in low.mixing_orders]
         noise = ImageNoise(self.seed, names, (info.grid.size[1], info.grid.size[0]))
-        patterns = sample(self.checkpoint.denoiser, info.training.diffusion, self.schedule, condition, noise)
-        high_scales = self.checkpoint.gain(torch.from_numpy(scaled.scales)).numpy()
-        unit = ScaledImages.of(patterns[:, 0].double().cpu().numpy() + 1j * patterns[:, 1].double().cpu().numpy())
-        return ScaledImages(unit.patterns, high_scales).images()
+        drawn = sample(self.checkpoint.denoiser, info.training.diffusion, self.schedule, condition, noise).cpu()
+        features = scan_features(scaled.patterns, scaled.scales, low.drive_hz(channel), low.nd)
+        models = self.checkpoint.scan_models
+        mean, spread_K = models.origin(features, (len(names), *noise.shape[1:]))
+        patterns = (mean + spread_K[:, None, None, None] * drawn).double().numpy()
+        high_scales = models.gain(features, torch.from_numpy(scaled.scales)).numpy()
+        return ScaledImages(ScaledImages.of(patterns[:, 0] + 1j * patterns[:, 1]).patterns, high_scales).images()
 
     def check(self, low: SystemMatrix) -> None:
         """Raise a DataError if `low` is outside what the model was trained for."""

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from sm_search.config.errors import DivergenceError
-from sm_search.config.model import ScheduleSettings, TrainingSettings
+from sm_search.config.model import Mean, ScheduleSettings, TrainingSettings
 from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, CheckpointInfo
 from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
-from sm_search.diffusion.gain import GainModel
 from sm_search.diffusion.noise_schedule import alpha_bars, diffuse, training_target
+from sm_search.diffusion.scan_models import ScanData, ScanModels
 
 STATE_FILE = "training_state.safetensors"
 """Name of the file in which a run keeps `Trainer.state`."""
@@ -32,7 +32,7 @@ EMA_WARM_UP = 10.0
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Pairs of scaled components: targets of shape (B, 2, Y, X) at unit maximum modulus, and their conditions."""
+    """What is diffused, of shape (B, 2, Y, X): patterns or residuals (`ScanModels.fitted`), and the conditions."""
 
     targets: Tensor
     condition: Condition
@@ -52,19 +52,19 @@ class StepRecord:
     images_per_second: float
 
 
-def training_images(dataset: Dataset, split: str, channels: Sequence[int]) -> tuple[TrainingImages, GainModel]:
-    """All components of a split as training images, and the gain model fitted to the same components."""
-    targets, conditions, low_scales, high_scales = [], [], [], []
+def training_images(
+    dataset: Dataset, split: str, channels: Sequence[int], mean: Mean
+) -> tuple[TrainingImages, ScanModels]:
+    """All components of a split as training images, and the models of whole scans fitted to the same components."""
+    scans, conditions = [], []
     for pair in dataset.pairs(split):
         for channel in channels:
             low = ScaledImages.of(pair.low.channel_images(channel))
             high = ScaledImages.of(pair.high.channel_images(channel))
-            targets.append(torch.from_numpy(high.patterns).float())
             conditions.append(make_condition(low.patterns, pair.low.mixing_orders, low.scales))
-            low_scales.append(torch.from_numpy(low.scales))
-            high_scales.append(torch.from_numpy(high.scales))
-    gain = GainModel.fitted(torch.stack(low_scales), torch.stack(high_scales))
-    return TrainingImages(torch.cat(targets), concatenate(conditions)), gain
+            scans.append(ScanData.of(low, high, pair.low.drive_hz(channel), pair.low.nd))
+    models, targets = ScanModels.fitted(scans, mean)
+    return TrainingImages(targets, concatenate(conditions)), models
 
 
 class Trainer:
@@ -188,7 +188,7 @@ class Trainer:
 
 
 def make_checkpoint(
-    trainer: Trainer, dataset: Dataset, gain: GainModel, schedule: ScheduleSettings, metrics: dict[str, float]
+    trainer: Trainer, dataset: Dataset, models: ScanModels, schedule: ScheduleSettings, metrics: dict[str, float]
 ) -> Checkpoint:
     """The averaged weights with all that synthesis needs."""
     settings = dataset.settings
@@ -202,10 +202,12 @@ def make_checkpoint(
         unit=settings.receive.unit,
         dataset=settings.name,
         dataset_hash=dataset.content_hash(),
-        training_scans=len(gain.features_SK),
+        training_scans=len(models.gain.regression.features_SF),
+        gain_rank=models.gain.rank,
+        mean_rank=models.mean.rank if models.mean else None,
         metrics=metrics,
     )
-    return Checkpoint(info, trainer.ema, gain)
+    return Checkpoint(info, trainer.ema, models)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

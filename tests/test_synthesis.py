@@ -5,12 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sm_search.config.errors import DataError, DivergenceError
 from sm_search.config.model import DiffusionSettings, LinearBasisSettings, ScheduleSettings, TrainingSettings
 from sm_search.config.simulation import FieldSettings, Grid
 from sm_search.data.dataset import Dataset, Pair
+from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint
+from sm_search.diffusion.scan_features import scan_features
+from sm_search.evaluation.baselines import baselines
 from sm_search.evaluation.comparison import pair_quality
 from sm_search.synthesis import Synthesiser, load_synthesiser
 from sm_search.training import Trainer, make_checkpoint, training_images
@@ -27,11 +31,12 @@ def checkpoint(tiny_dataset: Dataset) -> Checkpoint:
         learning_rate=3e-3,
         p_uncond=0.0,
         share_at_end=1.0,
+        mean="none",
     )
-    images, gain = training_images(tiny_dataset, "train", (0,))
+    images, models = training_images(tiny_dataset, "train", (0,), settings.mean)
     trainer = Trainer(settings, images)
     list(trainer.train(settings.steps))
-    return make_checkpoint(trainer, tiny_dataset, gain, ScheduleSettings(steps=1), {})
+    return make_checkpoint(trainer, tiny_dataset, models, ScheduleSettings(steps=1), {})
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +56,12 @@ def test_a_training_scan_is_synthesised_in_shape_and_in_physical_units(checkpoin
 
 def test_each_component_has_exactly_the_predicted_amplitude(checkpoint: Checkpoint, pair: Pair) -> None:
     found = Synthesiser(checkpoint).predict(pair.low).values_CKN[0]
-    truth = pair.high.values_CKN[0]
-    # The gain model is exact on its training scans; the pattern has no say in the amplitude.
-    np.testing.assert_allclose(np.abs(found).max(1), np.abs(truth).max(1), rtol=1e-3)
+    low = ScaledImages.of(pair.low.channel_images(0))
+    features = scan_features(low.patterns, low.scales, pair.low.fx_hz, pair.low.nd)
+    predicted = checkpoint.scan_models.gain(features, torch.from_numpy(low.scales)).numpy()
+    np.testing.assert_allclose(np.abs(found).max(1), predicted, rtol=1e-12)
+    # The pattern has no say in the amplitude, and the gain model nearly knows its training scans.
+    np.testing.assert_allclose(predicted, np.abs(pair.high.values_CKN[0]).max(1), rtol=1e-2)
 
 
 def test_concentration_passes_through(checkpoint: Checkpoint, pair: Pair) -> None:
@@ -134,3 +142,16 @@ def test_sampling_that_leaves_the_finite_numbers_ends_in_an_error(checkpoint: Ch
     schedule = ScheduleSettings(steps=2, eta_max=1e38, gamma=0.0)
     with pytest.raises(DivergenceError, match="sampling left the finite numbers"):
         Synthesiser(checkpoint, schedule).predict(pair.low)
+
+
+def test_without_a_network_s_say_the_result_is_the_mean_of_the_training_scans(tiny_dataset: Dataset) -> None:
+    """A fresh network answers 0: what is left is mean and gain, which the kernel-ridge baseline has too."""
+    settings = TrainingSettings(backbone=LinearBasisSettings(coefficients=16, width=16, blocks=1), steps=1)
+    images, models = training_images(tiny_dataset, "train", (0,), settings.mean)
+    fresh = make_checkpoint(Trainer(settings, images), tiny_dataset, models, ScheduleSettings(steps=1), {})
+    low = next(iter(tiny_dataset.pairs("test"))).low
+    expected = baselines(tiny_dataset)["kernel-ridge"].predict(low)
+    found = Synthesiser(fresh).predict(low)
+    scale = np.abs(expected.values_CKN).max()
+    np.testing.assert_allclose(found.values_CKN, expected.values_CKN, rtol=0, atol=1e-6 * scale)
+    assert (found.field, found.mixing_orders) == (expected.field, expected.mixing_orders)

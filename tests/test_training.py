@@ -18,8 +18,10 @@ from sm_search.config.model import (
     UNetSettings,
 )
 from sm_search.data.dataset import Dataset
+from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import load_checkpoint
 from sm_search.diffusion.condition import Condition
+from sm_search.diffusion.scan_features import scan_features
 from sm_search.training import Trainer, TrainingImages, make_checkpoint, training_images
 
 SHAPE = (4, 4)
@@ -213,7 +215,8 @@ def test_the_average_follows_its_recursion() -> None:
 
 
 def test_training_images_are_both_gradients_of_every_scan(tiny_dataset: Dataset) -> None:
-    data, gain = training_images(tiny_dataset, "train", (0, 1))
+    data, models = training_images(tiny_dataset, "train", (0, 1), "none")
+    assert models.mean is None
     # 2 scans × 2 channels × 8 components.
     assert data.targets.shape == data.condition.image.shape == (32, 2, 12, 12)
     for patterns in (data.targets, data.condition.image):
@@ -221,15 +224,39 @@ def test_training_images_are_both_gradients_of_every_scan(tiny_dataset: Dataset)
         torch.testing.assert_close(modulus, torch.ones(32))
     pair = next(iter(tiny_dataset.pairs("train")))
     for channel in (0, 1):
-        low, high = (torch.from_numpy(abs(sm.channel_images(channel)).max((1, 2))) for sm in (pair.low, pair.high))
-        torch.testing.assert_close(gain(low), high, rtol=1e-3, atol=0)
+        low = ScaledImages.of(pair.low.channel_images(channel))
+        features = scan_features(low.patterns, low.scales, pair.low.drive_hz(channel), pair.low.nd)
+        found = models.gain(features, torch.from_numpy(low.scales))
+        high = torch.from_numpy(abs(pair.high.channel_images(channel)).max((1, 2)))
+        torch.testing.assert_close(found, high, rtol=3e-2, atol=0)
+
+
+def test_residuals_are_what_the_mean_of_the_other_scans_leaves(tiny_dataset: Dataset) -> None:
+    """Mean square 1 over scans and pixels, and with mean and spread of the scan itself left out the truth again."""
+    patterns, _ = training_images(tiny_dataset, "train", (0, 1), "none")
+    data, models = training_images(tiny_dataset, "train", (0, 1), "kernel-ridge")
+    assert models.mean is not None
+    assert torch.equal(data.condition.image, patterns.condition.image)
+    mean_square_K = data.targets.unflatten(0, (4, 8)).square().mean((0, 2, 3, 4))
+    torch.testing.assert_close(mean_square_K, torch.ones(8), rtol=1e-4, atol=0)
+    spread_SK = models.mean.spread_K.float() / models.mean.regression.precision_SS.diagonal().sqrt()[:, None].float()
+    predicted = patterns.targets - data.targets * spread_SK.flatten()[:, None, None, None]
+    others = torch.arange(4) != 2
+    outputs_SP = patterns.targets.unflatten(0, (4, 8)).flatten(1)
+    regression = models.mean.regression
+    # By definition, with the same kernel and the same constant mean, and without the scan.
+    similarity = torch.exp(-0.5 * (torch.cdist(regression.features_SF, regression.features_SF) / regression.width) ** 2)
+    gram = similarity[others][:, others] + regression.ridge * torch.eye(3)
+    centred = outputs_SP[others].double() - regression.mean_P
+    expected = regression.mean_P + similarity[2, others] @ torch.linalg.solve(gram, centred)
+    torch.testing.assert_close(predicted.unflatten(0, (4, 8))[2].flatten().double(), expected, rtol=0, atol=2e-5)
 
 
 def test_a_checkpoint_of_a_run_comes_back(tiny_dataset: Dataset, tmp_path: Any) -> None:
-    data, gain = training_images(tiny_dataset, "train", (0,))
+    data, models = training_images(tiny_dataset, "train", (0,), "kernel-ridge")
     trainer = Trainer(settings(), data)
     list(trainer.train(3))
-    checkpoint = make_checkpoint(trainer, tiny_dataset, gain, ScheduleSettings(), {"psnr_db_mean": 1.5})
+    checkpoint = make_checkpoint(trainer, tiny_dataset, models, ScheduleSettings(), {"psnr_db_mean": 1.5})
     checkpoint.save(tmp_path)
     loaded = load_checkpoint(tmp_path)
     assert equal(loaded.denoiser.state_dict(), trainer.ema.state_dict())

@@ -10,6 +10,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Prediction = Literal["epsilon", "v", "x0"]
+Mean = Literal["none", "kernel-ridge"]
 
 
 class LinearBasisSettings(Settings):
@@ -66,6 +67,8 @@ class TrainingSettings(Settings):
     """One training run.
 
     Attributes:
+        mean: what the diffusion starts from: `none` diffuses the pattern itself (paper), `kernel-ridge` its residual about
+            a regression over the training scans, in units of the regression's expected error.
         p_uncond: probability of replacing the condition by the null condition (Algorithm 1).
         condition_noise: `same-level` adds √(1−ᾱ_t)·ε to the condition in training (the paper's text), `none` does not.
         condition_weight: `decay` multiplies the condition by 1 − t/T in training (the paper's text), `none` does not.
@@ -77,6 +80,7 @@ class TrainingSettings(Settings):
 
     backbone: BackboneSettings = LinearBasisSettings()
     diffusion: DiffusionSettings = DiffusionSettings()
+    mean: Mean = "kernel-ridge"
     p_uncond: Share = 0.1
     condition_noise: Literal["none", "same-level"] = "none"
     condition_weight: Literal["none", "decay"] = "none"

@@ -1,4 +1,4 @@
-"""A checkpoint folder: `model.safetensors` (weights, basis, gain), `checkpoint.json` (all else). No pickle."""
+"""A checkpoint folder: `model.safetensors` (weights, basis, gain, mean), `checkpoint.json` (all else). No pickle."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sm_search.config.base import Settings
 from sm_search.config.errors import CheckpointError, SettingsError
@@ -19,6 +19,8 @@ from sm_search.config.model import ScheduleSettings, TrainingSettings
 from sm_search.config.simulation import FieldSettings, Grid
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
 from sm_search.diffusion.gain import GainModel
+from sm_search.diffusion.mean import MeanModel
+from sm_search.diffusion.scan_models import ScanModels
 
 WEIGHTS_FILE = "model.safetensors"
 SETTINGS_FILE = "checkpoint.json"
@@ -32,7 +34,8 @@ class CheckpointInfo(Settings):
         orders: mixing orders that the model was trained for.
         unit: of the system matrices that it was trained on.
         dataset_hash: content hash of the training dataset.
-        training_scans: number of scans behind the gain model.
+        training_scans: number of scans behind the gain and the mean model.
+        gain_rank, mean_rank: directions that their outputs are stored in; no `mean_rank` without mean model.
         metrics: validation metrics by name.
     """
 
@@ -47,6 +50,8 @@ class CheckpointInfo(Settings):
     dataset: str
     dataset_hash: str
     training_scans: Annotated[int, Field(ge=1)]
+    gain_rank: Annotated[int, Field(ge=0)]
+    mean_rank: Annotated[int, Field(ge=0)] | None
     metrics: dict[str, float] = Field(default={})
 
 
@@ -56,7 +61,7 @@ class Checkpoint:
 
     info: CheckpointInfo
     denoiser: Denoiser
-    gain: GainModel
+    scan_models: ScanModels
 
     def save(self, folder: Path) -> None:
         """Write both files. The JSON goes first and comes last, by renaming: a folder with it is complete.
@@ -65,7 +70,7 @@ class Checkpoint:
             CheckpointError: the operating system refuses.
         """
         tensors = {
-            name: value.detach().cpu().contiguous() for name, value in _tensors(self.denoiser, self.gain).items()
+            name: value.detach().cpu().contiguous() for name, value in _tensors(self.denoiser, self.scan_models).items()
         }
         text = json.dumps(self.info.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
         temporary = folder / f".{SETTINGS_FILE}.{os.getpid()}"
@@ -122,21 +127,36 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         with torch.device("meta"):
             training, shape = info.training, (info.grid.size[1], info.grid.size[0])
             denoiser = build_denoiser(training.backbone, shape, training.diffusion.prediction)
-            gain = GainModel(info.training_scans, len(info.orders))
+            models = _empty_scan_models(info, shape)
     except (SettingsError, RuntimeError) as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: no such model can be built: {error}") from None
-    _require_fit(path, tensors, _tensors(denoiser, gain))
-    for prefix, module in (("denoiser.", denoiser), ("gain.", gain)):
+    _require_fit(path, tensors, _tensors(denoiser, models))
+    for prefix, module in _modules(denoiser, models).items():
         part = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         module.load_state_dict(part, assign=True)
     denoiser.eval().requires_grad_(False)
-    return Checkpoint(info, denoiser, gain)
+    return Checkpoint(info, denoiser, models)
 
 
-def _tensors(denoiser: Denoiser, gain: GainModel) -> dict[str, Tensor]:
+def _empty_scan_models(info: CheckpointInfo, shape: tuple[int, int]) -> ScanModels:
+    scans, components = info.training_scans, len(info.orders)
+    mean = None if info.mean_rank is None else MeanModel(scans, components, shape, info.mean_rank)
+    return ScanModels(GainModel(scans, components, info.gain_rank), mean)
+
+
+def _modules(denoiser: Denoiser, models: ScanModels) -> dict[str, nn.Module]:
+    """The parts of a checkpoint by the prefix of their tensors' names."""
+    modules: dict[str, nn.Module] = {"denoiser.": denoiser, "gain.": models.gain}
+    return modules if models.mean is None else {**modules, "mean.": models.mean}
+
+
+def _tensors(denoiser: Denoiser, models: ScanModels) -> dict[str, Tensor]:
     """What `model.safetensors` holds, by name."""
-    tensors = {f"denoiser.{name}": value for name, value in denoiser.state_dict().items()}
-    return tensors | {f"gain.{name}": value for name, value in gain.state_dict().items()}
+    return {
+        f"{prefix}{name}": value
+        for prefix, module in _modules(denoiser, models).items()
+        for name, value in module.state_dict().items()
+    }
 
 
 def _require_fit(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

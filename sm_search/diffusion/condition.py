@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sm_search.config.model import ScheduleSettings
-from sm_search.diffusion.gain import relative_log_scales
+from sm_search.diffusion.scan_features import relative_log_scales
 
 
 @dataclass(frozen=True)

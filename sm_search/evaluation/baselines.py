@@ -1,13 +1,18 @@
 """What a model must beat: methods with the model's interface and no network."""
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from sm_search.data.dataset import Dataset, Pair
 from sm_search.data.scaling import ScaledImages
-from sm_search.physics.system_matrix import SystemMatrix
+from sm_search.diffusion.scan_features import scan_features
+from sm_search.diffusion.scan_models import ScanData, ScanModels
+from sm_search.physics.system_matrix import SystemMatrix, from_channel_images
 
 
 class Method(Protocol):
@@ -38,10 +43,37 @@ class Nearest:
         return self.nearest(low).high
 
 
+class KernelRidgeOverScans:
+    """The mean that a residual diffusion would start from, and the gain: regression over the training scans alone."""
+
+    def __init__(self, training: Iterable[Pair]) -> None:
+        scans = []
+        for pair in training:
+            low, high = ScaledImages.of(pair.low.channel_images(0)), ScaledImages.of(pair.high.channel_images(0))
+            scans.append(ScanData.of(low, high, pair.low.drive_hz(0), pair.low.nd))
+            self.field = pair.high.field
+        self.models, _ = ScanModels.fitted(scans, "kernel-ridge")
+
+    def predict(self, low: SystemMatrix) -> SystemMatrix:
+        images = [self._channel(low, channel) for channel in range(len(low.values_CKN))]
+        values_CKN = from_channel_images(images, low.mixing_orders, low.grid)
+        return dataclasses.replace(low, values_CKN=values_CKN, field=self.field)
+
+    def _channel(self, low: SystemMatrix, channel: int) -> NDArray[np.complex128]:
+        scaled = ScaledImages.of(low.channel_images(channel))
+        features = scan_features(scaled.patterns, scaled.scales, low.drive_hz(channel), low.nd)
+        components, _, height, width = scaled.patterns.shape
+        mean, _ = self.models.origin(features, (components, height, width))
+        patterns = mean.double().numpy()
+        scales = self.models.gain(features, torch.from_numpy(scaled.scales)).numpy()
+        return ScaledImages(ScaledImages.of(patterns[:, 0] + 1j * patterns[:, 1]).patterns, scales).images()
+
+
 def _pattern(sm: SystemMatrix) -> np.ndarray:
     return ScaledImages.of(sm.channel_images(0)).patterns.astype(np.float32)
 
 
 def baselines(dataset: Dataset) -> dict[str, Method]:
     """Every baseline by name, fitted to the training split."""
-    return {"copy": Copy(), "nearest": Nearest(dataset.pairs("train"))}
+    training = list(dataset.pairs("train"))
+    return {"copy": Copy(), "nearest": Nearest(training), "kernel-ridge": KernelRidgeOverScans(training)}

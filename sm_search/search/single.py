@@ -41,7 +41,7 @@ def train_single(
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be created: {error.strerror}") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    images, gain = training_images(dataset, "train", settings.training.receive_channels)
+    images, models = training_images(dataset, "train", settings.training.receive_channels, settings.training.mean)
     trainer = Trainer(settings.training, images, device)
     state, identity = out / STATE_FILE, {"settings": settings.content_hash(), "dataset": dataset.content_hash()}
     if state.exists():
@@ -56,8 +56,10 @@ def train_single(
         temporary = state.with_name(f".{STATE_FILE}.{os.getpid()}")
         save_file(trainer.state(), temporary)
         os.replace(temporary, state)
-    metrics = Validation.of(dataset).metrics(trainer.ema, settings.training.diffusion, settings.schedule, device)
-    make_checkpoint(trainer, dataset, gain, settings.schedule, metrics).save(out)
+    metrics = Validation.of(dataset, models).metrics(
+        trainer.ema, settings.training.diffusion, settings.schedule, device
+    )
+    make_checkpoint(trainer, dataset, models, settings.schedule, metrics).save(out)
     state.unlink()
     (out / RUN_FILE).unlink()
     return metrics
@@ -85,7 +87,7 @@ def tune_model_schedule(
         checkpoint.denoiser,
         checkpoint.info.training.diffusion,
         space.schedule,
-        Validation.of(dataset),
+        Validation.of(dataset, checkpoint.scan_models),
         metric=space.metric,
         trials=trials,
         images=space.budget.images,
@@ -98,5 +100,5 @@ def tune_model_schedule(
     log.log_metrics(run.trial_id, len(found.trials), {f"tuned_{name}": value for name, value in found.metrics.items()})
     if out:
         info = checkpoint.info.model_copy(update={"schedule": found.best, "metrics": found.metrics})
-        Checkpoint(info, checkpoint.denoiser, checkpoint.gain).save(Path(out))
+        Checkpoint(info, checkpoint.denoiser, checkpoint.scan_models).save(Path(out))
     return found

@@ -15,10 +15,10 @@ from ray import tune
 from safetensors.torch import load_file, save_file
 
 from sm_search.config.errors import DivergenceError, SmSearchError
-from sm_search.config.model import ScheduleSettings
+from sm_search.config.model import Mean, ScheduleSettings
 from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
-from sm_search.diffusion.gain import GainModel
+from sm_search.diffusion.scan_models import ScanModels
 from sm_search.search.schedule_search import base_schedule, search_schedule
 from sm_search.search.space import Recorded, Space, schedule_settings, suggest, training_settings
 from sm_search.search.validation import Validation
@@ -39,12 +39,12 @@ class TrialContext:
 
 @lru_cache(maxsize=1)
 def _loaded(
-    data: str, dataset_hash: str, channels: tuple[int, ...]
-) -> tuple[Dataset, TrainingImages, GainModel, Validation]:
+    data: str, dataset_hash: str, channels: tuple[int, ...], mean: Mean
+) -> tuple[Dataset, TrainingImages, ScanModels, Validation]:
     """A dataset and its images, kept by the worker from one trial to the next."""
     dataset = Dataset.open(data)
-    images, gain = training_images(dataset, "train", channels)
-    return dataset, images, gain, Validation.of(dataset)
+    images, models = training_images(dataset, "train", channels, mean)
+    return dataset, images, models, Validation.of(dataset, models)
 
 
 def run_trial(config: Mapping[str, Any], context: TrialContext) -> None:
@@ -65,7 +65,9 @@ def _run(config: Mapping[str, Any], context: TrialContext) -> None:
     torch.set_num_threads(space.resources.threads)
     device = "cuda" if space.resources.gpus and torch.cuda.is_available() else "cpu"
     settings = training_settings(space, config)
-    dataset, images, gain, validation = _loaded(context.data, context.dataset_hash, settings.receive_channels)
+    dataset, images, models, validation = _loaded(
+        context.data, context.dataset_hash, settings.receive_channels, settings.mean
+    )
     trainer = Trainer(settings, images, device)
     checkpoint = tune.get_checkpoint()
     if checkpoint:
@@ -83,7 +85,7 @@ def _run(config: Mapping[str, Any], context: TrialContext) -> None:
             raise DivergenceError(f"at training step {until}: {error}") from None
         with tempfile.TemporaryDirectory() as folder:
             save_file(trainer.state(), f"{folder}/{STATE_FILE}")
-            make_checkpoint(trainer, dataset, gain, schedule, metrics).save(Path(folder))
+            make_checkpoint(trainer, dataset, models, schedule, metrics).save(Path(folder))
             Path(folder, SCHEDULES_FILE).write_text(json.dumps(tried, indent=1))
             report = {
                 **metrics,

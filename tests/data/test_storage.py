@@ -197,13 +197,13 @@ from sm_search.training import training_images
 
 print("ready", flush=True)
 sys.stdin.readline()
-images, _ = training_images(Dataset.open(sys.argv[1]), "train", (0, 1))
+images, _ = training_images(Dataset.open(sys.argv[1]), "train", (0, 1), "none")
 print(sha256(images.targets.numpy().tobytes()).hexdigest())
 """
 
 
 def test_two_processes_at_once_fetch_each_file_once(stored: Dataset, server: Server, tiny_dataset: Dataset) -> None:
-    expected, _ = training_images(tiny_dataset, "train", (0, 1))
+    expected, _ = training_images(tiny_dataset, "train", (0, 1), "none")
     names = sorted(file_name(scan, which) for scan in stored.settings.scans("train") for which in FIELDS)
     command = [sys.executable, "-c", READ, stored.location]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -217,7 +217,7 @@ def test_two_processes_at_once_fetch_each_file_once(stored: Dataset, server: Ser
     assert digests == [sha256(expected.targets.numpy().tobytes()).hexdigest()] * 2
     assert sorted(server.transfers(key(stored))) == names
 
-    training_images(Dataset.open(stored.location), "train", (0, 1))
+    training_images(Dataset.open(stored.location), "train", (0, 1), "none")
     assert sorted(server.transfers(key(stored))) == names
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sm_search.config.errors import CheckpointError
-from sm_search.config.model import LinearBasisSettings, ScheduleSettings, TrainingSettings, UNetSettings
+from sm_search.config.model import LinearBasisSettings, Mean, ScheduleSettings, TrainingSettings, UNetSettings
 from sm_search.config.simulation import FieldSettings, Grid
 from sm_search.diffusion.checkpoint import (
     SETTINGS_FILE,
@@ -23,18 +23,27 @@ from sm_search.diffusion.checkpoint import (
 )
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.denoiser import build_denoiser
-from sm_search.diffusion.gain import GainModel
+from sm_search.diffusion.scan_features import feature_count
+from sm_search.diffusion.scan_models import ScanData, ScanModels
 
 ORDERS = ((0, 1), (1, 0), (1, 1))
 BACKBONES = [LinearBasisSettings(coefficients=8, width=16, blocks=1), UNetSettings(channels=(8, 8))]
 
 
-def checkpoint(backbone: LinearBasisSettings | UNetSettings = BACKBONES[0]) -> Checkpoint:  # type: ignore[assignment]
+def checkpoint(
+    backbone: LinearBasisSettings | UNetSettings = BACKBONES[0],  # type: ignore[assignment]
+    mean: Mean = "kernel-ridge",
+) -> Checkpoint:
     torch.manual_seed(0)
     denoiser = build_denoiser(backbone, (4, 6), "x0")
     denoiser.fit_constants(torch.randn(50, 2, 4, 6), torch.randn(50, 2, 4, 6))
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter)
+    scans = [
+        ScanData(torch.randn(feature_count(3)), torch.rand(3) + 0.1, torch.rand(3) + 0.1, torch.randn(3, 2, 4, 6))
+        for _ in range(2)
+    ]
+    models, _ = ScanModels.fitted(scans, mean)
     info = CheckpointInfo(
         training=TrainingSettings(backbone=backbone),
         schedule=ScheduleSettings(eta_max=0.1),
@@ -45,9 +54,11 @@ def checkpoint(backbone: LinearBasisSettings | UNetSettings = BACKBONES[0]) -> C
         dataset="tiny µ",
         dataset_hash="0" * 64,
         training_scans=2,
+        gain_rank=models.gain.rank,
+        mean_rank=models.mean.rank if models.mean else None,
         metrics={"psnr_db_mean": 1 / 3},
     )
-    return Checkpoint(info, denoiser, GainModel.fitted(torch.rand(2, 3) + 0.1, torch.rand(2, 3) + 0.1))
+    return Checkpoint(info, denoiser, models)
 
 
 @pytest.fixture
@@ -70,16 +81,21 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("mean", ["none", "kernel-ridge"])
 @pytest.mark.parametrize("backbone", BACKBONES, ids=["linear-basis", "unet"])
-def test_the_round_trip_is_exact(tmp_path: Path, backbone: LinearBasisSettings | UNetSettings) -> None:
-    saved = checkpoint(backbone)
+def test_the_round_trip_is_exact(tmp_path: Path, backbone: LinearBasisSettings | UNetSettings, mean: Mean) -> None:
+    saved = checkpoint(backbone, mean)
     saved.save(tmp_path)
     generator = torch.get_rng_state()
     loaded = load_checkpoint(tmp_path)
     assert torch.equal(torch.get_rng_state(), generator)
     assert loaded.info == saved.info == read_info(tmp_path)
-    for module in ("denoiser", "gain"):
-        before, after = getattr(saved, module).state_dict(), getattr(loaded, module).state_dict()
+    modules = [(each.denoiser, each.scan_models.gain, each.scan_models.mean) for each in (saved, loaded)]
+    assert (modules[1][2] is None) == (mean == "none")
+    for saved_module, loaded_module in zip(*modules, strict=True):
+        if saved_module is None or loaded_module is None:
+            continue
+        before, after = saved_module.state_dict(), loaded_module.state_dict()
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
         assert {name: value.dtype for name, value in before.items()} == {n: v.dtype for n, v in after.items()}
@@ -143,10 +159,18 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
         lambda tree: tree["grid"].update(size=[4, 4]),
         r"denoiser.condition_basis.vectors_PD: is torch.float32 \[48, 8\], but",
     ),
-    (lambda tree: tree.update(training_scans=3), r"gain.features_SK: is torch.float64 \[2, 3\], but .* \[3, 3\]"),
+    (
+        lambda tree: tree.update(training_scans=3),
+        r"gain.regression.features_SF: is torch.float64 \[2, 11\], but .* \[3, 11\]",
+    ),
+    (lambda tree: tree.update(mean_rank=None), r"mean.regression.\S+: is \S+ \[.*\], but by checkpoint.json absent"),
+    (
+        lambda tree: tree.update(mean_rank=2),
+        r"mean.regression.directions_RP: is torch.float32 \[1, 144\], but .* \[2, 144\]",
+    ),
     (lambda tree: tree.update(training_scans=0), "training_scans: "),
-    # Refused by comparison: 10¹⁵ numbers are never allocated.
-    (lambda tree: tree.update(training_scans=10**15), "gain.features_SK: is"),
+    # Refused by comparison: 10¹⁸ numbers are never allocated.
+    (lambda tree: tree.update(training_scans=10**9), "gain.regression.features_SF: is"),
     (lambda tree: tree["grid"].update(size=[1024, 1024]), "denoiser.condition_basis.vectors_PD: is"),
     (lambda tree: tree["training"].update(backbone={"backbone": "unet", "channels": [8, 8, 8, 8]}), "cannot be halved"),
     (
@@ -167,7 +191,7 @@ def test_settings_that_do_not_fit_the_weights_are_refused(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["denoiser.inlet.weight", "gain.mean_K"])
+@pytest.mark.parametrize("name", ["denoiser.inlet.weight", "gain.regression.mean_P"])
 def test_weights_that_are_not_finite_are_refused(folder: Path, name: str, value: float) -> None:
     tensors = load_file(folder / WEIGHTS_FILE)
     tensors[name].view(-1)[0] = value

@@ -18,7 +18,7 @@ TINY_TRAINING = TrainingSettings(
 @pytest.fixture(scope="session")
 def trainer(tiny_dataset: Dataset) -> Trainer:
     """A model trained for 20 steps. Read only."""
-    images, _ = training_images(tiny_dataset, "train", (0,))
+    images, _ = training_images(tiny_dataset, "train", (0,), TINY_TRAINING.mean)
     trainer = Trainer(TINY_TRAINING, images)
     list(trainer.train(20))
     return trainer
@@ -35,4 +35,5 @@ def diverging(trainer: Trainer) -> torch.nn.Module:
 
 @pytest.fixture(scope="session")
 def validation(tiny_dataset: Dataset) -> Validation:
-    return Validation.of(tiny_dataset)
+    _, models = training_images(tiny_dataset, "train", (0,), TINY_TRAINING.mean)
+    return Validation.of(tiny_dataset, models)

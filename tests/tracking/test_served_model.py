@@ -22,6 +22,7 @@ class Doubler:
 
     grid = Grid(size=(2, 1))
     low = FieldSettings(gradient_t_per_m=0.1, drive_mt=2.0)
+    unit = "A/m"
 
     def __init__(self, folder: Path) -> None:
         self.settings = (folder / "checkpoint.json").read_text()
@@ -65,7 +66,7 @@ def test_the_server_answers_with_the_synthesised_values(server: Any, loaded: lis
         "nd": [99],
     }
     answer = server.post("/invocations", json={"inputs": inputs})
-    assert answer.status_code == 200
+    assert answer.status_code == 200, answer.text
     assert answer.json() == {"predictions": {"values": [[[[3, 4], [6, 8]], [[0, -2], [2e-9, 0]]]]}}
     (doubler,) = loaded
     (low,) = doubler.seen
