@@ -66,25 +66,28 @@ class Trajectory:
     def lines(self) -> int:
         return self.nd + 1
 
+    @property
+    def device(self) -> torch.device:
+        return self.static_2V.device
+
     def angles(self, turns: Tensor, line: Tensor) -> tuple[Tensor, Tensor]:
         """φ_x, φ_y at `turns` x drive periods after the start of `line`; whole turns are dropped first, for digits."""
         turns_y = (self.nd * (turns + line) / self.lines) % 1.0
         return 2 * math.pi * turns, 2 * math.pi * turns_y
 
 
-def steady_state(path: Trajectory, kinetics: Kinetics | None, panels: int) -> Tensor:
-    """M/M_s at the nodes of equal panels, shape (B, Q, C, P, V).
+def steady_state(path: Trajectory, kinetics: Kinetics, panels: int) -> Tensor:
+    """M/M_s at the nodes of equal panels, shape (B, Q, C, P, V), on the device of `path`.
 
     Where a panel was refined these are not M itself but the values whose quadrature gives its integrals.
-    `kinetics` None is the equilibrium.
     """
     order = NODES
     panel = gauss_panel(order)
     shape_PV = path.lines, path.static_2V.shape[1]
-    decay_BRPV = torch.empty(panels, order + 1, *shape_PV, dtype=torch.float64)
-    offset_BRCPV = torch.empty(panels, order + 1, 2, *shape_PV, dtype=torch.float64)
-    nodes_Q1 = torch.from_numpy(panel.nodes_Q)[:, None]
-    line_P = torch.arange(path.lines)
+    decay_BRPV = path.static_2V.new_empty(panels, order + 1, *shape_PV)
+    offset_BRCPV = path.static_2V.new_empty(panels, order + 1, 2, *shape_PV)
+    nodes_Q1 = torch.from_numpy(panel.nodes_Q)[:, None].to(path.device)
+    line_P = torch.arange(path.lines, device=path.device)
     static_x, static_y = path.static_2V
     for b in range(panels):
         angle_x, angle_y = path.angles((b + nodes_Q1) / panels, line_P)
@@ -93,32 +96,23 @@ def steady_state(path: Trajectory, kinetics: Kinetics | None, panels: int) -> Te
         _solve(b_x, b_y, 1 / (path.fx_hz * panels), kinetics, decay_BRPV[b], offset_BRCPV[b])
     _Refinement(path, kinetics, panels).into(decay_BRPV, offset_BRCPV)
     inner_BQCPV = offset_BRCPV[:, :order]
-    if kinetics is not None:
-        start_BCPV = _panel_starts(decay_BRPV[:, order], offset_BRCPV[:, order])
-        for inner, decay, start in zip(inner_BQCPV, decay_BRPV[:, :order], start_BCPV, strict=True):
-            inner.addcmul_(decay[:, None], start)
+    start_BCPV = _panel_starts(decay_BRPV[:, order], offset_BRCPV[:, order])
+    for inner, decay, start in zip(inner_BQCPV, decay_BRPV[:, :order], start_BCPV, strict=True):
+        inner.addcmul_(decay[:, None], start)
     return inner_BQCPV
 
 
-def _solve(
-    b_x: Tensor, b_y: Tensor, duration_s: float, kinetics: Kinetics | None, decay_R: Tensor, offset_RC: Tensor
-) -> None:
+def _solve(b_x: Tensor, b_y: Tensor, duration_s: float, kinetics: Kinetics, decay_R: Tensor, offset_RC: Tensor) -> None:
     """E and F of panels of one duration into `decay_R`, `offset_RC` from ξ at their nodes (first dimension Q)."""
     xi2 = b_y.square().add_(b_x.square())
     ratio = langevin_over_xi(xi2)
-    if kinetics is None:
-        decay_R.zero_()
-        torch.mul(ratio, b_x, out=offset_RC[:-1, 0])
-        torch.mul(ratio, b_y, out=offset_RC[:-1, 1])
-        offset_RC[-1] = 0
-        return
     order = len(xi2)
-    running_RQ = gauss_panel(order).running_RQ * duration_s
+    running_RQ = gauss_panel(order).running_RQ.to(xi2.device) * duration_s
     rate = kinetics.rate(xi2)
     exponent_R = running_RQ @ rate.reshape(order, -1)
     torch.exp(exponent_R.neg_().view(decay_R.shape), out=decay_R)
     source = rate.mul_(ratio).div_(decay_R[:-1])
-    source_QC = torch.empty(order, *offset_RC.shape[1:], dtype=torch.float64)
+    source_QC = torch.empty_like(offset_RC[:-1])
     torch.mul(source, b_x, out=source_QC[:, 0])
     torch.mul(source, b_y, out=source_QC[:, 1])
     torch.mm(running_RQ, source_QC.view(order, -1), out=offset_RC.view(order + 1, -1))
@@ -128,7 +122,7 @@ def _solve(
 class _Refinement:
     """Halves the panels that come too near to ξ = 0, solves the parts, and merges them again."""
 
-    def __init__(self, path: Trajectory, kinetics: Kinetics | None, panels: int) -> None:
+    def __init__(self, path: Trajectory, kinetics: Kinetics, panels: int) -> None:
         self.path = path
         self.kinetics = kinetics
         self.panels = panels
@@ -136,9 +130,10 @@ class _Refinement:
     def into(self, decay_BRPV: Tensor, offset_BRCPV: Tensor) -> None:
         """Overwrite the maps of the panels that need it."""
         lines = decay_BRPV.shape[2]
-        b_B11 = torch.arange(self.panels, dtype=torch.float64)[:, None, None]
+        device = self.path.device
+        b_B11 = torch.arange(self.panels, dtype=torch.float64, device=device)[:, None, None]
         centre = (b_B11 + 0.5) / self.panels
-        angle_x, angle_y = self.path.angles(centre, torch.arange(lines)[:, None])
+        angle_x, angle_y = self.path.angles(centre, torch.arange(lines, device=device)[:, None])
         near = self._near(angle_x, angle_y, self.path.static_2V[0], self.path.static_2V[1], 0)
         b, line, voxel = near.nonzero(as_tuple=True)
         if len(b):
@@ -160,7 +155,7 @@ class _Refinement:
         distance2 = (drive_x * angle_x.cos() + static_x).square() + (drive_y * angle_y.cos() + static_y).square()
         reach2_wide = reach2 * CLEARANCE**2
         near = distance2 + math.pi**2 < reach2_wide
-        if self.kinetics is not None and self.kinetics.smallest_xi is not None:
+        if self.kinetics.smallest_xi is not None:
             near |= (distance2 < reach2_wide) & (reach2 > self.kinetics.smallest_xi**2)
         return near
 
@@ -191,13 +186,14 @@ class _Refinement:
         self, angle_x: Tensor, angle_y: Tensor, static_x: Tensor, static_y: Tensor, level: int
     ) -> tuple[Tensor, Tensor]:
         order = NODES
-        turns_Q1 = torch.from_numpy(gauss_panel(order).nodes_Q - 0.5)[:, None] / (self.panels * 2**level)
+        nodes_Q = torch.from_numpy(gauss_panel(order).nodes_Q).to(angle_x.device)
+        turns_Q1 = (nodes_Q - 0.5)[:, None] / (self.panels * 2**level)
         shift_x = 2 * math.pi * turns_Q1
         shift_y = shift_x * (self.path.nd / self.path.lines)
         b_x = _shifted_cosine(self.path.drive[0], angle_x, shift_x).add_(static_x)
         b_y = _shifted_cosine(self.path.drive[1], angle_y, shift_y).add_(static_y)
-        decay_Rn = torch.empty(order + 1, len(angle_x), dtype=torch.float64)
-        offset_RCn = torch.empty(order + 1, 2, len(angle_x), dtype=torch.float64)
+        decay_Rn = angle_x.new_empty(order + 1, len(angle_x))
+        offset_RCn = angle_x.new_empty(order + 1, 2, len(angle_x))
         duration_s = 1 / (self.path.fx_hz * self.panels * 2**level)
         _solve(b_x, b_y, duration_s, self.kinetics, decay_Rn, offset_RCn)
         return decay_Rn, offset_RCn
@@ -211,7 +207,7 @@ def _shifted_cosine(amplitude: float, angle_n: Tensor, shift_Q1: Tensor) -> Tens
 
 def _merge(decay_Rn: Tensor, offset_RCn: Tensor) -> tuple[Tensor, Tensor]:
     """Maps of whole panels from those of their halves: the first half of the list is left, the second right."""
-    merge_RS = gauss_panel(len(decay_Rn) - 1).merge_RS
+    merge_RS = gauss_panel(len(decay_Rn) - 1).merge_RS.to(decay_Rn.device)
     left_R, right_R = decay_Rn.chunk(2, dim=-1)
     left_RC, right_RC = offset_RCn.chunk(2, dim=-1)
     after_RC = torch.addcmul(right_RC, right_R[:, None], left_RC[-1])

@@ -1,7 +1,6 @@
 """`SystemMatrix`, the value that flows through the house, and its simulation.
 
-Shapes: C receive channels (x, y), K components (mixing orders), N voxels with x fastest; P = N_d+1 lines (x drive
-periods) in a Lissajous period, B panels in a line, Q nodes in a panel, L = B·Q, V voxels of one chunk.
+Shapes: C receive channels (x, y), K components (mixing orders), N voxels with x fastest, S core diameters.
 """
 
 import dataclasses
@@ -13,21 +12,19 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import FieldName, FieldSettings, Grid, MixingOrders, Scan
+from sm_search.config.simulation import FieldName, FieldSettings, Grid, Magnetisation, Particle, Scan
+from sm_search.physics.lissajous import CENTRE, lissajous_components, panels_per_line, voxel_points
 from sm_search.physics.particles import (
     brownian_rate,
     brownian_time_zero_field,
     langevin_parameter_per_tesla,
 )
-from sm_search.physics.quadrature import gauss_panel
-from sm_search.physics.relaxation import NODES, RELAXATIONS, Kinetics, Trajectory, steady_state
-
-CHUNK_SAMPLES = 1_500_000
-"""Samples (time × voxels) worked on at once: bounds the memory of a worker at any grid and trajectory."""
+from sm_search.physics.relaxation import NODES, Kinetics, Trajectory
+from sm_search.physics.sizes import Sizes, core_sizes
+from sm_search.physics.torus import Axis, equilibrium_components, langevin_mixture
 
 TOLERANCE = 1e-6
 """Largest error of any component relative to its own maximum: what the constants here and in `relaxation` are chosen
@@ -78,6 +75,10 @@ class SystemMatrix:
         orders_K2 = np.asarray(self.mixing_orders, dtype=np.int64)
         return orders_K2[:, 0] * (self.nd + 1) + orders_K2[:, 1] * self.nd
 
+    def drive_hz(self, channel: int) -> float:
+        """Drive frequency along the axis of a receive channel: f_x or f_y."""
+        return self.fx_hz if channel == 0 else self.fx_hz * self.nd / (self.nd + 1)
+
     def channel_images(self, channel: int) -> NDArray[np.complex128]:
         """One receive channel seen along its own axis, shape (K, Y, X), in the order of `mixing_orders`.
 
@@ -120,70 +121,123 @@ def swapped_orders(orders: tuple[tuple[int, int], ...], grid: Grid) -> list[int]
     return [position[order[::-1]] for order in orders]
 
 
-def panels_per_line(path: Trajectory, kinetics: Kinetics | None, orders: MixingOrders) -> int:
-    """Panels in one x drive period: enough for the highest frequency wanted and for the fastest relaxation.
-
-    A panel spans at most one period of the highest frequency. The kernel's width does not enter: panels are refined
-    where it matters. An even number keeps the trajectory's half-period symmetry exact. `tests/physics` holds the
-    accuracy reached.
-    """
-    wanted = max(4.0, (orders.max_x + orders.max_y) / 2)
-    if kinetics is not None:
-        farthest_2 = path.static_2V.abs().amax(dim=1) + torch.tensor(path.drive, dtype=torch.float64)
-        fastest_hz = kinetics.rate(farthest_2.square().sum()[None]).item()
-        wanted = max(wanted, fastest_hz / (path.fx_hz * RELAXATIONS))
-    return 2 * math.ceil(wanted / 2)
-
-
-def simulate(settings: DatasetSettings, scan: Scan, which: FieldName, *, samples: int | None = None) -> SystemMatrix:
+def simulate(
+    settings: DatasetSettings,
+    scan: Scan,
+    which: FieldName,
+    *,
+    samples: int | None = None,
+    device: torch.device | str = "cpu",
+) -> SystemMatrix:
     """Simulate the system matrix of one scan at the low or the high field.
 
     Args:
         settings: grid, particle, magnetisation model and mixing orders.
         samples: time samples in an x drive period before refinement, rounded up to an even number of panels; by
-            default from `panels_per_line`.
+            default from `panels_per_line`. The models without a field-dependent rate take no time steps.
+        device: where torch computes, in float64.
     """
-    drive = settings.field(which)
     particle = settings.particle_of(scan)
-    xi_per_tesla = langevin_parameter_per_tesla(scan.core_diameter_m, particle)
-    xi_drive = (xi_per_tesla * drive.drives_t[0], xi_per_tesla * drive.drives_t[1])
-    xi_per_m_21 = -xi_per_tesla * np.array(drive.gradients_t_per_m)[:, None]
-    static_2N = torch.from_numpy(np.stack(voxel_centres(settings.grid)) * xi_per_m_21)
-    orders = settings.orders.pairs()
-    kinetics = _kinetics(settings, scan, min(xi_drive))
-    whole = Trajectory(xi_drive, static_2N, scan.fx_hz, scan.nd)
-    if samples is None:
-        panels = panels_per_line(whole, kinetics, settings.orders)
-    else:
-        panels = 2 * math.ceil(samples / (2 * NODES))
-
-    computed = _half(scan.nd, settings.grid)
-    transform = _Transform(orders, scan.nd, panels)
-    values_CKN = np.empty((2, len(orders), settings.grid.voxels), dtype=np.complex128)
-    chunk = max(1, CHUNK_SAMPLES // (panels * NODES * (scan.nd + 1)))
-    for begin in range(0, len(computed), chunk):
-        voxels = computed[begin : begin + chunk]
-        path = dataclasses.replace(whole, static_2V=static_2N[:, voxels])
-        values_CKN[:, :, voxels] = transform(steady_state(path, kinetics, panels)).numpy()
-    _fill_by_symmetry(values_CKN, orders, scan.nd, settings.grid)
+    sizes = core_sizes(scan.core_diameter_m, particle.size_spread)
+    model = _langevin if settings.magnetisation in ("equilibrium", "debye") else _relaxing
+    values_CKN, numerics = model(settings, scan, which, sizes, samples, torch.device(device))
     values_CKN *= particle.saturation_magnetisation_ka_per_m * 1e3
-    tracer = _tracer(settings, scan, panels)
+    tracer = {**_tracer(settings, scan), "sizes": float(len(sizes.share_S)), **numerics}
     if samples is None:
         tracer["tolerance"] = _tolerance(values_CKN)
-    return SystemMatrix(values_CKN, orders, settings.grid, drive, scan.fx_hz, scan.nd, tracer)
+    return SystemMatrix(
+        values_CKN.astype(np.complex128, copy=False),
+        settings.orders.pairs(),
+        settings.grid,
+        settings.field(which),
+        scan.fx_hz,
+        scan.nd,
+        tracer,
+    )
 
 
-def _kinetics(settings: DatasetSettings, scan: Scan, xi_drive: float) -> Kinetics | None:
-    """The relaxation that `settings` names."""
+Values = NDArray[np.float64] | NDArray[np.complex128]
+
+Result = tuple[Values, dict[str, float | str]]
+"""Components in units of M_s, shape (C, K, N), and how finely they were computed."""
+
+
+def _langevin(
+    settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Sizes, samples: int | None, device: torch.device
+) -> Result:
+    """The equilibrium, and with a constant relaxation time τ component k multiplied by 1/(1 + iω_kτ)."""
+    if samples is not None:
+        raise ValueError(f"samples is {samples}, but {settings.magnetisation} takes no time steps")
+    field = settings.field(which)
+    x, y = (
+        Axis(drive, gradient * fov / 2, voxels, settings.voxel == "mean", max_order, step)
+        for drive, gradient, fov, voxels, max_order, step in zip(
+            field.drives_t,
+            field.gradients_t_per_m,
+            settings.grid.fov_m,
+            settings.grid.size,
+            (settings.orders.max_x, settings.orders.max_y),
+            (scan.nd, -(scan.nd + 1)),
+            strict=True,
+        )
+    )
+    particle = settings.particle_of(scan)
+    beta_S = np.array([langevin_parameter_per_tesla(d, particle) for d in sizes.diameter_m_S])
+
+    def components(chosen: slice) -> NDArray[np.float64]:
+        mixture = langevin_mixture(beta_S[chosen], sizes.share_S[chosen], max(x.largest_t, y.largest_t))
+        return equilibrium_components(mixture, x, y, device)
+
     if settings.magnetisation == "equilibrium":
-        return None
-    tau_s = brownian_time_zero_field(scan.core_diameter_m, settings.particle_of(scan))
-    if settings.magnetisation == "debye":
-        return Kinetics(lambda xi2: torch.full_like(xi2, 1 / tau_s), None)
+        return components(slice(None)), {}
+    orders_K2 = np.array(settings.orders.pairs())
+    omega_K1 = 2 * math.pi * (orders_K2 @ [scan.fx_hz, scan.fy_hz])[:, None]
+    values_CKN = np.zeros((2, len(orders_K2), settings.grid.voxels), dtype=np.complex128)
+    for size, diameter_m in enumerate(sizes.diameter_m_S):
+        tau_s = brownian_time_zero_field(diameter_m, particle)
+        values_CKN += components(slice(size, size + 1)) / (1 + 1j * omega_K1 * tau_s)
+    return values_CKN, {}
+
+
+def _relaxing(
+    settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Sizes, samples: int | None, device: torch.device
+) -> Result:
+    """The models whose relaxation time depends on the field, size by size."""
+    field, grid = settings.field(which), settings.grid
+    particle = settings.particle_of(scan)
+    values_CKN = np.zeros((2, len(settings.orders.pairs()), grid.voxels), dtype=np.complex128)
+    most_panels = most_points = 0
+    for diameter_m, share in zip(sizes.diameter_m_S, sizes.share_S, strict=True):
+        beta = langevin_parameter_per_tesla(diameter_m, particle)
+        drive = beta * field.drives_t[0], beta * field.drives_t[1]
+        xi_per_m = -beta * field.gradients_t_per_m[0], -beta * field.gradients_t_per_m[1]
+        static_2N = torch.from_numpy(np.stack(voxel_centres(grid)) * np.array(xi_per_m)[:, None]).to(device)
+        path = Trajectory(drive, static_2N, scan.fx_hz, scan.nd)
+        kinetics = _kinetics(settings.magnetisation, diameter_m, particle, min(drive))
+        if samples is None:
+            panels = panels_per_line(path, kinetics, settings.orders)
+        else:
+            panels = 2 * math.ceil(samples / (2 * NODES))
+        points = CENTRE
+        if settings.voxel == "mean":
+            width_x, width_y = (abs(xi_per_m[i]) * grid.fov_m[i] / grid.size[i] for i in (0, 1))
+            points = voxel_points((width_x, width_y))
+        values_CKN += share * lissajous_components(path, kinetics, panels, settings.orders, grid, points)
+        most_panels, most_points = max(most_panels, panels), max(most_points, len(points))
+    return values_CKN, {
+        "samplesPerPeriod": float(most_panels * NODES),
+        "samplesPerPanel": float(NODES),
+        "pointsPerVoxel": float(most_points),
+    }
+
+
+def _kinetics(magnetisation: Magnetisation, diameter_m: float, particle: Particle, xi_drive: float) -> Kinetics:
+    """The relaxation by that name."""
+    tau_s = brownian_time_zero_field(diameter_m, particle)
     return Kinetics(partial(brownian_rate, tau_zero_s=tau_s), min(SMALLEST_XI, SMALLEST_SHARE * xi_drive))
 
 
-def _tolerance(values_CKN: NDArray[np.complex128]) -> float:
+def _tolerance(values_CKN: Values) -> float:
     """The accuracy to state, relative to each component's own maximum: `TOLERANCE`, or 1 where nothing can be said of
     the faintest component, as under the equilibrium model with small cores: it drowns in rounding."""
     largest_CK = np.abs(values_CKN).max(axis=-1)
@@ -191,8 +245,8 @@ def _tolerance(values_CKN: NDArray[np.complex128]) -> float:
     return float(min(1.0, max(TOLERANCE, rounding)))
 
 
-def _tracer(settings: DatasetSettings, scan: Scan, panels: int) -> dict[str, float | str]:
-    """What was simulated, and how finely: SI numbers and words."""
+def _tracer(settings: DatasetSettings, scan: Scan) -> dict[str, float | str]:
+    """What was simulated: SI numbers and words."""
     particle = settings.particle_of(scan)
     return {
         "magnetisation": settings.magnetisation,
@@ -201,8 +255,8 @@ def _tracer(settings: DatasetSettings, scan: Scan, panels: int) -> dict[str, flo
         "saturationMagnetisation": particle.saturation_magnetisation_ka_per_m * 1e3,
         "temperature": particle.temperature_k,
         "viscosity": particle.viscosity_mpa_s * 1e-3,
-        "samplesPerPeriod": float(panels * NODES),
-        "samplesPerPanel": float(NODES),
+        "sizeSpread": particle.size_spread,
+        "voxel": settings.voxel,
     }
 
 
@@ -211,68 +265,3 @@ def voxel_centres(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     axes = [fov / 2 * (2 * np.arange(1, n + 1) - 1 - n) / n for fov, n in zip(grid.fov_m, grid.size, strict=True)]
     y_YX, x_YX = np.meshgrid(axes[1], axes[0], indexing="ij")
     return x_YX.ravel(), y_YX.ravel()
-
-
-class _Transform:
-    """c_k = (1/T_R)∫ M exp(−iω_k t) dt for the wanted k only, as two small matrix products.
-
-    With t = (p + u)/f_x and k = (m_x+m_y)(N_d+1) − m_y, the sum over lines p depends on m_y alone.
-    """
-
-    def __init__(self, orders: tuple[tuple[int, int], ...], nd: int, panels: int) -> None:
-        lines = nd + 1
-        self.m_y = sorted({m_y for _, m_y in orders})
-        my_M, p_P = torch.tensor(self.m_y)[:, None], torch.arange(lines)[None, :]
-        lines_MP = _turn(((my_M * p_P) % lines).double() / lines)
-        self.lines_RP = torch.cat((lines_MP.real, lines_MP.imag))  # R = 2M rows, so that one product serves both
-        self.members: list[tuple[list[int], Tensor]] = []
-        panel = gauss_panel(NODES)
-        u_L = torch.from_numpy((np.arange(panels)[:, None] + panel.nodes_Q).ravel() / panels)
-        weights_L = torch.from_numpy(np.tile(panel.weights_Q, panels) / (panels * lines))
-        for m_y in self.m_y:
-            members = [index for index, order in enumerate(orders) if order[1] == m_y]
-            turns_K = torch.tensor([orders[i][0] + m_y * nd / lines for i in members], dtype=torch.float64)
-            self.members.append((members, _turn(-turns_K[:, None] * u_L) * weights_L))
-        self.size = len(orders)
-
-    def __call__(self, moment_BQCPV: Tensor) -> Tensor:
-        """Coefficients of shape (C, K, V)."""
-        panels, order, channels, _, voxels = moment_BQCPV.shape
-        summed = torch.stack([self.lines_RP @ moment_QCPV for moment_QCPV in moment_BQCPV])
-        real_LCMV, imag_LCMV = summed.view(panels * order, channels, -1, voxels).chunk(2, dim=2)
-        result = torch.empty(self.size, channels * voxels, dtype=torch.complex128)
-        for position, (members, twiddle_KL) in enumerate(self.members):
-            line_sums = torch.complex(real_LCMV[:, :, position], imag_LCMV[:, :, position])
-            result[members] = twiddle_KL @ line_sums.flatten(1)
-        return result.view(self.size, channels, voxels).transpose(0, 1)
-
-
-def _turn(turns: Tensor) -> Tensor:
-    """exp(2πi·turns)."""
-    return torch.polar(torch.ones_like(turns), 2 * math.pi * turns)
-
-
-def _half(nd: int, grid: Grid) -> NDArray[np.int64]:
-    """Voxels to compute: the half that the exact parity of the trajectory (y if N_d is odd, else x) maps to all."""
-    size_x, size_y = grid.size
-    index_YX = np.arange(grid.voxels).reshape(size_y, size_x)
-    half = index_YX[: (size_y + 1) // 2] if nd % 2 else index_YX[:, : (size_x + 1) // 2]
-    return half.ravel()
-
-
-def _fill_by_symmetry(
-    values_CKN: NDArray[np.complex128], orders: tuple[tuple[int, int], ...], nd: int, grid: Grid
-) -> None:
-    """Mirror the computed half: the x-channel has parity (−1)^(m_y) in y (N_d odd) or −(−1)^(m_x) in x (N_d even)."""
-    size_x, size_y = grid.size
-    values = values_CKN.reshape(2, len(orders), size_y, size_x)
-    order_K = np.asarray(orders)[:, 1 if nd % 2 else 0]
-    along = (-1.0) ** order_K[:, None, None]
-    signs = (along, -along) if nd % 2 else (-along, along)
-    for channel, sign in enumerate(signs):
-        if nd % 2:
-            half = size_y // 2
-            values[channel, :, size_y - half :] = sign * values[channel, :, half - 1 :: -1][:, :half]
-        else:
-            half = size_x // 2
-            values[channel, :, :, size_x - half :] = sign * values[channel, :, :, half - 1 :: -1][:, :, :half]

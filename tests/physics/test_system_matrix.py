@@ -5,12 +5,10 @@ import math
 import numpy as np
 import physics_reference as reference
 import pytest
-import torch
-from scipy.special import eval_chebyu
 
 from sm_search.config.simulation import Scan
-from sm_search.physics import system_matrix
-from sm_search.physics.relaxation import Trajectory, steady_state
+from sm_search.physics import lissajous, system_matrix
+from sm_search.physics.relaxation import Kinetics
 from sm_search.physics.system_matrix import SystemMatrix, simulate
 
 SCAN = reference.SCAN
@@ -18,8 +16,8 @@ SCAN = reference.SCAN
 
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute every voxel, fill none."""
-    monkeypatch.setattr(system_matrix, "_half", lambda nd, grid: np.arange(grid.voxels))
-    monkeypatch.setattr(system_matrix, "_fill_by_symmetry", lambda *arguments: None)
+    monkeypatch.setattr(lissajous, "_half", lambda nd, grid: np.arange(grid.voxels))
+    monkeypatch.setattr(lissajous, "_fill_by_symmetry", lambda *arguments: None)
 
 
 def images(matrix: SystemMatrix) -> np.ndarray:
@@ -92,25 +90,28 @@ def test_torus_aliasing(nd: int) -> None:
     assert np.abs(actual - without_aliases).max() > 1e-6
 
 
-@pytest.mark.parametrize("magnetisation", ["equilibrium", "brownian"])
 @pytest.mark.parametrize("nd", [6, 7])
-def test_parity(monkeypatch: pytest.MonkeyPatch, nd: int, magnetisation: str) -> None:
-    """Oracle 3, on the x-channel: x→−x gives −(−1)^(m_x) (N_d even), y→−y gives (−1)^(m_y) (N_d odd)."""
+def test_parity(monkeypatch: pytest.MonkeyPatch, nd: int) -> None:
+    """Oracle 3, on the x-channel: x→−x gives −(−1)^(m_x) (N_d even), y→−y gives (−1)^(m_y) (N_d odd).
+
+    The equilibrium is always computed from its symmetry: there the plain FFT is the judge, on all voxels.
+    """
     everywhere(monkeypatch)
-    chosen = reference.settings(magnetisation, size=(4, 3))
+    chosen = reference.settings("brownian", size=(4, 3))
     image_KYX = images(simulate(chosen, Scan(core_diameter_nm=30, fx_khz=25, nd=nd), "low"))[0]
     m_x, m_y = np.array(chosen.orders.pairs()).T[:, :, None, None]
     expected = (-1.0) ** m_y * image_KYX[:, ::-1] if nd % 2 else -((-1.0) ** m_x) * image_KYX[:, :, ::-1]
     assert np.abs(image_KYX - expected).max() < 1e-13 * np.abs(image_KYX).max()
 
 
-@pytest.mark.parametrize("magnetisation", ["equilibrium", "brownian"])
+@pytest.mark.parametrize("voxel", ["point", "mean"])
 @pytest.mark.parametrize("nd", [6, 7])
 @pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 4), (3, 1), (1, 1)])
 def test_symmetry_fills_what_would_have_been_computed(
-    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], nd: int, magnetisation: str
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], nd: int, voxel: str
 ) -> None:
-    chosen = reference.settings(magnetisation, size=size)
+    monkeypatch.setattr(lissajous, "MOST_POINTS", 2)
+    chosen = reference.settings("brownian", size=size, voxel=voxel)
     scan = Scan(core_diameter_nm=30, fx_khz=25, nd=nd)
     filled = simulate(chosen, scan, "low").values_CKN
     everywhere(monkeypatch)
@@ -120,28 +121,20 @@ def test_symmetry_fills_what_would_have_been_computed(
 
 @pytest.mark.parametrize("which", ["low", "high"])
 @pytest.mark.parametrize("nd", [6, 7])
-def test_constant_relaxation_time_is_a_low_pass(nd: int, which: str) -> None:
-    """Oracle 4: Debye multiplies component k by 1/(1 + iω_kτ) and changes nothing else."""
+def test_constant_relaxation_time_is_a_low_pass(monkeypatch: pytest.MonkeyPatch, nd: int, which: str) -> None:
+    """Oracle 4: a constant rate, integrated along the trajectory, multiplies component k by 1/(1 + iω_kτ) and changes
+    nothing else; the equilibrium comes from the torus, and so does `debye`."""
     scan = Scan(core_diameter_nm=30, fx_khz=25, nd=nd)
-    relaxed = simulate(reference.settings("debye", size=(4, 3)), scan, which)
     still = simulate(reference.settings(size=(4, 3)), scan, which)
-    omega_K = 2 * math.pi * relaxed.frequency_index() * scan.fx_hz / (nd + 1)
-    factor_K = 1 / (1 + 1j * omega_K * reference.tau_brown(reference.settings(), scan))
-    error = np.abs(relaxed.values_CKN - still.values_CKN * factor_K[:, None])
-    assert error.max() < 1e-10 * np.abs(relaxed.values_CKN).max()
-
-
-def test_ideal_particle_on_a_line() -> None:
-    """Oracle 5: without y field and for ξ_A → ∞, c_n = (2/πn)·U_{n−1}(ξ)·√(1−ξ²) with ξ = Gx/A."""
-    position_V = np.array([-0.83, -0.31, 0.0, 0.05, 0.6])
-    xi_drive = 1e6
-    static_2V = torch.from_numpy(np.stack([-xi_drive * position_V, np.zeros(5)]))
-    path = Trajectory((xi_drive, 0.0), static_2V, fx_hz=25e3, nd=24)
-    moment_BQCPV = steady_state(path, None, panels=12)
-    orders = tuple((n, 0) for n in range(1, 13))
-    c_KV = system_matrix._Transform(orders, 24, 12)(moment_BQCPV).numpy()[0]
-    expected_KV = [2 / (math.pi * n) * eval_chebyu(n - 1, position_V) * np.sqrt(1 - position_V**2) for n, _ in orders]
-    assert np.abs(c_KV - expected_KV).max() < 3 / xi_drive
+    tau_s = reference.tau_brown(reference.settings(), scan)
+    omega_K = 2 * math.pi * still.frequency_index() * scan.fx_hz / (nd + 1)
+    expected = still.values_CKN / (1 + 1j * omega_K * tau_s)[:, None]
+    constant = Kinetics(lambda xi2: xi2.new_full(xi2.shape, 1 / tau_s), None)
+    monkeypatch.setattr(system_matrix, "_kinetics", lambda *arguments: constant)
+    integrated = simulate(reference.settings("brownian", size=(4, 3)), scan, which).values_CKN
+    assert np.abs(integrated - expected).max() < 1e-10 * np.abs(expected).max()
+    debye = simulate(reference.settings("debye", size=(4, 3)), scan, which).values_CKN
+    assert np.abs(debye - integrated).max() < 1e-10 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("diameter", [20.0, 30.0])
@@ -158,10 +151,9 @@ def test_vanishing_relaxation_time_recovers_equilibrium(diameter: float) -> None
     assert distance[1] == pytest.approx(distance[0] / 10, rel=0.05)
 
 
-@pytest.mark.parametrize("magnetisation", ["equilibrium", "brownian"])
-def test_converges_with_samples(magnetisation: str) -> None:
+def test_converges_with_samples() -> None:
     """Oracle 6: the default is converged, and fewer samples are worse."""
-    chosen = reference.settings(magnetisation, size=(3, 3))
+    chosen = reference.settings("brownian", size=(3, 3))
     default = simulate(chosen, SCAN, "high")
     samples = default.tracer["samplesPerPeriod"]
     assert isinstance(samples, float)
@@ -175,7 +167,7 @@ def test_converges_with_samples(magnetisation: str) -> None:
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = reference.settings("brownian", size=(4, 4))
     whole = simulate(chosen, SCAN, "high").values_CKN
-    monkeypatch.setattr(system_matrix, "CHUNK_SAMPLES", 1)
+    monkeypatch.setattr(lissajous, "CHUNK_SAMPLES", 1)
     alone = simulate(chosen, SCAN, "high").values_CKN
     assert np.abs(whole - alone).max() < 1e-14 * np.abs(whole).max()
 
@@ -210,3 +202,8 @@ def test_tracer_tells_the_model() -> None:
     coarse = simulate(chosen, SCAN, "low", samples=33).tracer
     assert coarse["samplesPerPeriod"] == 4 * 16
     assert "tolerance" not in coarse
+
+
+def test_the_equilibrium_takes_no_time_steps() -> None:
+    with pytest.raises(ValueError, match="samples is 33, but equilibrium"):
+        simulate(reference.settings("equilibrium"), SCAN, "low", samples=33)
