@@ -1,10 +1,14 @@
 """Checkpoint + schedule + low-gradient system matrix → high-gradient system matrix in physical units."""
 
+import math
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sm_search.config.errors import DataError
 from sm_search.config.model import ScheduleSettings
@@ -15,11 +19,30 @@ from sm_search.data.mdf_reading import read_field, read_mdf
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.diffusion.condition import make_condition
-from sm_search.diffusion.samplers import ImageNoise, sample
+from sm_search.diffusion.samplers import ImageNoise, sample_mean
 from sm_search.diffusion.scan_features import scan_features
-from sm_search.physics.system_matrix import SystemMatrix, from_channel_images
+from sm_search.physics.system_matrix import SystemMatrix, from_channel_images, swapped_orders
+
+NOISE_FLOOR_SNR = 2.0
+"""Below this the low-gradient component is mostly noise: that of pure noise is near 1."""
 
 UUID_SPACE = uuid.UUID("0c6f2f3c-5a2e-4d0e-9a43-6a2b1d5d7a11")
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """A synthesised matrix and how far to trust it.
+
+    Attributes:
+        matrix: the result.
+        deviation_CKN: standard deviation of each complex value over the samples, in the matrix's unit; None from one.
+        expected_error_CK: root-mean-square error of each component that the mean model expects of itself, in units of
+            the component's maximum modulus; None without mean model.
+    """
+
+    matrix: SystemMatrix
+    deviation_CKN: NDArray[np.float64] | None
+    expected_error_CK: NDArray[np.float64] | None
 
 
 class Synthesiser:
@@ -59,26 +82,46 @@ class Synthesiser:
                 which.
             DivergenceError: sampling left the finite numbers.
         """
-        self.check(low)
-        images = [self._channel(low, channel) for channel in range(len(low.values_CKN))]
-        values_CKN = from_channel_images(images, low.mixing_orders, low.grid)
-        return SystemMatrix(
-            values_CKN, low.mixing_orders, low.grid, self.checkpoint.info.high, low.fx_hz, low.nd, low.tracer, low.unit
-        )
+        return self.synthesise(low).matrix
 
-    def _channel(self, low: SystemMatrix, channel: int) -> np.ndarray:
+    def synthesise(self, low: SystemMatrix) -> "Synthesis":
+        """`predict`, and how far to trust it."""
+        self.check(low)
+        channels = [self._channel(low, channel) for channel in range(len(low.values_CKN))]
+        images, deviations, errors = zip(*channels, strict=True)
+        high = self.checkpoint.info.high
+        values_CKN = from_channel_images(images, low.mixing_orders, low.grid)
+        matrix = SystemMatrix(values_CKN, low.mixing_orders, low.grid, high, low.fx_hz, low.nd, low.tracer, low.unit)
+        deviation_CKN = expected_CK = None
+        if self.schedule.samples > 1:
+            deviation_CKN = from_channel_images(deviations, low.mixing_orders, low.grid).real
+        if self.checkpoint.scan_models.mean is not None:
+            swapped = [other[swapped_orders(low.mixing_orders, low.grid)] for other in errors[1:]]
+            expected_CK = np.stack([errors[0], *swapped])
+        return Synthesis(matrix, deviation_CKN, expected_CK)
+
+    def _channel(
+        self, low: SystemMatrix, channel: int
+    ) -> tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.float64]]:
+        """Images and their deviation, (K, Y, X), and the expected error of each component, (K,)."""
         scaled = ScaledImages.of(low.channel_images(channel))
         condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales).to(self.device)
-        info = self.checkpoint.info
+        info, models = self.checkpoint.info, self.checkpoint.scan_models
         names = [f"{channel}/{m_x},{m_y}" for m_x, m_y in low.mixing_orders]
         noise = ImageNoise(self.seed, names, (info.grid.size[1], info.grid.size[0]))
-        drawn = sample(self.checkpoint.denoiser, info.training.diffusion, self.schedule, condition, noise).cpu()
+        drawn, deviation = sample_mean(
+            self.checkpoint.denoiser, info.training.diffusion, self.schedule, condition, noise
+        )
         features = scan_features(scaled.patterns, scaled.scales, low.drive_hz(channel), low.nd)
-        models = self.checkpoint.scan_models
         mean, spread_K = models.origin(features, (len(names), *noise.shape[1:]))
-        patterns = (mean + spread_K[:, None, None, None] * drawn).double().numpy()
-        high_scales = models.gain(features, torch.from_numpy(scaled.scales)).numpy()
-        return ScaledImages(ScaledImages.of(patterns[:, 0] + 1j * patterns[:, 1]).patterns, high_scales).images()
+        spread = spread_K[:, None, None, None]
+        patterns, deviation = ((mean + spread * drawn.cpu()).double(), (spread * deviation.cpu()).double())
+        unit = ScaledImages.of(torch.complex(patterns[:, 0], patterns[:, 1]).numpy())
+        scales_K = models.gain(features, torch.from_numpy(scaled.scales)).numpy()
+        images = ScaledImages(unit.patterns, scales_K).images()
+        per_pattern = (scales_K / np.where(unit.scales > 0, unit.scales, 1.0))[:, None, None]
+        deviations = per_pattern * deviation.square().sum(1).sqrt().numpy().astype(np.complex128)
+        return images, deviations, math.sqrt(2) * spread_K.double().numpy()
 
     def check(self, low: SystemMatrix) -> None:
         """Raise a DataError if `low` is outside what the model was trained for."""
@@ -109,7 +152,7 @@ def _grid(grid: Grid) -> str:
 
 def synthesise_file(
     synthesiser: Synthesiser, source: str | Path, target: str | Path, *, model: str, overwrite: bool = False
-) -> SystemMatrix:
+) -> Synthesis:
     """Turn a low-gradient MDF file into a high-gradient one that says how it was made; equal arguments, equal bytes.
 
     Args:
@@ -124,14 +167,15 @@ def synthesise_file(
     if not target.parent.is_dir():
         raise DataError(f"{target}: its folder {target.parent} does not exist")
     try:
-        high = synthesiser.predict(read_mdf(source))
+        low = read_mdf(source)
+        made = synthesiser.synthesise(low)
     except DataError as error:
         raise DataError(f"{source}: {error}" if str(source) not in str(error) else str(error)) from None
     info, schedule = synthesiser.checkpoint.info, synthesiser.schedule.model_dump_json()
     origin = [sha256(source), model, schedule, str(synthesiser.seed), info.dataset_hash]
     write_mdf(
         target,
-        high,
+        made.matrix,
         uuid=str(uuid.uuid5(UUID_SPACE, "/".join(origin))),
         time=str(read_field(source, "/time")),
         extra={
@@ -140,9 +184,22 @@ def synthesise_file(
             "/calibration/_synthesisSeed": synthesiser.seed,
             "/calibration/_synthesisSource": sha256(source),
             "/calibration/_trainingDataset": info.dataset_hash,
+            **_trust(made, low),
         },
     )
-    return high
+    return made
+
+
+def _trust(made: Synthesis, low: SystemMatrix) -> dict[str, NDArray[Any]]:
+    """User fields that say how far to trust a file: deviation, expected error, and conditions lost in the noise."""
+    fields: dict[str, NDArray[Any]] = {}
+    if made.deviation_CKN is not None:
+        fields["/calibration/_deviation"] = made.deviation_CKN
+    if made.expected_error_CK is not None:
+        fields["/calibration/_expectedError"] = made.expected_error_CK
+    if low.snr_CK is not None:
+        fields["/calibration/_conditionInNoise"] = (low.snr_CK < NOISE_FLOOR_SNR).astype(np.int8)
+    return fields
 
 
 def load_synthesiser(

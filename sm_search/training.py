@@ -20,7 +20,7 @@ from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, CheckpointInfo
 from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
-from sm_search.diffusion.noise_schedule import alpha_bars, diffuse, training_target
+from sm_search.diffusion.noise_schedule import alpha_bars, diffuse, min_snr_weight, training_target
 from sm_search.diffusion.scan_models import ScanData, ScanModels
 
 STATE_FILE = "training_state.safetensors"
@@ -135,7 +135,10 @@ class Trainer:
         broadcast = alpha_bar.reshape(-1, *(1,) * (x0.ndim - 1))
         output = self.denoiser(diffuse(x0, epsilon, broadcast), alpha_bar, condition)
         target = training_target(settings.diffusion.prediction, x0, epsilon, broadcast)
-        loss = (output - target).square().mean()
+        error = (output - target).square()
+        if settings.loss_weighting == "min-snr":
+            error = error * min_snr_weight(settings.diffusion.prediction, broadcast)
+        loss = error.mean()
 
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)

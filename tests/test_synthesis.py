@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -11,13 +12,20 @@ from sm_search.config.errors import DataError, DivergenceError
 from sm_search.config.model import DiffusionSettings, LinearBasisSettings, ScheduleSettings, TrainingSettings
 from sm_search.config.simulation import FieldSettings, Grid
 from sm_search.data.dataset import Dataset, Pair
+from sm_search.data.mdf import write_mdf
+from sm_search.data.mdf_reading import read_field
 from sm_search.data.scaling import ScaledImages
+from sm_search.data.validation import validate_mdf
 from sm_search.diffusion.checkpoint import Checkpoint
+from sm_search.diffusion.condition import make_condition
+from sm_search.diffusion.samplers import ImageNoise, sample
 from sm_search.diffusion.scan_features import scan_features
 from sm_search.evaluation.baselines import baselines
 from sm_search.evaluation.comparison import pair_quality
-from sm_search.synthesis import Synthesiser, load_synthesiser
+from sm_search.synthesis import Synthesiser, load_synthesiser, synthesise_file
 from sm_search.training import Trainer, make_checkpoint, training_images
+
+TIME = "2025-01-31T12:00:00.000"
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +163,43 @@ def test_without_a_network_s_say_the_result_is_the_mean_of_the_training_scans(ti
     scale = np.abs(expected.values_CKN).max()
     np.testing.assert_allclose(found.values_CKN, expected.values_CKN, rtol=0, atol=1e-6 * scale)
     assert (found.field, found.mixing_orders) == (expected.field, expected.mixing_orders)
+
+
+def test_the_file_says_how_far_to_trust_it(checkpoint: Checkpoint, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    scan = tiny_dataset.settings.scans("test")[0]
+    source = tiny_dataset.file(scan, "low")
+    schedule = ScheduleSettings(sampler="ddpm", steps=4, samples=5)
+    synthesiser = Synthesiser(checkpoint, schedule)
+    made = synthesise_file(synthesiser, source, tmp_path / "high.mdf", model="tiny")
+    assert made.deviation_CKN is not None
+    np.testing.assert_array_equal(read_field(tmp_path / "high.mdf", "/calibration/_deviation"), made.deviation_CKN)
+    assert validate_mdf(tmp_path / "high.mdf") == []
+    # By hand: five draws, each a whole synthesis but for the scaling of the mean.
+    drawn = []
+    low = tiny_dataset.read(scan, "low")
+    scaled = ScaledImages.of(low.channel_images(0))
+    condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales)
+    noise = ImageNoise(0, [f"0/{m_x},{m_y}" for m_x, m_y in low.mixing_orders], (12, 12))
+    one = schedule.model_copy(update={"samples": 1})
+    for _ in range(5):
+        drawn.append(sample(checkpoint.denoiser, checkpoint.info.training.diffusion, one, condition, noise))
+    images = torch.stack(drawn).double()
+    deviation = images.var(0).sum(1).sqrt().flatten(1)
+    largest = images.mean(0).square().sum(1).sqrt().flatten(1).amax(1)
+    features = scan_features(scaled.patterns, scaled.scales, low.fx_hz, low.nd)
+    scales = checkpoint.scan_models.gain(features, torch.from_numpy(scaled.scales))
+    expected = deviation * (scales / largest)[:, None]
+    np.testing.assert_allclose(made.deviation_CKN[0], expected, rtol=1e-3, atol=1e-6 * expected.max())
+    assert made.expected_error_CK is None, "a model without mean expects nothing of itself"
+
+
+def test_a_condition_lost_in_the_noise_is_flagged(
+    checkpoint: Checkpoint, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    low = tiny_dataset.read(tiny_dataset.settings.scans("test")[0], "low")
+    snr_CK = np.full((2, 8), 100.0)
+    snr_CK[1, 3] = 1.0
+    write_mdf(tmp_path / "low.mdf", dataclasses.replace(low, snr_CK=snr_CK), uuid=str(UUID(int=1)), time=TIME)
+    synthesise_file(Synthesiser(checkpoint), tmp_path / "low.mdf", tmp_path / "high.mdf", model="tiny")
+    flags = read_field(tmp_path / "high.mdf", "/calibration/_conditionInNoise")
+    assert np.argwhere(flags).tolist() == [[1, 3]]

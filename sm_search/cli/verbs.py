@@ -9,7 +9,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from sm_search.cli.output import Output, quality_objects
+from sm_search.cli.imaging import require_no_measurement, simulate_phantom
+from sm_search.cli.output import Output, quality_objects, require_free
 from sm_search.config.dataset import DatasetSettings, preset
 from sm_search.config.errors import DataError, InputError, SettingsError
 from sm_search.config.loading import load_settings
@@ -22,6 +23,9 @@ def simulate(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.search.simulation import simulate_dataset
 
     settings = preset(options.preset) if options.preset else load_settings(options.config, DatasetSettings)
+    if options.phantom:
+        return simulate_phantom(settings, options, output)
+    require_no_measurement(options)
 
     # What cannot be used is told before Ray is started, which takes a while.
     if options.ray_address:
@@ -107,12 +111,6 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
-def _require_free(target: str | Path | None, force: bool) -> None:
-    """Refuse to overwrite, before any work is done for it."""
-    if target is not None and not force and Path(target).exists():
-        raise DataError(f"{target}: exists; use --force to overwrite it")
-
-
 def tune_schedule(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.dataset import Dataset
     from sm_search.diffusion.checkpoint import SETTINGS_FILE
@@ -122,7 +120,7 @@ def tune_schedule(options: Namespace, output: Output) -> dict[str, Any]:
     if options.trials < 1:
         raise InputError(f"--trials {options.trials}: must be at least 1")
     if options.out:
-        _require_free(Path(options.out) / SETTINGS_FILE, options.force)
+        require_free(Path(options.out) / SETTINGS_FILE, options.force)
     store = open_store(options.home, options.tracking_uri)
     found = tune_model_schedule(
         store, options.run, Dataset.open(options.data), options.space, options.trials, options.out
@@ -144,7 +142,7 @@ def report(options: Namespace, output: Output) -> dict[str, Any]:
     parent, _ = study_runs(store, options.study)
     target = Path(options.out) if options.out else options.home / f"{options.study}.html"
     if options.out:
-        _require_free(target, options.force)
+        require_free(target, options.force)
     with tempfile.TemporaryDirectory() as folder:
         figures = published_figures(store, options.study, Path(folder))
         page = study_page(store, options.study, parent.params.get("metric", "val_psnr_db"), figures)
@@ -175,8 +173,8 @@ def synthesize(options: Namespace, output: Output) -> dict[str, Any]:
     store = open_store(options.home, options.tracking_uri)
     synthesiser = load_synthesiser(download_model(store, options.model), seed=options.seed)
     name = describe_model(store, options.model)
-    high = synthesise_file(synthesiser, options.input, options.output, model=name, overwrite=options.force)
-    channels, components, voxels = high.values_CKN.shape
+    made = synthesise_file(synthesiser, options.input, options.output, model=name, overwrite=options.force)
+    channels, components, voxels = made.matrix.values_CKN.shape
     output.result(f"{options.output}: {channels} × {components} components of {voxels} voxels by {name}")
     return {"output": options.output, "model": name, "shape": [channels, components, voxels]}
 
@@ -192,7 +190,7 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.tracking.registry import download_model
     from sm_search.tracking.store import open_store
 
-    _require_free(options.figure, options.force)
+    require_free(options.figure, options.force)
     dataset = Dataset.open(options.data)
     store = open_store(options.home, options.tracking_uri)
     model = load_synthesiser(download_model(store, options.model))
@@ -215,23 +213,8 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
     }
 
 
-def reconstruct(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.data.mdf_reading import read_mdf
-    from sm_search.evaluation.reconstruction import reconstruction_check
-    from sm_search.report.figures import reconstruction_figure, save_figure
-
-    _require_free(options.figure, options.force)
-    sm = read_mdf(options.sm)
-    truth = read_mdf(options.truth) if options.truth else None
-    result = reconstruction_check(sm, options.phantom, truth)
-    if options.figure:
-        save_figure(reconstruction_figure(result, sm.grid), Path(options.figure))
-    output.result(f"phantom {options.phantom}: PSNR {result.psnr_db:.2f} dB, SSIM {result.ssim:.4f}")
-    return {"phantom": options.phantom, "psnr_db": result.psnr_db, "ssim": result.ssim}
-
-
 def validate(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.data.validation import validate_mdf
+    from sm_search.data.validation import file_kind, validate_mdf
 
     if not Path(options.file).is_file():
         raise DataError(f"{options.file}: does not exist or is not a file")
@@ -239,9 +222,10 @@ def validate(options: Namespace, output: Output) -> dict[str, Any]:
     errors = sum(fault.severity == "error" for fault in faults)
     for fault in faults:
         output.result(f"{fault.severity}: {fault.field}: {fault.message}")
-    output.result(f"{options.file}: {errors} errors, {len(faults) - errors} warnings")
+    kind = file_kind(options.file)
+    output.result(f"{options.file}: {kind} file, {errors} errors, {len(faults) - errors} warnings")
     listed = [{"severity": f.severity, "field": f.field, "message": f.message} for f in faults]
-    return {"file": options.file, "errors": errors, "faults": listed, "exit_status": 2 if errors else 0}
+    return {"file": options.file, "kind": kind, "errors": errors, "faults": listed, "exit_status": 2 if errors else 0}
 
 
 def demo(options: Namespace, output: Output) -> dict[str, Any]:

@@ -72,6 +72,8 @@ class TrainingSettings(Settings):
         p_uncond: probability of replacing the condition by the null condition (Algorithm 1).
         condition_noise: `same-level` adds √(1−ᾱ_t)·ε to the condition in training (the paper's text), `none` does not.
         condition_weight: `decay` multiplies the condition by 1 − t/T in training (the paper's text), `none` does not.
+        loss_weighting: `none`, or `min-snr` (Hang et al. 2023, γ = 5): the error of x_0 counts min(SNR, 5) times, whatever
+            the network predicts.
         share_at_end: share of the draws of t that are put at t = T, where the network is a regression.
         steps, batch_size, learning_rate, weight_decay: AdamW with linear warm-up and cosine decay to zero.
         ema_decay: decay of the weights' moving average, which is what is sampled.
@@ -84,6 +86,7 @@ class TrainingSettings(Settings):
     p_uncond: Share = 0.1
     condition_noise: Literal["none", "same-level"] = "none"
     condition_weight: Literal["none", "decay"] = "none"
+    loss_weighting: Literal["none", "min-snr"] = "none"
     share_at_end: Share = 0.5
     steps: Annotated[int, Field(ge=1)] = 4000
     batch_size: Annotated[int, Field(ge=1)] = 256
@@ -101,13 +104,14 @@ class ScheduleSettings(Settings):
 
     Attributes:
         sampler: `paper` is Algorithm 2 as printed, `ddpm` the standard posterior, `ddim` the deterministic one
-            (Song et al. 2021).
+            (Song et al. 2021), `dpmpp` DPM-Solver++ 2M (Lu et al. 2022), deterministic and of second order.
         steps: visited t, evenly spaced from T down (trailing spacing).
         fresh_condition_noise: draw ε_y at each step, not once.
         guidance: classifier-free guidance scale; 1 is off and costs one network evaluation a step.
+        samples: draws of each image whose mean is the result; two or more also give its standard deviation.
     """
 
-    sampler: Literal["paper", "ddpm", "ddim"] = "ddim"
+    sampler: Literal["paper", "ddpm", "ddim", "dpmpp"] = "ddim"
     steps: Annotated[int, Field(ge=1)] = 8
     eta_max: NotNegative = 0.0
     gamma: NotNegative = 1.0
@@ -116,6 +120,7 @@ class ScheduleSettings(Settings):
     sigma: NotNegative = 1.0
     fresh_condition_noise: bool = False
     guidance: NotNegative = 1.0
+    samples: Annotated[int, Field(ge=1, le=1000)] = 1
 
     @model_validator(mode="after")
     def _ordered(self) -> "ScheduleSettings":
@@ -126,4 +131,4 @@ class ScheduleSettings(Settings):
     @property
     def evaluations(self) -> int:
         """Network evaluations per image."""
-        return self.steps * (1 if self.guidance == 1.0 else 2)
+        return self.samples * self.steps * (1 if self.guidance == 1.0 else 2)

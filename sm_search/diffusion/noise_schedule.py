@@ -8,6 +8,7 @@ from torch import Tensor
 from sm_search.config.model import DiffusionSettings
 
 _MAX_BETA = 0.999
+_MIN_SNR_GAMMA = 5.0
 
 
 def alpha_bars(settings: DiffusionSettings) -> Tensor:
@@ -38,6 +39,17 @@ def training_target(prediction: str, x0: Tensor, noise: Tensor, alpha_bar: Tenso
     if prediction == "v":
         return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0
     return x0
+
+
+def min_snr_weight(prediction: str, alpha_bar: Tensor) -> Tensor:
+    """Weight of the squared error of a network output so that the error of x_0 counts min(SNR, 5), SNR = ᾱ/(1−ᾱ).
+
+    Hang et al., "Efficient diffusion training via Min-SNR weighting strategy", 2023, section 3.4: the error of ε is SNR
+    times that of x_0, and the error of v is SNR + 1 times.
+    """
+    snr = alpha_bar / (1 - alpha_bar)
+    error_per_x0 = {"x0": torch.ones_like(snr), "epsilon": snr, "v": snr + 1}[prediction]
+    return snr.clamp(max=_MIN_SNR_GAMMA) / error_per_x0
 
 
 def x0_and_noise(prediction: str, output: Tensor, x_t: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,9 @@ def publish_study(store: Store, study: str, metric: str, dataset: Dataset) -> Pa
             target = folder / "synthesis" / pair.scan.id
             target.mkdir(parents=True)
             source = dataset.file(pair.scan, "low")
-            made = synthesise_file(synthesiser, source, target / "high.mdf", model=f"runs:/{best.run_id}/checkpoint")
+            made = synthesise_file(
+                synthesiser, source, target / "high.mdf", model=f"runs:/{best.run_id}/checkpoint"
+            ).matrix
             figures.append(target / FIGURE_FILE)
             save_figure(comparison_figure(pair.high, pair.low, made, f"{pair.scan.id} (validation)"), figures[-1])
         log.log_folder(trial_id, folder / "synthesis", "synthesis")

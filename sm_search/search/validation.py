@@ -15,7 +15,7 @@ from sm_search.data.dataset import Dataset
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser
-from sm_search.diffusion.samplers import ImageNoise, sample
+from sm_search.diffusion.samplers import ImageNoise, sample_mean
 from sm_search.diffusion.scan_features import scan_features
 from sm_search.diffusion.scan_models import ScanModels
 from sm_search.evaluation.metrics import psnr_db, ssim
@@ -71,13 +71,13 @@ class Validation:
     def estimates(
         self, denoiser: Denoiser, diffusion: DiffusionSettings, schedule: ScheduleSettings, device: str = "cpu"
     ) -> NDArray[np.float64]:
-        """One sample of every image, scaled to unit maximum modulus."""
+        """The mean sample of every image, scaled to unit maximum modulus."""
         shape = (self.targets.shape[2], self.targets.shape[3])
         parts = []
         for begin in range(0, len(self), BATCH):
             here = slice(begin, begin + BATCH)
             noise = ImageNoise(NOISE_SEED, self.names[here], shape)
-            drawn = sample(denoiser, diffusion, schedule, self.condition[here].to(device), noise)
+            drawn, _ = sample_mean(denoiser, diffusion, schedule, self.condition[here].to(device), noise)
             patterns = self.mean[here] + self.spread[here, None, None, None] * drawn.cpu()
             parts.append(patterns.double().numpy())
         images = np.concatenate(parts)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sm_search.config.model import DiffusionSettings
-from sm_search.diffusion.noise_schedule import alpha_bars, diffuse, training_target, x0_and_noise
+from sm_search.diffusion.noise_schedule import alpha_bars, diffuse, min_snr_weight, training_target, x0_and_noise
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("linear", "linear"), ("cosine", "squaredcos_cap_v2")])
@@ -70,3 +70,17 @@ def test_exact_cases() -> None:
     assert training_target("epsilon", one, 2 * one, level).item() == 2
     assert training_target("x0", one, 2 * one, level).item() == 1
     assert math.isclose(diffuse(one, one, torch.tensor(1.0)).item(), 1)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
+def test_min_snr_weighs_the_error_of_x0_alike_for_every_prediction(prediction: str) -> None:
+    """Whatever the network predicts, its weighted squared error is min(SNR, 5) times the squared error of x_0."""
+    alpha_bar = torch.tensor([0.01, 0.5, 0.8, 0.99], dtype=torch.float64)
+    x0, noise, wrong = torch.randn((3, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x_t = diffuse(x0, noise, alpha_bar)
+    # The output that means the x_0 estimate `wrong` at this x_t.
+    output = training_target(prediction, wrong, (x_t - alpha_bar.sqrt() * wrong) / (1 - alpha_bar).sqrt(), alpha_bar)
+    error = (output - training_target(prediction, x0, noise, alpha_bar)).square()
+    snr = alpha_bar / (1 - alpha_bar)
+    expected = snr.clamp(max=5) * (wrong - x0).square()
+    torch.testing.assert_close(min_snr_weight(prediction, alpha_bar) * error, expected)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,9 +18,9 @@ from sm_search.config.model import DiffusionSettings, LinearBasisSettings, Sched
 from sm_search.diffusion.condition import Condition, condition_noise_level, condition_weight
 from sm_search.diffusion.denoiser import build_denoiser
 from sm_search.diffusion.noise_schedule import alpha_bars, training_target
-from sm_search.diffusion.samplers import ImageNoise, sample, visited_steps
+from sm_search.diffusion.samplers import ImageNoise, sample, sample_mean, visited_steps
 
-SAMPLERS = ("paper", "ddpm", "ddim")
+SAMPLERS = ("paper", "ddpm", "ddim", "dpmpp")
 Make = Callable[..., Condition]
 
 
@@ -80,7 +81,10 @@ def test_the_paper_sampler_is_algorithm_2_as_printed(function_denoiser, make_con
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
 @pytest.mark.parametrize("steps", [10, 50])
-@pytest.mark.parametrize(("sampler", "scheduler"), [("ddpm", DDPMScheduler), ("ddim", DDIMScheduler)])
+@pytest.mark.parametrize(
+    ("sampler", "scheduler"),
+    [("ddpm", DDPMScheduler), ("ddim", DDIMScheduler), ("dpmpp", DPMSolverMultistepScheduler)],
+)
 def test_the_standard_samplers_equal_those_of_diffusers(
     function_denoiser,
     make_condition: Make,
@@ -94,12 +98,13 @@ def test_the_standard_samplers_equal_those_of_diffusers(
     schedule = ScheduleSettings(sampler=sampler, steps=steps)  # type: ignore[arg-type]
     found = sample(function_denoiser(some_network), diffusion, schedule, condition, noise_for(condition))
 
+    own = {"final_sigmas_type": "zero"} if sampler == "dpmpp" else {"clip_sample": False}
     reference = scheduler(
         1000,
+        **own,
         beta_start=1e-4,
         beta_end=0.02,
         timestep_spacing="trailing",
-        clip_sample=False,
         prediction_type={"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}[prediction],
     )
     reference.set_timesteps(steps)
@@ -116,7 +121,7 @@ def test_the_standard_samplers_equal_those_of_diffusers(
 
 def _reference_step(reference, output: Tensor, t: Tensor, x: Tensor, noise: Tensor | None) -> Tensor:
     """diffusers' step; its DDPM draws its own noise, so that draw is replaced by ours."""
-    if isinstance(reference, DDIMScheduler):
+    if not isinstance(reference, DDPMScheduler):
         return reference.step(output, t, x).prev_sample
     module = "diffusers.schedulers.scheduling_ddpm.randn_tensor"
     with pytest.MonkeyPatch.context() as patch:
@@ -166,6 +171,40 @@ def test_ddim_with_an_ideal_denoiser_is_the_exact_map(function_denoiser, make_co
     assert errors[-1] < 0.005
     ratios = [a / b for a, b in itertools.pairwise(errors)]
     assert ratios == pytest.approx([2, 2, 2], rel=0.15)
+
+
+def test_the_second_order_solver_converges_faster(function_denoiser, make_condition: Make) -> None:
+    std, condition = torch.tensor(2.0), make_condition()
+    diffusion = DiffusionSettings(noise_schedule="cosine")
+    last = alpha_bars(diffusion)[-1].float()
+    exact = noise_for(condition).draw() * std / (last * std**2 + 1 - last).sqrt()
+    errors = {}
+    for sampler in ("ddim", "dpmpp"):
+        schedule = ScheduleSettings(sampler=sampler, steps=50)  # type: ignore[arg-type]
+        found = sample(function_denoiser(ideal(std, "x0")), diffusion, schedule, condition, noise_for(condition))
+        errors[sampler] = ((found - exact).norm() / exact.norm()).item()
+    assert errors["dpmpp"] < errors["ddim"] / 4
+
+
+def test_the_mean_of_samples_and_their_deviation(function_denoiser, make_condition: Make) -> None:
+    """An ideal denoiser of N(0, 2²) under DDPM: the mean of n draws has deviation 2/√n, and the deviation is 2."""
+    condition = make_condition(8, (16, 16))
+    denoiser = function_denoiser(ideal(torch.tensor(2.0), "x0"))
+    schedule = ScheduleSettings(sampler="ddpm", steps=100, samples=16)
+    mean, deviation = sample_mean(denoiser, DiffusionSettings(), schedule, condition, noise_for(condition))
+    assert denoiser.evaluations == schedule.evaluations == 1600
+    assert mean.std().item() == pytest.approx(2 / 4, rel=0.05)
+    assert deviation.square().mean().sqrt().item() == pytest.approx(2, rel=0.05)
+    noise, drawn = noise_for(condition), []
+    one = schedule.model_copy(update={"samples": 1})
+    for _ in range(3):
+        images, none = sample_mean(denoiser, DiffusionSettings(), one, condition, noise)
+        assert not none.any()
+        drawn.append(images)
+    three = schedule.model_copy(update={"samples": 3})
+    found = sample_mean(denoiser, DiffusionSettings(), three, condition, noise_for(condition))
+    torch.testing.assert_close(found[0], torch.stack(drawn).mean(0))
+    torch.testing.assert_close(found[1], torch.stack(drawn).std(0))
 
 
 def test_a_schedule_means_the_same_at_any_number_of_steps(function_denoiser, make_condition: Make) -> None:
