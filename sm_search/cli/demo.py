@@ -34,7 +34,7 @@ def run_demo(options: Namespace, output: Output) -> dict[str, Any]:
 
     began = (home / "studies" / study / STUDY_FILE).exists()
     with ray_session(options.ray_address):
-        step("simulate", verbs.simulate, preset="demo", config=None, out=str(data))
+        step("simulate", verbs.simulate, preset="demo", config=None, phantom=None, out=str(data))
         arguments = {"space": space_file, "data": str(data), "storage": None, "dry_run": False}
         step("sweep", verbs.sweep, resume=began, **arguments)
     step("promote", verbs.promote, study=study, name="sm-search")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sm_search import __version__
-from sm_search.cli import verbs
+from sm_search.cli import imaging, verbs
 from sm_search.cli.output import Output
 from sm_search.config.errors import InputError, SmSearchError
 
@@ -67,12 +67,27 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_work(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> None:
-    p = add("simulate", verbs.simulate, "Simulate a dataset in parallel; run again to resume or repair it.")
+    p = add(
+        "simulate",
+        verbs.simulate,
+        "Simulate a dataset in parallel (run again to resume or repair it), or the measurement of a phantom.",
+    )
     which = p.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", metavar="FILE", help="dataset settings (YAML)")
-    which.add_argument("--preset", metavar="NAME", help="demo, paper-54 or paper-90")
-    p.add_argument("--out", required=True, metavar="DIR", help="dataset folder or s3:// URI")
+    which.add_argument(
+        "--preset", metavar="NAME", help="demo, paper-54, paper-90, realistic, or sobol-N for N training scans"
+    )
+    p.add_argument(
+        "--out", required=True, metavar="PATH", help="dataset folder or s3:// URI; with --phantom an MDF file"
+    )
     _add_ray(p)
+    measured = p.add_argument_group("measurement of a phantom, one file that pairs with the scan's system matrix")
+    measured.add_argument("--phantom", metavar="NAME", help="dots, bars, shape or vessel")
+    measured.add_argument("--scan", metavar="ID", help="scan of the dataset, such as d30nm-fx25kHz-nd99")
+    measured.add_argument("--field", choices=("low", "high"), help="default high")
+    measured.add_argument("--finer", type=int, metavar="N", help="grid N times finer than the matrix's (default 2)")
+    measured.add_argument("--seed", type=int, metavar="N", help="of the measurement's noise (default 0)")
+    measured.add_argument("--force", action="store_true", help="overwrite the measurement file")
 
     p = add("train", verbs.train, "Train one model without a search; run again to resume it.")
     p.add_argument("--config", metavar="FILE", help="training settings and schedule (YAML); defaults without it")
@@ -141,14 +156,23 @@ def _add_models(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> Non
 
 
 def _add_files(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> None:
-    p = add("reconstruct", verbs.reconstruct, "Reconstruct a phantom with a system matrix and rate the image.")
+    p = add("reconstruct", imaging.reconstruct, "Reconstruct a phantom with a system matrix and rate the image.")
     p.add_argument("--sm", required=True, metavar="FILE", help="MDF file to reconstruct with")
-    p.add_argument("--truth", metavar="FILE", help="MDF file that the measurement is made with (default: --sm)")
-    p.add_argument("--phantom", required=True, metavar="NAME", help="dots, bars, shape or vessel")
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument("--measurement", metavar="FILE", help="MDF measurement file (`simulate --phantom` makes one)")
+    what.add_argument(
+        "--phantom", metavar="NAME", help="dots, bars, shape or vessel, measured on the matrix's own grid"
+    )
+    p.add_argument("--truth", metavar="FILE", help="MDF file that the phantom is measured with (default: --sm)")
+    p.add_argument("--snr-threshold", type=float, metavar="X", help="leave out components with a smaller SNR")
     p.add_argument("--figure", metavar="FILE", help="write phantom and image (PNG)")
     p.add_argument("--force", action="store_true", help="overwrite the figure")
 
-    p = add("validate", verbs.validate, "Check an MDF calibration file against the standard; one line a fault.")
+    p = add(
+        "validate",
+        verbs.validate,
+        "Check an MDF calibration or measurement file against the standard; one line a fault.",
+    )
     p.add_argument("file", metavar="FILE")
 
 

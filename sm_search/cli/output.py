@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sm_search.config.errors import DataError
 from sm_search.evaluation.comparison import Row
 
 QUALITY_COLUMNS = (
@@ -86,3 +88,9 @@ class Output:
 def quality_objects(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Rows of a quality table for `--json`."""
     return [{"scan": row.scan, "method": row.method, **row.quality.as_dict()} for row in rows]
+
+
+def require_free(target: str | Path | None, force: bool) -> None:
+    """Refuse to overwrite, before any work is done for it."""
+    if target is not None and not force and Path(target).exists():
+        raise DataError(f"{target}: exists; use --force to overwrite it")

@@ -38,8 +38,10 @@ def simulate_measurement(
         seed: of the noise.
 
     Raises:
-        SettingsError: no such phantom, or `finer` is out of range.
+        SettingsError: no such phantom, or `finer` or `seed` is out of range.
     """
+    if seed < 0:
+        raise SettingsError(f"seed {seed}: must not be negative")
     if not 1 <= finer <= MAX_FINER:
         raise SettingsError(f"finer {finer}: must be 1 to {MAX_FINER}")
     size_x, size_y = settings.grid.size
@@ -93,21 +95,20 @@ def write_phantom_measurement(
 
 def reconstruct_measurement(
     sm: SystemMatrix, measurement: Measurement, *, snr_threshold: float | None = None
-) -> ReconstructionResult | NDArray[np.float64]:
-    """The image of a measurement, rated against its truth on the grid of `sm`; the bare image (Y, X) without a truth.
+) -> ReconstructionResult:
+    """The image of a measurement, rated against its truth on the grid of `sm`.
 
     Args:
         snr_threshold: as in `reconstruct`.
 
     Raises:
-        DataError: the measurement does not pair with the matrix; the message says in what.
+        DataError: the measurement has no truth, or does not pair with the matrix; the message says in what.
     """
-    signal_CK = _paired(sm, measurement)
-    size_x, size_y = sm.grid.size
-    image = reconstruct(sm, signal_CK, snr_threshold=snr_threshold).reshape(size_y, size_x)
     if measurement.truth is None:
-        return image
+        raise DataError("the measurement does not tell what was measured: its image cannot be rated")
+    image_N = reconstruct(sm, _paired(sm, measurement), snr_threshold=snr_threshold)
     truth = truth_on(measurement.truth, sm.grid)
+    image = image_N.reshape(truth.shape)
     return ReconstructionResult(measurement.truth.phantom, image, truth, *image_quality(image, truth))
 
 

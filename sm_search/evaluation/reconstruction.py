@@ -41,6 +41,7 @@ def reconstruction_check(
     noise_level: float = NOISE_LEVEL,
     regularisation: float = REGULARISATION,
     sweeps: int = SWEEPS,
+    snr_threshold: float | None = None,
     seed: int = 0,
 ) -> ReconstructionResult:
     """Measure a phantom with `truth`, reconstruct the measurement with `sm`, and compare.
@@ -53,6 +54,7 @@ def reconstruction_check(
     Args:
         truth: the matrix that measures; `sm` itself if there is none.
         noise_level: standard deviation of the complex noise over the largest modulus, both of the voltage.
+        snr_threshold: as in `reconstruct`.
 
     Raises:
         SettingsError: no such phantom, or a number outside its range.
@@ -62,7 +64,7 @@ def reconstruction_check(
     _require_same(sm, truth)
     concentration_N = phantom(phantom_name, sm.grid)
     signal_CK = measure(truth, concentration_N, noise_level=noise_level, seed=seed)
-    image_N = reconstruct(sm, signal_CK, regularisation=regularisation, sweeps=sweeps)
+    image_N = reconstruct(sm, signal_CK, regularisation=regularisation, sweeps=sweeps, snr_threshold=snr_threshold)
     size_x, size_y = sm.grid.size
     image, original = image_N.reshape(size_y, size_x), concentration_N.reshape(size_y, size_x)
     return ReconstructionResult(phantom_name, image, original, *image_quality(image, original))
@@ -209,6 +211,7 @@ def image_quality(image: NDArray[np.float64], truth: NDArray[np.float64]) -> tup
 def _require_same(sm: SystemMatrix, truth: SystemMatrix) -> None:
     for name, given, wanted in (
         ("grid", sm.grid, truth.grid),
+        ("unit", sm.unit, truth.unit),
         ("mixing orders", sm.mixing_orders, truth.mixing_orders),
         ("receive channels", len(sm.values_CKN), len(truth.values_CKN)),
     ):

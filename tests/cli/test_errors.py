@@ -58,6 +58,36 @@ CASES = {
     "no such condition": (SYNTHESIZE + "{tmp}/none.mdf", ["none.mdf"]),
     "no such matrix": ("reconstruct --sm {tmp}/none.mdf --phantom dots", ["none.mdf"]),
     "no such phantom": ("reconstruct --sm {high} --phantom cat", ["'cat'", "vessel"]),
+    "no such scan": (
+        "simulate --preset demo --phantom dots --scan d1 --out {tmp}/m.mdf",
+        ["--scan 'd1': is not in 'demo'", "d30nm-fx25kHz-nd99"],
+    ),
+    "no scan to measure": ("simulate --preset demo --phantom dots --out {tmp}/m.mdf", ["--scan is missing"]),
+    "no such phantom to measure": (
+        "simulate --preset demo --phantom cat --scan d30nm-fx25kHz-nd99 --out {tmp}/m.mdf",
+        ["'cat'", "vessel"],
+    ),
+    "measurement exists": (
+        "simulate --preset demo --phantom dots --scan d30nm-fx25kHz-nd99 --out {tmp}/there",
+        ["there: exists", "--force"],
+    ),
+    "grid that is not finer": (
+        "simulate --preset demo --phantom dots --scan d30nm-fx25kHz-nd99 --finer 0 --out {tmp}/m.mdf",
+        ["finer 0"],
+    ),
+    "scan of a whole dataset": (
+        "simulate --preset demo --scan d30nm-fx25kHz-nd99 --out {tmp}/d",
+        ["--scan", "--phantom"],
+    ),
+    "matrix in the place of a measurement": (
+        "reconstruct --sm {high} --measurement {high}",
+        ["high.mdf", "not a measurement"],
+    ),
+    "truth of a measurement": ("reconstruct --sm {high} --measurement {high} --truth {high}", ["--truth"]),
+    "threshold without an SNR": (
+        "reconstruct --sm {high} --phantom dots --snr-threshold 3",
+        ["high.mdf", "neither an SNR nor background frames"],
+    ),
     "truncated condition": (SYNTHESIZE + "{tmp}/truncated.mdf", ["truncated.mdf"]),
     "half a condition": (SYNTHESIZE + "{tmp}/half.mdf", ["half.mdf"]),
     "condition that is no HDF5": (SYNTHESIZE + "{tmp}/text.mdf", ["text.mdf"]),
@@ -123,6 +153,8 @@ def test_bad_input_is_one_line_and_status_2(
         "validate",
         "simulate --out d",
         "simulate --preset demo --config x --out d",
+        "reconstruct --sm a",
+        "reconstruct --sm a --phantom dots --measurement b",
         "synthesize --model m --input i --output o --seed one",
         "promote --study s --stduy t",
     ],

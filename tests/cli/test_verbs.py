@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sm_search.config.dataset import DatasetSettings, preset_names
+from sm_search.config.loading import load_settings
 from sm_search.config.simulation import FieldName
 from sm_search.data.dataset import Dataset, file_name, write_scan
 from sm_search.data.mdf_reading import read_mdf
@@ -51,6 +53,11 @@ def test_every_verb_explains_itself(run: Any) -> None:
         assert told.status == 0
         assert told.stdout.startswith(f"usage: sm-search {verb} ")
         assert "--json" in told.stdout
+
+
+def test_the_help_names_every_preset(run: Any) -> None:
+    told = run("simulate", "--help").stdout.split()
+    assert {name for name in preset_names() if name not in " ".join(told)} == set()
 
 
 def test_the_installed_command_answers(command: Any) -> None:
@@ -164,6 +171,56 @@ def test_reconstruct(run: Any, tiny_dataset: Dataset, tmp_path: Path) -> None:
     assert with_truth.object == told.object
 
 
+NOISY = """
+name: noisy
+grid: {size: [12, 12]}
+orders: {max_x: 3, max_y: 3}
+receive: {signal: voltage, noise_nv: 2.0, averages: 10, background_frames: 8, low_pass_khz: 500}
+splits:
+  train: [{core_diameter_nm: [20, 30], fx_khz: [10, 20], nd: [9]}]
+  validation: [{core_diameter_nm: [25], fx_khz: [20], nd: [9]}]
+  test: [{core_diameter_nm: [25], fx_khz: [25], nd: [9]}]
+"""
+
+
+@pytest.fixture
+def noisy(tmp_path: Path) -> dict[str, Any]:
+    """Settings of a noisy dataset, and the high-field file of its test scan."""
+    config = tmp_path / "noisy.yaml"
+    config.write_text(NOISY)
+    settings = load_settings(config, DatasetSettings)
+    scan = settings.scans("test")[0]
+    write_scan(tmp_path / "data", settings, "2025-01-31T12:00:00.000", scan, "high", simulate(settings, scan, "high"))
+    return {"config": config, "scan": scan.id, "sm": tmp_path / "data" / file_name(scan, "high")}
+
+
+def test_a_phantom_is_measured_and_reconstructed_from_files(run: Any, noisy: Any, tmp_path: Path) -> None:
+    out, figure = tmp_path / "measurement.mdf", tmp_path / "image.png"
+    arguments = ("simulate", "--config", noisy["config"], "--phantom", "shape", "--scan", noisy["scan"], "--out", out)
+    made = run(*arguments, "--finer", 3, "--seed", 5, "--json")
+    assert made.status == 0, made.stderr
+    expected = {"phantom": "shape", "scan": noisy["scan"], "field": "high", "finer": 3, "seed": 5}
+    assert made.object == {"measurement": str(out), **expected}
+    assert run(*arguments).status == 2
+    assert run("validate", out, "--json").object == {
+        "file": str(out),
+        "kind": "measurement",
+        "errors": 0,
+        "faults": [],
+        "exit_status": 0,
+    }
+    assert run("validate", noisy["sm"]).stdout == f"{noisy['sm']}: calibration file, 0 errors, 0 warnings\n"
+    arguments = ("reconstruct", "--sm", noisy["sm"], "--measurement", out)
+    told = run(*arguments, "--snr-threshold", 1000, "--figure", figure, "--json")
+    assert told.status == 0, told.stderr
+    assert told.object["phantom"] == "shape"
+    assert told.object["psnr_db"] > 8
+    assert np.asarray(Image.open(figure)).std() > 10
+    everything = run(*arguments, "--json").object
+    assert everything["psnr_db"] != told.object["psnr_db"]
+    assert run("reconstruct", "--sm", noisy["sm"], "--phantom", "shape", "--snr-threshold", 3).status == 0
+
+
 def test_tune_schedule_is_stored_with_the_run(run: Any, study: Any, tmp_path: Path) -> None:
     store = open_store(study.home)
     best = best_trials(store, study.name, "val_psnr_db")[0]
@@ -216,13 +273,9 @@ def test_a_killed_training_continues_to_the_same_weights(
 
 
 def test_a_killed_simulation_continues_to_the_same_bytes(command: Any, tmp_path: Path) -> None:
-    config, data = tmp_path / "tiny.yaml", tmp_path / "data"
-    config.write_text(
-        "name: tiny\ngrid: {size: [12, 12]}\norders: {max_x: 3, max_y: 3}\nsplits:\n"
-        "  train: [{core_diameter_nm: [20, 30], fx_khz: [10, 20], nd: [9]}]\n"
-        "  validation: [{core_diameter_nm: [25], fx_khz: [20], nd: [9]}]\n"
-        "  test: [{core_diameter_nm: [25], fx_khz: [25], nd: [9]}]\n"
-    )
+    """A noisy one: what a worker draws does not depend on what was drawn before."""
+    config, data = tmp_path / "noisy.yaml", tmp_path / "data"
+    config.write_text(NOISY)
     arguments = ("simulate", "--config", config, "--out", data)
     log = command.killed_when(lambda text: "simulated 1/12" in text, *arguments, log=tmp_path / "stderr")
     assert "simulated 12/12" not in log

@@ -216,6 +216,7 @@ def test_a_wrong_matrix_costs_quality(well_posed: SystemMatrix) -> None:
 def test_matrices_that_do_not_fit_are_refused(high: SystemMatrix) -> None:
     cases = {
         "grid": dataclasses.replace(high, grid=Grid(size=(12, 12), fov_mm=(30.0, 30.0))),
+        "unit": dataclasses.replace(high, unit="V"),
         "mixing orders": dataclasses.replace(high, mixing_orders=high.mixing_orders[::-1]),
         "receive channels": dataclasses.replace(high, values_CKN=high.values_CKN[:1]),
     }
