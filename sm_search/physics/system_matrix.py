@@ -240,7 +240,10 @@ def _kinetics(magnetisation: Magnetisation, diameter_m: float, particle: Particl
 def _tolerance(values_CKN: Values) -> float:
     """The accuracy to state, relative to each component's own maximum: `TOLERANCE`, or 1 where nothing can be said of
     the faintest component, as under the equilibrium model with small cores: it drowns in rounding."""
-    largest_CK = np.abs(values_CKN).max(axis=-1)
+    if np.iscomplexobj(values_CKN):
+        largest_CK = np.abs(values_CKN).max(axis=-1)
+    else:
+        largest_CK = np.maximum(values_CKN.max(axis=-1), -values_CKN.min(axis=-1))
     rounding = ROUNDING * largest_CK.max() / max(largest_CK.min(), np.finfo(float).tiny)
     return float(min(1.0, max(TOLERANCE, rounding)))
 

@@ -156,25 +156,40 @@ class _Group:
 def equilibrium_components(mixture: Mixture, x: Axis, y: Axis, device: torch.device) -> NDArray[np.float64]:
     """SM_k/M_s for the box of mixing orders without (0, 0): real, shape (C, K, N_y·N_x)."""
     rows, columns = (y.max_order + 1) * y.half, (x.max_order + 1) * x.half
-    sums = torch.zeros(2, 2, rows, columns, dtype=torch.float64, device=device)
+    even, odd = torch.zeros(2, rows, columns, dtype=torch.float64, device=device), None
     for group in _groups(mixture, x, y):
         x_spectra = _Spectra(x, group, device)
         y_spectra = x_spectra if _same_line(x, y) else _Spectra(y, group, device)
-        weight_R111 = torch.from_numpy(group.weight_R).to(device)[:, None, None, None]
-        for parity in range(2 if group.reach else 1):
-            alias_J = group.aliases(parity)
-            for channel in range(2):
-                left_RJOH = y_spectra.at(y.orders(alias_J), field=channel == 1)
-                right_RJOH = x_spectra.at(x.orders(alias_J), field=channel == 0).mul_(weight_R111)
-                sums[parity, channel].addmm_(left_RJOH.reshape(-1, rows).T, right_RJOH.reshape(-1, columns))
-    even_odd = sums.view(2, 2, y.max_order + 1, y.half, x.max_order + 1, x.half).permute(0, 1, 4, 2, 3, 5)
-    values = _mirrored(even_odd.cpu().numpy(), x, y)
+        _add_products(even, x_spectra, y_spectra, x, y, group, 0)
+        if group.reach:
+            odd = torch.zeros_like(even) if odd is None else odd
+            _add_products(odd, x_spectra, y_spectra, x, y, group, 1)
+    shape = 2, y.max_order + 1, y.half, x.max_order + 1, x.half
+    values = _mirrored(even.view(shape), None if odd is None else odd.view(shape), x, y)
     return values.reshape(2, -1, y.voxels * x.voxels)[:, 1:]
 
 
-def _mirrored(even_odd: NDArray[np.float64], x: Axis, y: Axis) -> NDArray[np.float64]:
-    """All voxels from the sums over even and over odd aliases of a quarter of them, shape (C, O_x, O_y, N_y, N_x)."""
-    same, other = even_odd[0] + even_odd[1], even_odd[0] - even_odd[1]
+def _add_products(
+    sums: Tensor, x_spectra: "_Spectra", y_spectra: "_Spectra", x: Axis, y: Axis, group: _Group, parity: int
+) -> None:
+    """Add Σ_r Σ_j of the aliases of one parity to `sums`, shape (C, O_y·H_y, O_x·H_x)."""
+    alias_J = group.aliases(parity)
+    x_IM, bx_IM = x_spectra.at(x.orders(alias_J))
+    y_IM, by_IM = x_IM, bx_IM
+    if y_spectra is not x_spectra or group.reach or x.max_order != y.max_order:
+        y_IM, by_IM = y_spectra.at(y.orders(alias_J))
+    weight_I1 = torch.from_numpy(np.repeat(group.weight_R, len(alias_J))).to(sums.device)[:, None]
+    sums[0].addmm_((y_IM * weight_I1).T, bx_IM)
+    sums[1].addmm_((by_IM * weight_I1).T, x_IM)
+
+
+def _mirrored(even: Tensor, odd: Tensor | None, x: Axis, y: Axis) -> NDArray[np.float64]:
+    """All voxels, shape (C, O_x, O_y, N_y, N_x), from a quarter of them, shape (C, O_y, H_y, O_x, H_x): the sums over
+    the even aliases and over the odd ones, if there are any."""
+    same = other = even.permute(0, 3, 1, 2, 4).cpu().numpy()
+    if odd is not None:
+        odd_part = odd.permute(0, 3, 1, 2, 4).cpu().numpy()
+        same, other = same + odd_part, same - odd_part
     channel = np.array([1.0, -1.0]).reshape(2, 1, 1, 1, 1)
     sign_x = -channel * (-1.0) ** np.arange(x.max_order + 1).reshape(-1, 1, 1, 1)
     sign_y = channel * (-1.0) ** np.arange(y.max_order + 1).reshape(-1, 1, 1)
@@ -239,20 +254,21 @@ class _Spectra:
         drive_T = axis.drive_t * torch.cos(math.pi * (t_T.double() + 0.5) / nodes)
         gamma_R11 = torch.from_numpy(group.gamma_R).to(device)[:, None, None]
         centre_H1 = torch.from_numpy(axis.centres_t()).to(device)[:, None]
-        kernels = _kernels(drive_T + centre_H1, gamma_R11, axis.width_t if axis.mean else 0.0)
+        kernels_RHT = _kernels(drive_T + centre_H1, gamma_R11, axis.width_t if axis.mean else 0.0)
         self.nodes = nodes
-        self.transforms = [torch.fft.rfft(kernel_RHT) for kernel_RHT in kernels]
+        self.transform_2RHF = torch.fft.rfft(torch.stack(kernels_RHT))
 
-    def at(self, order_JO: NDArray[np.int64], *, field: bool) -> Tensor:
-        """Coefficients of these orders, of the kernel with the factor B or without; shape (R, J, O, H)."""
-        transform_RHF = self.transforms[field]
-        order_F = torch.from_numpy(order_JO.ravel()).to(transform_RHF.device)
+    def at(self, order_JO: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Coefficients of these orders, of the kernel without and with the factor B; both (R·J, O·H)."""
+        order_F = torch.from_numpy(order_JO.ravel()).to(self.transform_2RHF.device)
         angle_F = math.pi / 2 / self.nodes * order_F.double()
         beyond_F = 2 * order_F > self.nodes
-        picked_RHF = transform_RHF[..., torch.where(beyond_F, self.nodes - order_F, order_F)]
+        picked_2RHF = self.transform_2RHF[..., torch.where(beyond_F, self.nodes - order_F, order_F)]
         sine_F = torch.where(beyond_F, -angle_F.sin(), angle_F.sin())
-        values_RHF = (picked_RHF.real * angle_F.cos()).addcmul_(picked_RHF.imag, sine_F).div_(self.nodes)
-        return values_RHF.transpose(1, 2).reshape(len(values_RHF), *order_JO.shape, -1)
+        values_2RHF = (picked_2RHF.real * angle_F.cos()).addcmul_(picked_2RHF.imag, sine_F).div_(self.nodes)
+        gaussians = values_2RHF.shape[1]
+        values_2IM = values_2RHF.transpose(2, 3).reshape(2, gaussians * len(order_JO), -1)
+        return values_2IM[0], values_2IM[1]
 
 
 def _kernels(field_HT: Tensor, gamma_R11: Tensor, width_t: float) -> tuple[Tensor, Tensor]:
