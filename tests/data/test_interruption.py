@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import DataError
+from sm_search.data.atomic import sha256
 from sm_search.data.dataset import MANIFEST, Dataset, file_name
 from sm_search.search.session import ray_session
 from sm_search.search.simulation import simulate_dataset
@@ -109,6 +111,69 @@ def test_a_place_that_a_worker_cannot_write_is_named(tiny_dataset: Dataset, tmp_
         simulate_dataset(folder, tiny_dataset.settings)
     assert str(caught.value) == f"{folder / scan.id}: cannot be created: File exists"
     assert file_name(scan, "low") not in Dataset.open(folder, complete=False).manifest.files
+
+
+class Disk:
+    """A small file system of our own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def remount(self, options: str) -> None:
+        command = ["mount", "-o", f"remount,{options}", str(self.folder)]
+        deadline = time.monotonic() + 10
+        while subprocess.run(command, capture_output=True).returncode:  # busy while a worker writes
+            assert time.monotonic() < deadline
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """150 kB, where the tests may mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=150k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("may not mount a file system here")
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_in_one_line_and_resumed_when_there_is_room(tiny_dataset: Dataset, disk: Disk) -> None:
+    folder = begun(disk.folder / "data", tiny_dataset)
+    with pytest.raises(DataError) as caught:
+        simulate_dataset(folder, tiny_dataset.settings)
+    message = str(caught.value)
+    assert message.startswith(f"{folder}/")
+    assert message.endswith(": cannot be written: No space left on device")
+    left = Dataset.open(folder, complete=False)
+    assert 0 < len(left.manifest.files) < len(left.expected())
+    assert {name: sha256(folder / name) for name in left.manifest.files} == left.manifest.files
+
+    disk.remount("size=4m")
+    dataset = simulate_dataset(folder, left.settings)
+    assert dataset.manifest.files == tiny_dataset.manifest.files
+    assert [path for path in folder.rglob(".*") if path.is_file()] == []
+
+
+def test_a_disk_that_turns_read_only_is_told_in_one_line(tiny_dataset: Dataset, disk: Disk) -> None:
+    disk.remount("size=4m")
+    folder = begun(disk.folder / "data", tiny_dataset)
+
+    def turn(done: int, total: int, name: str) -> None:
+        disk.remount("ro")
+
+    with pytest.raises(DataError, match=r"cannot be (written|created): Read-only file system$") as caught:
+        simulate_dataset(folder, tiny_dataset.settings, turn)
+    assert str(caught.value).startswith(f"{folder}/")
+    assert len(Dataset.open(folder, complete=False).manifest.files) == 1
+    with pytest.raises(DataError, match=f"^{folder.parent}/other: cannot be created: Read-only file system$"):
+        Dataset.create(folder.parent / "other", tiny_dataset.settings)
+    disk.remount("rw")
+    assert simulate_dataset(folder, tiny_dataset.settings).manifest.files == tiny_dataset.manifest.files
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
