@@ -23,6 +23,7 @@ QUALITY_COLUMNS = (
     ("nRMSE mean", "nrmse_mean", ".3g"),
     ("median", "nrmse_median", ".3g"),
     ("p90", "nrmse_p90", ".3g"),
+    ("gain error dB", "gain_error_db_mean", ".2f"),
 )
 
 

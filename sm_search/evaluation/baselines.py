@@ -12,6 +12,7 @@ from sm_search.data.dataset import Dataset, Pair
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.scan_features import scan_features
 from sm_search.diffusion.scan_models import ScanData, ScanModels
+from sm_search.evaluation.physicist import PhysicistFit
 from sm_search.physics.system_matrix import SystemMatrix, from_channel_images
 
 
@@ -76,4 +77,9 @@ def _pattern(sm: SystemMatrix) -> np.ndarray:
 def baselines(dataset: Dataset) -> dict[str, Method]:
     """Every baseline by name, fitted to the training split."""
     training = list(dataset.pairs("train"))
-    return {"copy": Copy(), "nearest": Nearest(training), "kernel-ridge": KernelRidgeOverScans(training)}
+    return {
+        "copy": Copy(),
+        "nearest": Nearest(training),
+        "kernel-ridge": KernelRidgeOverScans(training),
+        "physicist": PhysicistFit(dataset.settings),
+    }

@@ -21,13 +21,14 @@ SSIM_WINDOW = 11
 METRIC_DEFINITION = (
     "Both matrices scaled per component to unit maximum modulus. PSNR = 10·log10(4/MSE) over real and imaginary parts; "
     "SSIM as scikit-image's structural_similarity (Gaussian σ 1.5, population covariance, data range 2) over the two "
-    "parts; nRMSE = ‖Ŝ−S‖/‖S‖ per component, complex, physical units. Averages are over components."
+    "parts; nRMSE = ‖Ŝ−S‖/‖S‖ per component, complex, physical units; gain error = |20·log10| of the ratio of the "
+    "maximum moduli. Averages are over components."
 )
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Mean, median and 10th percentile (for nRMSE the 90th: its bad end) over components."""
+    """Mean, median and 10th percentile (for nRMSE the 90th: its bad end) over components; mean gain error."""
 
     psnr_db_mean: float
     psnr_db_median: float
@@ -38,6 +39,7 @@ class Quality:
     nrmse_mean: float
     nrmse_median: float
     nrmse_p90: float
+    gain_error_db_mean: float
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
@@ -84,9 +86,21 @@ def gaussian_ssim(estimate: NDArray[np.floating], truth: NDArray[np.floating], d
 
 
 def nrmse(estimate: NDArray[np.complexfloating], truth: NDArray[np.complexfloating]) -> NDArray[np.float64]:
-    """‖Ŝ−S‖/‖S‖ of each component in physical units; arguments of shape (K, Y, X), result (K,)."""
+    """‖Ŝ−S‖/‖S‖ of each component in physical units; arguments of shape (K, Y, X), result (K,).
+
+    A component that is zero everywhere is met exactly (0) or missed by all of the estimate (1).
+    """
     difference = np.linalg.norm((estimate - truth).reshape(len(truth), -1), axis=1)
-    return difference / np.linalg.norm(truth.reshape(len(truth), -1), axis=1)
+    size = np.linalg.norm(truth.reshape(len(truth), -1), axis=1)
+    return difference / np.where(size > 0, size, np.where(difference > 0, difference, 1.0))
+
+
+def gain_error_db(estimate: NDArray[np.complexfloating], truth: NDArray[np.complexfloating]) -> NDArray[np.float64]:
+    """|20·log10(max|Ŝ| / max|S|)| of each component; arguments of shape (K, Y, X), result (K,); at most 200 dB."""
+    largest = [np.abs(values).max(axis=(1, 2)) for values in (estimate, truth)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        decibels = 20 * np.abs(np.log10(largest[0] / largest[1]))
+    return np.minimum(np.where(largest[0] == largest[1], 0.0, decibels), MAX_PSNR_DB)
 
 
 def quality(
@@ -110,4 +124,5 @@ def quality(
         nrmse_mean=float(n.mean()),
         nrmse_median=float(np.median(n)),
         nrmse_p90=float(np.percentile(n, 90)),
+        gain_error_db_mean=float(gain_error_db(*values).mean()),
     )

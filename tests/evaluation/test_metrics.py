@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
 from sm_search.config.errors import DataError
-from sm_search.evaluation.metrics import MAX_PSNR_DB, SSIM_WINDOW, gaussian_ssim, nrmse, psnr_db, quality, ssim
+from sm_search.evaluation.metrics import (
+    MAX_PSNR_DB,
+    SSIM_WINDOW,
+    gain_error_db,
+    gaussian_ssim,
+    nrmse,
+    psnr_db,
+    quality,
+    ssim,
+)
 
 
 def patterns(seed: int, components: int = 3, side: int = 16) -> np.ndarray:
@@ -91,11 +100,19 @@ def test_nrmse_exact_cases() -> None:
     np.testing.assert_allclose(nrmse(truth + np.array([[[5j, 0]]]), truth), [1, 5 / np.sqrt(2), 5 / np.sqrt(8)])
 
 
+def test_components_that_are_zero_everywhere() -> None:
+    zero, one = np.zeros((1, 2, 2), dtype=complex), np.ones((1, 2, 2), dtype=complex)
+    assert (nrmse(zero, zero)[0], nrmse(one, zero)[0], nrmse(zero, one)[0]) == (0, 1, 1)
+    assert (gain_error_db(zero, zero)[0], gain_error_db(zero, one)[0], gain_error_db(one, zero)[0]) == (0, 200, 200)
+    np.testing.assert_allclose(gain_error_db(np.array([[[3 + 4j]]]), np.array([[[0.5]]])), 20)
+
+
 def test_nrmse_counts_the_amplitude_which_the_patterns_do_not() -> None:
     p = patterns(0)
     values = p[:, 0] + 1j * p[:, 1]
     found = quality((p, p), (1.1 * values, values))
     assert found.nrmse_mean == pytest.approx(0.1)
+    assert found.gain_error_db_mean == pytest.approx(20 * np.log10(1.1))
     assert found.psnr_db_mean == MAX_PSNR_DB
 
 
@@ -115,4 +132,5 @@ def test_quality_sums_up_over_components() -> None:
         "nrmse_mean",
         "nrmse_median",
         "nrmse_p90",
+        "gain_error_db_mean",
     }

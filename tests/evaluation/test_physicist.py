@@ -1,0 +1,34 @@
+"""The physicist's fit finds the particle that a matrix was simulated with."""
+
+import dataclasses
+
+import pytest
+
+from sm_search.data.dataset import Dataset
+from sm_search.evaluation.comparison import pair_quality
+from sm_search.evaluation.physicist import PhysicistFit
+from sm_search.physics.system_matrix import simulate
+
+
+def test_it_finds_core_and_shell_and_with_them_the_high_gradient_matrix(tiny_dataset: Dataset) -> None:
+    (pair,) = tiny_dataset.pairs("test")
+    fit = PhysicistFit(tiny_dataset.settings)
+    found = fit.fit(pair.low)
+    assert found.core_diameter_nm == pytest.approx(25, rel=1e-3)
+    assert found.shell_thickness_nm == pytest.approx(5, rel=1e-2)
+    high = fit.predict(pair.low)
+    quality = pair_quality(high, pair)
+    assert quality.psnr_db_mean > 60
+    assert quality.nrmse_mean < 2e-3
+    assert high.field == pair.high.field
+
+
+def test_the_concentration_passes_through_and_another_shell_is_found(tiny_dataset: Dataset) -> None:
+    settings = tiny_dataset.settings
+    scan = settings.scans("test")[0].model_copy(update={"shell_thickness_nm": 9.0})
+    low = simulate(settings, scan, "low")
+    weak = dataclasses.replace(low, values_CKN=1e-3 * low.values_CKN)
+    fit = PhysicistFit(settings)
+    assert fit.fit(weak).shell_thickness_nm == pytest.approx(9, rel=1e-2)
+    truth = simulate(settings, scan, "high").values_CKN
+    assert abs(fit.predict(weak).values_CKN - 1e-3 * truth).max() < 1e-3 * 1e-3 * abs(truth).max()
