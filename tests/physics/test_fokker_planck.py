@@ -341,7 +341,7 @@ def refinement_error(case: Case) -> float:
 @pytest.mark.benchmark
 def test_brownian_model_against_the_full_dynamics() -> None:
     """The tables of PHYSICS.md; asserts what the oracle itself owes: a periodic, converged state."""
-    models, components, nearby = [], [], []
+    models, components, closed, nearby = [], [], [], []
     for fx_khz in (25.0, 10.0):
         for diameter in (30.0, 50.0, 70.0):
             for which in ("low", "high"):
@@ -352,20 +352,18 @@ def test_brownian_model_against_the_full_dynamics() -> None:
                 name = f"{diameter:4.0f} {fx_khz:4.0f}  {which:4}"
                 models.append(name + model_columns(computed, full) + f" {gap:8.0e} {refined:8.0e}")
                 components.append(name + component_columns(computed["brownian"][:, :8], full[:, :8]))
+                closed.append(name + component_columns(computed["effective field"][:, :8], full[:, :8]))
                 nearby.append(name + place_columns(computed["brownian"], full))
                 assert gap < 1e-3
                 assert refined < 1e-4
     print("\nnRMSE over field of view and 168 components\n  nm  kHz field   " + "  ".join(MODELS) + "     gap  refined")
     print(*models, sep="\n")
-    print(
-        f"\nBrownian model, median over the components above {AUDIBLE:g} (count: full, Brownian), then each as nRMSE/|g|"
-    )
-    print("  nm  kHz field  full brown nRMSE pattern   |g|  " + "  ".join(f"{order!s:>9}" for order in SHOWN))
-    print(*components, sep="\n")
-    print(
-        "\nBrownian model, nRMSE over 168 components at (x, 0)\n  nm  kHz field" + "".join(f"{p:>9}" for p in PLACES_MM)
-    )
-    print(*nearby, sep="\n")
+    for title, lines in (("Brownian model", components), ("Effective field", closed)):
+        print(f"\n{title}: components above {AUDIBLE:g} (full, model), their medians, then nRMSE/|g| of (m_x, m_y)")
+        print("  nm  kHz field  full model  nRMSE pattern |g|  lag(1,0)  " + "  ".join(f"{o!s:>9}" for o in SHOWN))
+        print(*lines, sep="\n")
+    print("\nBrownian model, nRMSE over 168 components at (x, 0)")
+    print("  nm  kHz field" + "".join(f"{place:>9}" for place in PLACES_MM), *nearby, sep="\n")
 
 
 def model_columns(computed: dict[str, NDArray[np.complex128]], full: NDArray[np.complex128]) -> str:
@@ -374,12 +372,13 @@ def model_columns(computed: dict[str, NDArray[np.complex128]], full: NDArray[np.
 
 def component_columns(model_KV: NDArray[np.complex128], full_KV: NDArray[np.complex128]) -> str:
     audible = strength(full_KV) >= AUDIBLE
-    error_K, gain_K = distance(model_KV, full_KV, axis=1), np.abs(gains(model_KV, full_KV))
+    error_K, gain_K = distance(model_KV, full_KV, axis=1), gains(model_KV, full_KV)
     text = f" {audible.sum():5} {(strength(model_KV) >= AUDIBLE).sum():5}"
-    for value_K in (error_K, pattern_error(model_KV, full_KV), gain_K):
+    for value_K in (error_K, pattern_error(model_KV, full_KV), np.abs(gain_K)):
         text += f" {np.median(value_K[audible]):6.2f}"
     pairs = reference.settings(orders=(12, 12)).orders.pairs()
-    return text + "".join(f"  {error_K[k]:4.2f}/{gain_K[k]:4.2f}" for k in map(pairs.index, SHOWN))
+    text += f" {-np.degrees(np.angle(gain_K[pairs.index((1, 0))])):8.1f}°"
+    return text + "".join(f"  {error_K[k]:4.2f}/{abs(gain_K[k]):4.2f}" for k in map(pairs.index, SHOWN))
 
 
 def place_columns(model_KV: NDArray[np.complex128], full_KV: NDArray[np.complex128]) -> str:
