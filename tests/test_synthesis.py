@@ -10,10 +10,10 @@ import torch
 
 from sm_search.config.errors import DataError, DivergenceError
 from sm_search.config.model import DiffusionSettings, LinearBasisSettings, ScheduleSettings, TrainingSettings
-from sm_search.config.simulation import FieldSettings, Grid
+from sm_search.config.simulation import FieldSettings, Grid, ReceiveSettings
 from sm_search.data.dataset import Dataset, Pair
 from sm_search.data.mdf import write_mdf
-from sm_search.data.mdf_reading import read_field
+from sm_search.data.mdf_reading import read_field, read_mdf
 from sm_search.data.scaling import ScaledImages
 from sm_search.data.validation import validate_mdf
 from sm_search.diffusion.checkpoint import Checkpoint
@@ -22,6 +22,7 @@ from sm_search.diffusion.samplers import ImageNoise, sample
 from sm_search.diffusion.scan_features import scan_features
 from sm_search.evaluation.baselines import baselines
 from sm_search.evaluation.comparison import pair_quality
+from sm_search.physics.receive import receive
 from sm_search.synthesis import Synthesiser, load_synthesiser, synthesise_file
 from sm_search.training import Trainer, make_checkpoint, training_images
 
@@ -120,6 +121,21 @@ def test_the_schedule_of_the_checkpoint_is_the_default(checkpoint: Checkpoint) -
     assert Synthesiser(checkpoint, ScheduleSettings(steps=3)).schedule.steps == 3
 
 
+def test_a_model_of_the_voltage_answers_in_volts_without_the_conditions_noise(
+    checkpoint: Checkpoint, pair: Pair, tmp_path: Path
+) -> None:
+    voltage = dataclasses.replace(checkpoint, info=checkpoint.info.model_copy(update={"unit": "V"}))
+    chain = ReceiveSettings(signal="voltage", noise_nv=0.1, background_frames=4, low_pass_khz=500.0)
+    write_mdf(tmp_path / "low.mdf", receive(pair.low, chain), uuid=str(UUID(int=1)), time=TIME)
+    synthesise_file(Synthesiser(voltage), tmp_path / "low.mdf", tmp_path / "high.mdf", model="m")
+    assert validate_mdf(tmp_path / "high.mdf") == []
+    high = read_mdf(tmp_path / "high.mdf")
+    assert high.unit == "V"
+    assert high.background_CKE is high.snr_CK is high.transfer_function_CK is None
+    with pytest.raises(DataError, match="values are in V; the model was trained for A/m"):
+        synthesise_file(Synthesiser(checkpoint), tmp_path / "low.mdf", tmp_path / "other.mdf", model="m")
+
+
 def test_a_condition_that_the_model_was_not_trained_for_is_refused(checkpoint: Checkpoint, pair: Pair) -> None:
     low = pair.low
     silent = low.values_CKN.copy()
@@ -131,6 +147,7 @@ def test_a_condition_that_the_model_was_not_trained_for_is_refused(checkpoint: C
         "gradient_t_per_m is 0.2; the model was trained for 0.1": {
             "field": FieldSettings(gradient_t_per_m=0.2, drive_mt=2.0)
         },
+        "values are in V; the model was trained for A/m": {"unit": "V"},
         "drive_mt is 3.0; the model was trained for 2.0": {"field": FieldSettings(gradient_t_per_m=0.1, drive_mt=3.0)},
         "has 7 mixing orders, the model was trained for 8; first that only one has: \\(0, 1\\)": {
             "mixing_orders": low.mixing_orders[1:],
