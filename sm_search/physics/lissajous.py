@@ -41,7 +41,8 @@ def panels_per_line(path: Trajectory, kinetics: Kinetics, orders: MixingOrders) 
     wanted = max(4.0, (orders.max_x + orders.max_y) / 2)
     farthest_2 = path.static_2V.abs().amax(dim=1) + torch.tensor(path.drive, dtype=torch.float64, device=path.device)
     fastest_hz = kinetics.rate(farthest_2.square().sum()[None]).item()
-    wanted = max(wanted, fastest_hz / (path.fx_hz * RELAXATIONS))
+    if not kinetics.stiff:
+        wanted = max(wanted, fastest_hz / (path.fx_hz * RELAXATIONS))
     return 2 * math.ceil(wanted / 2)
 
 

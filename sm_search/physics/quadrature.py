@@ -24,12 +24,14 @@ class Panel:
         running_RQ: maps values at the nodes to their integrals from 0 to each node, and (last row) to 1; R = Q+1.
         merge_RS: maps a function known on both halves (S = 2Q+2 rows: left half, right half) to the values at the
             Q nodes that give every ∫ f·polynomial of the halves, and (last row) to the value at the end.
+        end_Q: maps values at the nodes to the value of their polynomial at the end.
     """
 
     nodes_Q: NDArray[np.float64]
     weights_Q: NDArray[np.float64]
     running_RQ: Tensor
     merge_RS: Tensor
+    end_Q: Tensor
 
 
 @cache
@@ -49,4 +51,5 @@ def gauss_panel(order: int) -> Panel:
         columns = slice(index * (order + 1), index * (order + 1) + order)
         merge_RS[:order, columns] = values_QP.T * weights_Q / 2 / weights_Q[:, None]
     merge_RS[-1, -1] = 1.0
-    return Panel(nodes_Q, weights_Q, torch.from_numpy(running_RQ), torch.from_numpy(merge_RS))
+    end_Q = lagrange_NQ.sum(axis=0)  # P_n(1) = 1
+    return Panel(nodes_Q, weights_Q, *(torch.from_numpy(matrix) for matrix in (running_RQ, merge_RS, end_Q)))

@@ -29,7 +29,14 @@ CLEARANCE = 1.5
 """A panel is halved if a singularity lies nearer to its centre than this many half lengths."""
 
 RELAXATIONS = 5.0
-"""Most relaxation times that one panel may span: F is found from exp(+∫r), which must stay resolved."""
+"""Most relaxation times that one panel may span: F is found from exp(+∫r), which must stay resolved. Beyond, the
+panel is solved by collocation, which costs some times as much."""
+
+GROWTH = 4.0
+"""A rate that counts may grow by this factor within a panel, where rates get so fast."""
+
+STIFF_PANELS = 20_000
+"""Panels that are solved at once so."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,12 @@ class Kinetics:
         rate: 1/τ in 1/s from ξ².
         smallest_xi: where `rate` is not smooth at ξ = 0: the panel half length (in ξ) below which that no longer
             matters; None if it is smooth.
+        stiff: the rate reaches values at which panels of a few relaxation times each would be too many.
     """
 
     rate: Callable[[Tensor], Tensor]
     smallest_xi: float | None
+    stiff: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,13 +119,37 @@ def _solve(b_x: Tensor, b_y: Tensor, duration_s: float, kinetics: Kinetics, deca
     running_RQ = gauss_panel(order).running_RQ.to(xi2.device) * duration_s
     rate = kinetics.rate(xi2)
     exponent_R = running_RQ @ rate.reshape(order, -1)
+    stiff = (exponent_R[-1] > RELAXATIONS).nonzero()[:, 0]
     torch.exp(exponent_R.neg_().view(decay_R.shape), out=decay_R)
-    source = rate.mul_(ratio).div_(decay_R[:-1])
+    source = (rate * ratio).div_(decay_R[:-1])
     source_QC = torch.empty_like(offset_RC[:-1])
     torch.mul(source, b_x, out=source_QC[:, 0])
     torch.mul(source, b_y, out=source_QC[:, 1])
     torch.mm(running_RQ, source_QC.view(order, -1), out=offset_RC.view(order + 1, -1))
     offset_RC.mul_(decay_R[:, None])
+    for part in stiff.split(STIFF_PANELS):
+        own_Qn, ratio_Qn, b_x_Qn, b_y_Qn = (
+            values.expand_as(rate).reshape(order, -1)[:, part] for values in (rate, ratio, b_x, b_y)
+        )
+        maps = _collocated(own_Qn * duration_s, torch.stack((b_x_Qn, b_y_Qn)) * ratio_Qn)
+        decay_R.view(order + 1, -1)[:, part] = maps[:, 0]
+        offset_RC.view(order + 1, 2, -1)[:, :, part] = maps[:, 1:]
+
+
+def _collocated(rate_Qn: Tensor, equilibrium_CQn: Tensor) -> Tensor:
+    """E, F_x and F_y, shape (R, 3, n), of panels of unit length that may span many relaxation times.
+
+    M is the polynomial of degree Q−1 that fulfils M = M(0) + ∫ r·(M_eq − M) at the nodes, and its value at the end is
+    M's there: what is left of M(0) vanishes for r → ∞ (unlike that of the Gauss rule's own end value).
+    """
+    panel = gauss_panel(len(rate_Qn))
+    weighted_nQQ = panel.running_RQ[:-1].to(rate_Qn.device) * rate_Qn.T[:, None, :]
+    right_nQ3 = torch.cat((torch.ones_like(rate_Qn)[None], equilibrium_CQn)).permute(2, 1, 0)
+    right_nQ3 = torch.cat((right_nQ3[..., :1], weighted_nQQ @ right_nQ3[..., 1:]), dim=-1)
+    weighted_nQQ.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    inner_nQ3 = torch.linalg.solve(weighted_nQQ, right_nQ3)
+    end_n13 = (panel.end_Q.to(rate_Qn.device) @ inner_nQ3)[:, None]
+    return torch.cat((inner_nQ3, end_n13), dim=1).permute(1, 2, 0)
 
 
 class _Refinement:
@@ -157,7 +190,16 @@ class _Refinement:
         near = distance2 + math.pi**2 < reach2_wide
         if self.kinetics.smallest_xi is not None:
             near |= (distance2 < reach2_wide) & (reach2 > self.kinetics.smallest_xi**2)
+        if self.kinetics.stiff:
+            near |= self._turns_stiff(distance2.sqrt(), reach2.sqrt(), half)
         return near
+
+    def _turns_stiff(self, distance: Tensor, reach: Tensor, half: float) -> Tensor:
+        """Whether a rate that counts may grow too much for a polynomial in panels of this half length (an angle)."""
+        largest = self.kinetics.rate((distance + reach).square_())
+        smallest = self.kinetics.rate((distance - reach).clamp_(min=0.0).square_())
+        duration_s = half / (math.pi * self.path.fx_hz)
+        return (largest > GROWTH * smallest) & (largest * duration_s > 1.0)
 
     def _halved(self, part: Tensor, line: Tensor, voxel: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """E and F, shapes (R, n) and (R, C, n), of panels from their two halves; `part` counts panels of `level`."""

@@ -17,6 +17,7 @@ from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import DataError
 from sm_search.config.simulation import FieldName, FieldSettings, Grid, Magnetisation, Particle, Scan
 from sm_search.physics.lissajous import CENTRE, lissajous_components, panels_per_line, voxel_points
+from sm_search.physics.neel import neel_rate
 from sm_search.physics.particles import (
     brownian_rate,
     brownian_time_zero_field,
@@ -213,7 +214,8 @@ def _relaxing(
         xi_per_m = -beta * field.gradients_t_per_m[0], -beta * field.gradients_t_per_m[1]
         static_2N = torch.from_numpy(np.stack(voxel_centres(grid)) * np.array(xi_per_m)[:, None]).to(device)
         path = Trajectory(drive, static_2N, scan.fx_hz, scan.nd)
-        kinetics = _kinetics(settings.magnetisation, diameter_m, particle, min(drive))
+        largest_xi = math.hypot(*(static_2N.abs().amax(dim=1).cpu().numpy() + drive))
+        kinetics = _kinetics(settings.magnetisation, diameter_m, particle, min(drive), largest_xi)
         if samples is None:
             panels = panels_per_line(path, kinetics, settings.orders)
         else:
@@ -231,10 +233,16 @@ def _relaxing(
     }
 
 
-def _kinetics(magnetisation: Magnetisation, diameter_m: float, particle: Particle, xi_drive: float) -> Kinetics:
-    """The relaxation by that name."""
-    tau_s = brownian_time_zero_field(diameter_m, particle)
-    return Kinetics(partial(brownian_rate, tau_zero_s=tau_s), min(SMALLEST_XI, SMALLEST_SHARE * xi_drive))
+def _kinetics(
+    magnetisation: Magnetisation, diameter_m: float, particle: Particle, xi_drive: float, largest_xi: float
+) -> Kinetics:
+    """The relaxation by that name: 1/τ_B, or 1/τ_B + 1/τ_N of two ways to turn that do not know each other."""
+    brownian = partial(brownian_rate, tau_zero_s=brownian_time_zero_field(diameter_m, particle))
+    smallest_xi = min(SMALLEST_XI, SMALLEST_SHARE * xi_drive)
+    if magnetisation == "brownian":
+        return Kinetics(brownian, smallest_xi)
+    neel = neel_rate(diameter_m, particle, largest_xi)
+    return Kinetics(lambda xi2: brownian(xi2).add_(neel(xi2)), smallest_xi, stiff=True)
 
 
 def _tolerance(values_CKN: Values) -> float:
@@ -258,6 +266,8 @@ def _tracer(settings: DatasetSettings, scan: Scan) -> dict[str, float | str]:
         "saturationMagnetisation": particle.saturation_magnetisation_ka_per_m * 1e3,
         "temperature": particle.temperature_k,
         "viscosity": particle.viscosity_mpa_s * 1e-3,
+        "anisotropy": particle.anisotropy_kj_per_m3 * 1e3,
+        "damping": particle.damping,
         "sizeSpread": particle.size_spread,
         "voxel": settings.voxel,
     }

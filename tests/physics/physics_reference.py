@@ -4,6 +4,7 @@ Shapes: C = 2 channels, K mixing orders, V voxels, T samples of one Lissajous pe
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -127,6 +128,28 @@ def brownian_moment(nd: int, which: FieldName, samples: int, size: tuple[int, in
         atol=1e-11, max_step=period / (scan.nd + 1) / 50,
     )  # fmt: skip
     return solution.y.reshape(2, -1, samples)
+
+
+def stiff_matrix(
+    chosen: DatasetSettings, scan: Scan, which: FieldName, rate: Callable[[NDArray], NDArray], samples: int
+) -> NDArray[np.complex128]:
+    """`coefficients` of dM/dt = −r(ξ)·(M − M_eq) with the second of two periods by an implicit Runge–Kutta (Radau)."""
+    period = (scan.nd + 1) / (scan.fx_khz * 1e3)
+
+    def at(time_s: float) -> tuple[NDArray, NDArray]:
+        xi = xi_vector(chosen, scan, which, phases(scan, np.asarray([time_s])))
+        return rate(np.sqrt((xi**2).sum(axis=0))) * np.ones_like(xi), unit_equilibrium(xi)
+
+    def slope(time_s: float, flat: NDArray) -> NDArray:
+        rates, equilibrium = at(time_s)
+        return (rates * (equilibrium - flat.reshape(rates.shape))).ravel()
+
+    wanted = (1 + np.arange(samples) / samples) * period
+    solution = solve_ivp(
+        slope, (0, wanted[-1]), np.zeros(2 * chosen.grid.voxels), method="Radau", t_eval=wanted, rtol=1e-7, atol=1e-10,
+        jac=lambda time_s, flat: np.diag(-at(time_s)[0].ravel()), max_step=period / (scan.nd + 1) / 50,
+    )  # fmt: skip
+    return coefficients(chosen, scan, solution.y.reshape(2, -1, samples))
 
 
 def worst(actual: NDArray, expected: NDArray) -> float:

@@ -193,6 +193,9 @@ def test_tracer_tells_the_model() -> None:
     assert tracer["magnetisation"] == "brownian"
     assert tracer["coreDiameter"] == pytest.approx(30e-9)
     assert tracer["viscosity"] == pytest.approx(1e-3)
+    assert tracer["anisotropy"] == pytest.approx(11e3)
+    assert (tracer["damping"], tracer["sizeSpread"], tracer["sizes"]) == (0.1, 0.0, 1.0)
+    assert (tracer["voxel"], tracer["pointsPerVoxel"]) == ("point", 1.0)
     paper = reference.settings("brownian", orders=(12, 12))
     scan = Scan(core_diameter_nm=30, fx_khz=25, nd=49)
     assert simulate(paper, scan, "low").tracer["tolerance"] == system_matrix.TOLERANCE
