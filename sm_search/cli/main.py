@@ -150,6 +150,8 @@ def _add_models(add: Callable[[str, Verb, str], argparse.ArgumentParser]) -> Non
     )
     p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument("--split", default="test", metavar="NAME", help="split of the dataset (default test)")
+    p.add_argument("--regression", action="store_true", help="train a regression network as a further baseline")
+    p.add_argument("--phantom", metavar="NAME", help="also image dots, bars, shape or vessel with every matrix")
     p.add_argument("--figure", metavar="FILE", help="write the comparison figure of the first scan (PNG)")
     p.add_argument("--force", action="store_true", help="overwrite the figure")
     _add_store(p)

@@ -6,6 +6,7 @@ Imports of Ray, MLflow and torch wait inside the verbs: `--help` and `validate` 
 import json
 import tempfile
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +182,9 @@ def synthesize(options: Namespace, output: Output) -> dict[str, Any]:
 
 def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.dataset import Dataset
-    from sm_search.evaluation.baselines import baselines
+    from sm_search.evaluation.baselines import Method, baselines
     from sm_search.evaluation.comparison import compare
+    from sm_search.evaluation.image_comparison import compare_images
     from sm_search.evaluation.metrics import METRIC_DEFINITION
     from sm_search.report.figures import comparison_figure, save_figure
     from sm_search.synthesis import load_synthesiser
@@ -194,7 +196,15 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
     dataset = Dataset.open(options.data)
     store = open_store(options.home, options.tracking_uri)
     model = load_synthesiser(download_model(store, options.model))
-    rows = compare({**baselines(dataset), "model": model}, dataset, options.split)
+    methods: dict[str, Method] = {**baselines(dataset)}
+    if options.regression:
+        from sm_search.search.single import regression_network
+
+        steps = model.checkpoint.info.training.steps
+        output.progress(f"training a regression network for {steps} steps")
+        methods["regression"] = regression_network(model.checkpoint.info.training, dataset)
+    methods["model"] = model
+    rows = compare(methods, dataset, options.split)
     logged = log_evaluation(store, options.model, options.split, quality_objects(rows))
     if options.figure:
         pair = next(iter(dataset.pairs(options.split)))
@@ -204,11 +214,19 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
         )
     output.quality_table(f"Split {options.split} of {dataset.settings.name}, x-channel, {options.model}", rows)
     output.result(METRIC_DEFINITION)
+    images = compare_images(methods, dataset, options.split, options.phantom) if options.phantom else []
+    if images:
+        output.table(
+            f"Phantom {options.phantom}, measured on a finer grid with noise, reconstructed with the matrix of",
+            ["scan", "method", "PSNR dB", "SSIM", "λ"],
+            [[i.scan, i.method, f"{i.psnr_db:.2f}", f"{i.ssim:.3f}", f"{i.regularisation:g}"] for i in images],
+        )
     return {
         "split": options.split,
         "model": options.model,
         "definition": METRIC_DEFINITION,
         "rows": quality_objects(rows),
+        "images": [asdict(row) for row in images],
         "logged_to_run": logged,
     }
 

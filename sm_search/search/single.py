@@ -9,12 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sm_search.config.errors import CheckpointError, InputError
+from sm_search.config.model import ScheduleSettings, TrainingSettings
 from sm_search.config.run import RunSettings
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import SETTINGS_FILE, Checkpoint, load_checkpoint
 from sm_search.search.schedule_search import ScheduleSearch, search_schedule
 from sm_search.search.space import Space, load_space
 from sm_search.search.validation import Validation
+from sm_search.synthesis import Synthesiser
 from sm_search.tracking.records import get_run, read_study_text
 from sm_search.tracking.registry import download_model
 from sm_search.tracking.runs import StudyLog
@@ -63,6 +65,26 @@ def train_single(
     state.unlink()
     (out / RUN_FILE).unlink()
     return metrics
+
+
+def regression_network(training: TrainingSettings, dataset: Dataset) -> Synthesiser:
+    """A baseline: the model's own backbone and training budget spent on a regression, which one step at t = T is."""
+    settings = training.model_copy(
+        update={
+            "diffusion": training.diffusion.model_copy(update={"prediction": "x0"}),
+            "mean": "none",
+            "p_uncond": 0.0,
+            "condition_noise": "none",
+            "condition_weight": "none",
+            "loss_weighting": "none",
+            "share_at_end": 1.0,
+        }
+    )
+    images, models = training_images(dataset, "train", settings.receive_channels, settings.mean)
+    trainer = Trainer(settings, images, "cuda" if torch.cuda.is_available() else "cpu")
+    for _ in trainer.train(settings.steps):
+        pass
+    return Synthesiser(make_checkpoint(trainer, dataset, models, ScheduleSettings(steps=1), {}))
 
 
 def tune_model_schedule(

@@ -135,13 +135,15 @@ def test_evaluate_compares_with_all_baselines_and_logs_to_the_run(
 ) -> None:
     figure = tmp_path / "figure.png"
     arguments = ("--model", champion, "--data", study.data, "--home", study.home)
-    told = run("evaluate", *arguments, "--figure", figure, "--json")
+    told = run("evaluate", *arguments, "--figure", figure, "--regression", "--phantom", "shape", "--json")
     assert told.status == 0, told.stderr
     rows = {row["method"]: row for row in told.object["rows"]}
-    assert set(rows) == {"copy", "nearest", "model"}
+    methods = ["copy", "nearest", "kernel-ridge", "physicist", "regression", "model"]
+    assert list(rows) == methods
+    assert [row["method"] for row in told.object["images"]] == ["true high gradient", *methods, "low gradient"]
     scan = tiny_dataset.settings.scans("test")[0].id
     assert {row["scan"] for row in rows.values()} == {scan}
-    assert len({round(row["psnr_db_mean"], 6) for row in rows.values()}) == 3
+    assert len({round(row["psnr_db_mean"], 6) for row in rows.values()}) == len(methods)
     stored = get_run(open_store(study.home), told.object["logged_to_run"])
     assert stored.metrics[f"test_{scan}_psnr_db_mean"] == pytest.approx(rows["model"]["psnr_db_mean"])
     assert np.asarray(Image.open(figure)).std() > 10

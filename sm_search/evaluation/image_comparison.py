@@ -1,0 +1,88 @@
+"""What a synthesised matrix is for: images of a phantom with every method's matrix, from one measurement.
+
+The scanner measures the phantom at the high gradient, on a grid finer than that of the matrices, with noise that is
+white in the voltage. Each method reconstructs that measurement, with the regularisation that suits it best.
+`low gradient` is what there is without synthesis: the scanner at the low gradient, with the same noise in volts, and the
+low-gradient matrix.
+
+Shapes: C receive channels, K components.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from sm_search.config.simulation import FieldName, ReceiveSettings
+from sm_search.config.streams import stream
+from sm_search.data.dataset import Dataset, Pair
+from sm_search.evaluation.baselines import Method
+from sm_search.evaluation.measured import simulate_measurement, truth_on
+from sm_search.evaluation.reconstruction import NOISE_LEVEL, image_quality, reconstruct
+from sm_search.physics.receive import angular_frequencies, volts_per_magnetisation
+from sm_search.physics.system_matrix import SystemMatrix
+
+REGULARISATIONS = (1e-3, 1e-2, 1e-1, 1.0)
+
+TRUE, LOW = "true high gradient", "low gradient"
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """The image of one phantom with one method's matrix, at the best of `REGULARISATIONS` by PSNR."""
+
+    method: str
+    scan: str
+    phantom: str
+    psnr_db: float
+    ssim: float
+    regularisation: float
+
+
+def compare_images(methods: Mapping[str, Method], dataset: Dataset, split: str, phantom_name: str) -> list[ImageRow]:
+    """Images with the true matrix, each method's, and at the low gradient, for every scan of a split.
+
+    Raises:
+        SettingsError: no such phantom.
+    """
+    return [row for pair in dataset.pairs(split) for row in _images(methods, dataset, pair, phantom_name)]
+
+
+def _images(methods: Mapping[str, Method], dataset: Dataset, pair: Pair, phantom_name: str) -> list[ImageRow]:
+    settings = dataset.settings
+    signals: dict[FieldName, SystemMatrix] = {}
+    for which in ("high", "low"):
+        signals[which], truth = simulate_measurement(settings, pair.scan, which, phantom_name, seed=1)
+    chain = settings.receive_of(pair.scan)
+    if chain.noise_nv == 0:
+        signals = _with_noise(signals, chain)
+    matrices = {TRUE: pair.high, **{name: method.predict(pair.low) for name, method in methods.items()}}
+    used = {name: (sm, signals["high"]) for name, sm in matrices.items()} | {LOW: (pair.low, signals["low"])}
+    rows = []
+    for name, (sm, signal) in used.items():
+        expected = truth_on(truth, sm.grid)
+        rated = []
+        for regularisation in REGULARISATIONS:
+            image_N = reconstruct(sm, signal.values_CKN[:, :, 0], regularisation=regularisation)
+            rated.append((*image_quality(image_N.reshape(expected.shape), expected), regularisation))
+        psnr_db, ssim, regularisation = max(rated)
+        rows.append(ImageRow(name, pair.scan.id, phantom_name, psnr_db, ssim, regularisation))
+    return rows
+
+
+def _with_noise(signals: Mapping[FieldName, SystemMatrix], chain: ReceiveSettings) -> dict[FieldName, SystemMatrix]:
+    """Where the dataset has no noise: `NOISE_LEVEL` of the high gradient's largest voltage, in both measurements."""
+    volts = {}
+    for which, signal in signals.items():
+        per_unit_K = np.ones(len(signal.mixing_orders), dtype=complex)
+        if signal.unit == "A/m":
+            per_unit_K = volts_per_magnetisation(chain, angular_frequencies(signal))
+        volts[which] = per_unit_K[:, None]
+    level = NOISE_LEVEL * np.abs(signals["high"].values_CKN * volts["high"]).max()
+    noisy: dict[FieldName, SystemMatrix] = {}
+    for which, signal in signals.items():
+        random = stream(chain.seed, "image-comparison", which)
+        parts = random.standard_normal((*signal.values_CKN.shape, 2)) @ np.array([1, 1j]) / np.sqrt(2)
+        noisy[which] = dataclasses.replace(signal, values_CKN=signal.values_CKN + level * parts / volts[which])
+    return noisy
