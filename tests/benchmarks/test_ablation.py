@@ -1,0 +1,122 @@
+"""What each part of the method is worth: one training per variant, everything else equal.
+
+    pytest -m benchmark -s tests/benchmarks/test_ablation.py
+
+PAPER_54 names a finished dataset of the preset, else it is simulated first; STEPS is the budget of each training. Each
+variant changes one thing of the base, a diffusion of the patterns themselves (mean: none): x0-prediction from the
+Wiener input with most draws at t = T. Prints mean PSNR and SSIM on three scans that no training saw.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sm_search.config.dataset import preset
+from sm_search.config.model import ScheduleSettings, TrainingSettings
+from sm_search.data.dataset import Dataset
+from sm_search.diffusion.checkpoint import Checkpoint
+from sm_search.evaluation.comparison import pair_quality
+from sm_search.search.session import ray_session
+from sm_search.search.simulation import simulate_dataset
+from sm_search.synthesis import Synthesiser
+from sm_search.training import Trainer, make_checkpoint, training_images
+
+pytestmark = pytest.mark.benchmark
+
+STEPS = int(os.environ.get("STEPS", "600"))
+SPLITS = ("test", "diameter", "joint")
+BASE: dict[str, Any] = {"mean": "none", "learning_rate": 3e-3, "share_at_end": 0.7, "p_uncond": 0.1, "steps": STEPS}
+LINEAR = {"backbone": "linear-basis", "coefficients": 384, "width": 512, "blocks": 4}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "diffusion of the residual about the mean": {"mean": "kernel-ridge"},
+    "epsilon-prediction (paper)": {"diffusion": {"prediction": "epsilon"}, "share_at_end": 0.0},
+    "v-prediction": {"diffusion": {"prediction": "v"}, "share_at_end": 0.0},
+    "x0-prediction, t uniform": {"share_at_end": 0.0},
+    "min-SNR weighting, t uniform": {"loss_weighting": "min-snr", "share_at_end": 0.0},
+    "cosine noise schedule": {"diffusion": {"noise_schedule": "cosine"}},
+    "no Wiener input": {"backbone": {**LINEAR, "wiener_input": False}},
+    "no moving average (EMA)": {"ema_decay": 0.0},
+    "no condition dropout": {"p_uncond": 0.0},
+    "noise on the condition (paper's text)": {"condition_noise": "same-level"},
+    "decaying condition weight (paper's text)": {"condition_weight": "decay"},
+    "pixel U-Net, a tenth of the images": {
+        "backbone": {"backbone": "unet"},
+        "learning_rate": 1e-3,
+        "steps": max(1, STEPS // 10),
+    },
+        "backbone": {"backbone": "unet"},
+        "learning_rate": 1e-3,
+        "steps": STEPS // 10,
+    },
+}
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "DDIM, 1 step": {"steps": 1},
+    "DDIM, 4 steps": {"steps": 4},
+    "DDIM, 16 steps": {"steps": 16},
+    "DDIM, 50 steps": {"steps": 50},
+    "DPM-Solver++ 2M, 4 steps": {"sampler": "dpmpp", "steps": 4},
+    "DPM-Solver++ 2M, 16 steps": {"sampler": "dpmpp", "steps": 16},
+    "DDPM, 16 steps": {"sampler": "ddpm", "steps": 16},
+    "DDPM, 16 steps, mean of 8": {"sampler": "ddpm", "steps": 16, "samples": 8},
+    "Algorithm 2 as printed, 16 steps": {"sampler": "paper", "steps": 16},
+    "guidance 1.5, DDIM, 4 steps": {"steps": 4, "guidance": 1.5},
+    "η_max 0.1, DDIM, 16 steps": {"steps": 16, "eta_max": 0.1},
+    "η_max 0.3, DDIM, 16 steps": {"steps": 16, "eta_max": 0.3},
+    "w 0.8 … 1, DDIM, 16 steps": {"steps": 16, "w_min": 0.8, "w_max": 1.0},
+    "w 0 … 1, DDIM, 16 steps": {"steps": 16, "w_min": 0.0, "w_max": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]:
+    folder = os.environ.get("PAPER_54")
+    if folder:
+        yield Dataset.open(folder)
+        return
+    with ray_session(None):
+        yield simulate_dataset(tmp_path_factory.mktemp("data") / "paper-54", preset("paper-54"))
+
+
+@cache
+def trained(folder: Path, variant: str) -> tuple[Checkpoint, float]:
+    """A trained variant, and images a second."""
+    settings = TrainingSettings.model_validate_json(json.dumps({**BASE, **VARIANTS[variant]}))
+    dataset = Dataset.open(folder)
+    images, models = training_images(dataset, "train", settings.receive_channels, settings.mean)
+    trainer = Trainer(settings, images)
+    (record,) = trainer.train(settings.steps, settings.steps)
+    return make_checkpoint(trainer, dataset, models, ScheduleSettings(), {}), record.images_per_second
+
+
+def row(checkpoint: Checkpoint, schedule: ScheduleSettings, dataset: Dataset) -> str:
+    model = Synthesiser(checkpoint, schedule)
+    found = [pair_quality(model.predict(pair.low), pair) for split in SPLITS for pair in dataset.pairs(split)]
+    return " | ".join(f"{quality.psnr_db_mean:.1f} / {quality.ssim_mean:.3f}" for quality in found)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_of_the_training(variant: str, dataset: Dataset) -> None:
+    torch.set_num_threads(1)
+    checkpoint, rate = trained(dataset.folder, variant)
+    steps = (1,) if checkpoint.info.training.share_at_end else (50,)
+    for count in (*steps, 16):
+        schedule = ScheduleSettings(sampler="ddim", steps=count)
+        print(f"\n| {variant} | {count} | {row(checkpoint, schedule, dataset)} | {rate:.0f} |", end="", flush=True)
+
+
+@pytest.mark.parametrize("mean", ["base", "diffusion of the residual about the mean"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule(name: str, mean: str, dataset: Dataset) -> None:
+    torch.set_num_threads(1)
+    checkpoint, _ = trained(dataset.folder, mean)
+    schedule = ScheduleSettings.model_validate(SCHEDULES[name])
+    print(f"\n| {name}, {mean} | {schedule.evaluations} | {row(checkpoint, schedule, dataset)} |", end="", flush=True)
