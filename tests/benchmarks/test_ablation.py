@@ -52,10 +52,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
         "steps": max(1, STEPS // 10),
     },
-        "backbone": {"backbone": "unet"},
-        "learning_rate": 1e-3,
-        "steps": STEPS // 10,
-    },
 }
 
 SCHEDULES: dict[str, dict[str, Any]] = {
