@@ -21,9 +21,12 @@ from sm_search.physics.relaxation import NODES, RELAXATIONS, Kinetics, Trajector
 CHUNK_SAMPLES = 1_500_000
 """Samples (time × voxels) worked on at once: bounds the memory of a worker at any grid and trajectory."""
 
-POINTS_PER_XI = 0.7
-MOST_POINTS = 8
-"""Points along an axis of a voxel, for the mean over it; their cost is their square."""
+LEAST_POINTS, MOST_POINTS = 6, 12
+XI_PER_POINT = 13.0
+"""Points along an axis of a voxel, for the mean over it: one more than the least for every so much ξ."""
+
+MEAN_TOLERANCE = 1e-3
+"""Largest error of that mean in any component, relative to its own maximum, as long as `MOST_POINTS` suffice."""
 
 VoxelPoints = list[tuple[float, float, float]]
 """Offsets from a voxel's centre along x and y, in units of ξ, and what the point counts; the sum is 1."""
@@ -65,16 +68,15 @@ def lissajous_components(
     return values_CKN
 
 
-def voxel_points(width_xi: tuple[float, float], count: int | None = None) -> VoxelPoints:
+def voxel_points(width_xi: tuple[float, float]) -> VoxelPoints:
     """Gauss–Legendre points for the mean over a voxel whose selection field changes by `width_xi` along x and y.
 
-    The kernel is some ξ = π wide. `count` points along each axis, by default as many as that asks for, at most
-    `MOST_POINTS`.
+    |ξ|^1.72 leaves the response a little rough along the trajectory, so that the error falls like N⁻³ only and
+    `MEAN_TOLERANCE` is what N points along an axis are chosen for. Their cost is N².
     """
     axes = []
     for width in width_xi:
-        wanted = min(MOST_POINTS, 2 + math.ceil(POINTS_PER_XI * width)) if count is None else count
-        roots, weights = legendre.leggauss(wanted)
+        roots, weights = legendre.leggauss(min(MOST_POINTS, LEAST_POINTS + int(width / XI_PER_POINT)))
         axes.append(list(zip(roots * width / 2, weights / 2, strict=True)))
     return [(x, y, share_x * share_y) for (x, share_x), (y, share_y) in itertools.product(*axes)]
 

@@ -7,6 +7,10 @@ import numpy as np
 from numpy.polynomial import hermite
 from numpy.typing import NDArray
 
+from sm_search.config.simulation import Magnetisation
+
+MOST_NEEL_NODES = 64
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -16,7 +20,7 @@ class Sizes:
     share_S: NDArray[np.float64]
 
 
-def core_sizes(median_m: float, spread: float, nodes: int | None = None) -> Sizes:
+def core_sizes(median_m: float, spread: float, nodes: int) -> Sizes:
     """Gauss–Hermite nodes in ln d for cores whose number is log-normal in d.
 
     A response per volume of core material is Σ n·V·M / Σ n·V. Weighting a log-normal distribution with V ∝ d³ leaves
@@ -24,18 +28,27 @@ def core_sizes(median_m: float, spread: float, nodes: int | None = None) -> Size
 
     Args:
         spread: σ, the standard deviation of ln d; 0 gives one size.
-        nodes: by default `node_count`.
     """
     if spread == 0:
         return Sizes(np.array([median_m]), np.ones(1))
-    roots_S, weights_S = hermite.hermgauss(node_count(spread) if nodes is None else nodes)
+    roots_S, weights_S = hermite.hermgauss(nodes)
     return Sizes(median_m * np.exp(3 * spread**2 + math.sqrt(2) * spread * roots_S), weights_S / math.sqrt(math.pi))
 
 
-def node_count(spread: float) -> int:
-    """Nodes for a relative error near 1e-6.
+def node_count(spread: float, magnetisation: Magnetisation) -> int:
+    """Nodes for `size_tolerance`.
 
-    As a function of ln d the response has its poles at ξ = ±iπ, ωτ = ±i: π/6 away from the real line. In units of √2·σ
-    that is a = π/(6√2·σ), and the error of N nodes falls like exp(−2a·√(2N)).
+    As a function of ln d the response has its poles at ξ = ±iπ and ωτ = ±i, π/6 away from the real line. In units of
+    √2·σ that is a = π/(6√2·σ), and the error of N nodes falls like exp(−2a·√(2N)). The Néel time grows like exp(d³):
+    its poles are far nearer, and what is affordable decides.
     """
-    return 6 + math.ceil(180 * spread**2)
+    if magnetisation == "neel-brown":
+        return min(MOST_NEEL_NODES, 6 + math.ceil(3000 * spread**2))
+    return 6 + math.ceil(300 * spread**2)
+
+
+def size_tolerance(spread: float, magnetisation: Magnetisation) -> float:
+    """Largest error of any component relative to its own maximum, measured by doubling; at 22 nm for Néel."""
+    if spread == 0:
+        return 0.0
+    return min(1.0, 1.25 * spread**2) if magnetisation == "neel-brown" else 2e-6

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import DataError
 from sm_search.config.simulation import FieldName, FieldSettings, Grid, Magnetisation, Particle, Scan
-from sm_search.physics.lissajous import CENTRE, lissajous_components, panels_per_line, voxel_points
+from sm_search.physics.lissajous import (
+    CENTRE,
+    LEAST_POINTS,
+    MEAN_TOLERANCE,
+    MOST_POINTS,
+    XI_PER_POINT,
+    lissajous_components,
+    panels_per_line,
+    voxel_points,
+)
 from sm_search.physics.neel import neel_rate
 from sm_search.physics.particles import (
     brownian_rate,
@@ -24,7 +33,7 @@ from sm_search.physics.particles import (
     langevin_parameter_per_tesla,
 )
 from sm_search.physics.relaxation import NODES, Kinetics, Trajectory
-from sm_search.physics.sizes import Sizes, core_sizes
+from sm_search.physics.sizes import Sizes, core_sizes, node_count, size_tolerance
 from sm_search.physics.torus import Axis, equilibrium_components, langevin_mixture
 
 TOLERANCE = 1e-6
@@ -39,6 +48,10 @@ SMALLEST_XI = 0.02
 the drive is weak the high orders are faint, and feel it first."""
 
 SMALLEST_SHARE = 0.006
+
+
+SHARPEST_XI = 20_000.0
+"""Drive amplitude in ξ beyond which the kernel counts as this sharp: order m changes by some (m/ξ)²."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +152,16 @@ def simulate(
         device: where torch computes, in float64.
     """
     particle = settings.particle_of(scan)
-    sizes = core_sizes(scan.core_diameter_m, particle.size_spread)
+    nodes = node_count(particle.size_spread, settings.magnetisation)
+    sizes = core_sizes(scan.core_diameter_m, particle.size_spread, nodes)
     model = _langevin if settings.magnetisation in ("equilibrium", "debye") else _relaxing
     values_CKN, numerics = model(settings, scan, which, sizes, samples, torch.device(device))
     values_CKN *= particle.saturation_magnetisation_ka_per_m * 1e3
-    tracer = {**_tracer(settings, scan), "sizes": float(len(sizes.share_S)), **numerics}
+    tracer = _tracer(settings, scan)
+    own_tolerance = max(numerics.pop("tolerance", 0.0), size_tolerance(particle.size_spread, settings.magnetisation))
     if samples is None:
-        tracer["tolerance"] = _tolerance(values_CKN)
+        tracer["tolerance"] = max(_tolerance(values_CKN), own_tolerance)
+    tracer |= {"sizes": float(len(sizes.share_S)), **numerics}
     return SystemMatrix(
         values_CKN.astype(np.complex128, copy=False),
         settings.orders.pairs(),
@@ -159,8 +175,8 @@ def simulate(
 
 Values = NDArray[np.float64] | NDArray[np.complex128]
 
-Result = tuple[Values, dict[str, float | str]]
-"""Components in units of M_s, shape (C, K, N), and how finely they were computed."""
+Result = tuple[Values, dict[str, float]]
+"""Components in units of M_s, shape (C, K, N), and how finely they were computed, for the tracer."""
 
 
 def _langevin(
@@ -184,6 +200,7 @@ def _langevin(
     )
     particle = settings.particle_of(scan)
     beta_S = np.array([langevin_parameter_per_tesla(d, particle) for d in sizes.diameter_m_S])
+    beta_S = np.minimum(beta_S, SHARPEST_XI / max(field.drives_t))
 
     def components(chosen: slice) -> NDArray[np.float64]:
         mixture = langevin_mixture(beta_S[chosen], sizes.share_S[chosen], max(x.largest_t, y.largest_t))
@@ -207,7 +224,7 @@ def _relaxing(
     field, grid = settings.field(which), settings.grid
     particle = settings.particle_of(scan)
     values_CKN = np.zeros((2, len(settings.orders.pairs()), grid.voxels), dtype=np.complex128)
-    most_panels = most_points = 0
+    most_panels, most_points, tolerance = 0, 0, 0.0
     for diameter_m, share in zip(sizes.diameter_m_S, sizes.share_S, strict=True):
         beta = langevin_parameter_per_tesla(diameter_m, particle)
         drive = beta * field.drives_t[0], beta * field.drives_t[1]
@@ -224,12 +241,15 @@ def _relaxing(
         if settings.voxel == "mean":
             width_x, width_y = (abs(xi_per_m[i]) * grid.fov_m[i] / grid.size[i] for i in (0, 1))
             points = voxel_points((width_x, width_y))
+            enough = max(width_x, width_y) <= XI_PER_POINT * (MOST_POINTS - LEAST_POINTS + 1)
+            tolerance = max(tolerance, MEAN_TOLERANCE if enough else 1.0)
         values_CKN += share * lissajous_components(path, kinetics, panels, settings.orders, grid, points)
         most_panels, most_points = max(most_panels, panels), max(most_points, len(points))
     return values_CKN, {
         "samplesPerPeriod": float(most_panels * NODES),
         "samplesPerPanel": float(NODES),
         "pointsPerVoxel": float(most_points),
+        "tolerance": tolerance,
     }
 
 

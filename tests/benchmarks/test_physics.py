@@ -7,6 +7,8 @@
 
 import math
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -143,10 +145,37 @@ def test_brownian_against_a_loop_over_time(which: str) -> None:
               f"ratio {theirs / ours:.0f}")  # fmt: skip
 
 
+MEASURE = """
+import resource, sys, time, torch
+from sm_search.config.dataset import preset
+from sm_search.config.simulation import Grid, Scan
+from sm_search.physics.system_matrix import simulate
+torch.set_num_threads(1)
+model, which, size, nd, diameter, voxel = sys.argv[1:]
+settings = preset("paper-54").model_copy(
+    update={"magnetisation": model, "voxel": voxel, "grid": Grid(size=(int(size), int(size)))}
+)
+scan = Scan(core_diameter_nm=float(diameter), fx_khz=25, nd=int(nd))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+begin = time.process_time()
+simulate(settings, scan, which)
+taken = time.process_time() - begin
+print(taken, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
 def test_cost_grows_with_voxels_and_lines() -> None:
-    print("\ngrid  N_d  seconds  ns per voxel and line")
-    for size, nd in ((16, 99), (32, 49), (32, 99), (32, 199), (64, 99)):
-        settings = paper("brownian", size)
-        scan = SCAN.model_copy(update={"nd": nd})
-        taken = seconds(lambda s=settings, c=scan: simulate(s, c, "low"), 1)  # type: ignore[misc]
-        print(f"{size:4}  {nd:3}  {taken:7.2f}  {taken / (size**2 * (nd + 1)) * 1e9:8.0f}")
+    """Seconds of the first call and peak memory of a process of its own, for 30 nm at the high gradient."""
+    print("\nmodel         grid  N_d  seconds  ns per voxel and line  peak MB  (of which imports)")
+    for model in ("equilibrium", "brownian", "neel-brown"):
+        for size, nd in ((16, 99), (32, 49), (32, 99), (32, 199), (64, 99), (128, 99)):
+            if model == "neel-brown" and size > 32:
+                continue
+            arguments = [model, "high", str(size), str(nd), "30", "point"]
+            done = subprocess.run(
+                [sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True
+            )
+            taken, imports, peak = map(float, done.stdout.split())
+            each = taken / (size**2 * (nd + 1)) * 1e9
+            print(f"{model:12} {size:5}  {nd:3}  {taken:7.2f}  {each:21.0f}  {peak:7.0f}  {imports:7.0f}")
+            assert size > 32 or peak < 1024

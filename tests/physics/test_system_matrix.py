@@ -110,6 +110,7 @@ def test_parity(monkeypatch: pytest.MonkeyPatch, nd: int) -> None:
 def test_symmetry_fills_what_would_have_been_computed(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], nd: int, voxel: str
 ) -> None:
+    monkeypatch.setattr(lissajous, "LEAST_POINTS", 2)
     monkeypatch.setattr(lissajous, "MOST_POINTS", 2)
     chosen = reference.settings("brownian", size=size, voxel=voxel)
     scan = Scan(core_diameter_nm=30, fx_khz=25, nd=nd)
