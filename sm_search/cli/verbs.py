@@ -135,7 +135,7 @@ def tune_schedule(options: Namespace, output: Output) -> dict[str, Any]:
 def report(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.atomic import atomic_path
     from sm_search.report.page import study_page
-    from sm_search.report.publication import published_figures
+    from sm_search.report.publication import published_evidence
     from sm_search.tracking.records import study_runs
     from sm_search.tracking.store import open_store
 
@@ -144,9 +144,10 @@ def report(options: Namespace, output: Output) -> dict[str, Any]:
     target = Path(options.out) if options.out else options.home / f"{options.study}.html"
     if options.out:
         require_free(target, options.force)
+    metric = parent.params.get("metric", "val_psnr_db")
     with tempfile.TemporaryDirectory() as folder:
-        figures = published_figures(store, options.study, Path(folder))
-        page = study_page(store, options.study, parent.params.get("metric", "val_psnr_db"), figures)
+        evidence = published_evidence(store, options.study, metric, Path(folder))
+        page = study_page(store, options.study, metric, evidence)
     with atomic_path(target) as temporary:
         temporary.write_text(page, encoding="utf-8")
     output.result(f"{target}")

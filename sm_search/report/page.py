@@ -11,6 +11,14 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sm_search.evaluation.metrics import METRIC_DEFINITION
+from sm_search.report.evidence import (
+    SLICE_COLUMNS,
+    Evidence,
+    decay_verdict,
+    quality_section,
+    schedule_slices,
+    slices,
+)
 from sm_search.tracking.records import RunRecord, best_trials, metric_history, study_runs
 from sm_search.tracking.store import Store
 
@@ -25,11 +33,12 @@ pre { background: #f6f8fa; padding: .7rem; overflow-x: auto; }
 QUALITY_COLUMNS = ("val_psnr_db", "val_ssim", "training_step")
 COST_COLUMNS = ("training_seconds", "validation_seconds", "images_per_second")
 MAX_LEGEND = 12
+NO_EVIDENCE = Evidence()
 LOG_AXIS_RATIO = 10.0
 """Largest over smallest value from which a parameter's axis is logarithmic."""
 
 
-def study_page(store: Store, study: str, metric: str, figures: Sequence[Path] = ()) -> str:
+def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EVIDENCE) -> str:
     """The HTML of a study's report."""
     parent, trials = study_runs(store, study)
     best = best_trials(store, study, metric)[0]
@@ -47,8 +56,11 @@ def study_page(store: Store, study: str, metric: str, figures: Sequence[Path] = 
         _chart(_rungs(store, trials, metric)),
         "<h2>Parameters</h2>",
         _chart(_parallel(trials, metric)),
-        *(["<h2>Best model beside truth and condition</h2>"] if figures else []),
-        *(_image(path) for path in figures),
+        *([_chart(over, height=480)] if (over := _trial_slices(trials, metric)) else []),
+        quality_section(evidence.quality),
+        *_schedules(evidence, metric),
+        *(["<h2>Best model beside truth and condition</h2>"] if evidence.figures else []),
+        *(_image(path) for path in evidence.figures),
         "<h2>Settings and versions</h2>",
         f"<pre>{html.escape(json.dumps({'params': dict(parent.params), 'tags': _plain_tags(parent)}, indent=1))}</pre>",
     ]
@@ -57,6 +69,33 @@ def study_page(store: Store, study: str, metric: str, figures: Sequence[Path] = 
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Study {html.escape(study)}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
     )
+
+
+def _schedules(evidence: Evidence, metric: str) -> list[str]:
+    figure = schedule_slices(evidence.schedules, metric)
+    if figure is None:
+        return []
+    about = (
+        f"{len(evidence.schedules)} sampling schedules of the best trial, on frozen weights and shared noise; later "
+        f"ones are lighter. {decay_verdict(evidence.schedules)}"
+    )
+    height = 240 * -(-len(figure.layout.annotations) // SLICE_COLUMNS)
+    return ["<h2>What the sampling schedule does</h2>", f"<p>{html.escape(about)}</p>", _chart(figure, height=height)]
+
+
+def _trial_slices(trials: Sequence[RunRecord], metric: str) -> go.Figure | None:
+    """The metric over each parameter, of the trials that reached the full budget."""
+    whole = [trial for trial in trials if trial.state == "complete" and metric in trial.metrics]
+    names = sorted({name for trial in whole for name in trial.params})
+    columns = {name: [_typed(trial.params.get(name, "–")) for trial in whole] for name in names}
+    return slices(columns, [trial.metrics[metric] for trial in whole], metric)
+
+
+def _typed(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _trial_table(trials: Sequence[RunRecord], best: RunRecord, metric: str) -> str:
@@ -141,10 +180,10 @@ def _dimension(name: str, texts: Sequence[str]) -> dict[str, Any]:
     return {"label": name, "values": values, "tickformat": ".4~g"}
 
 
-def _chart(figure: go.Figure, first: bool = False) -> str:
+def _chart(figure: go.Figure, first: bool = False, height: int = 380) -> str:
     figure.update_layout(
         template="plotly_white",
-        height=380,
+        height=height,
         margin={"l": 60, "r": 40, "t": 50, "b": 50},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0.0},
     )

@@ -1,19 +1,30 @@
 """What a finished study publishes: the best model's synthesised matrices, the comparison figures and the report."""
 
+import json
 import tempfile
 from pathlib import Path
 
 from sm_search.config.errors import TrackingError
 from sm_search.data.dataset import Dataset
+from sm_search.evaluation.baselines import baselines
+from sm_search.evaluation.comparison import compare
+from sm_search.report.evidence import Evidence
 from sm_search.report.figures import comparison_figure, save_figure
 from sm_search.report.page import study_page
 from sm_search.synthesis import load_synthesiser, synthesise_file
-from sm_search.tracking.records import best_trials, download_study_file
+from sm_search.tracking.records import (
+    SCHEDULES_FILE,
+    best_trials,
+    download_study_file,
+    read_study_text,
+    read_trial_text,
+)
 from sm_search.tracking.registry import download_model
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store
 
 FIGURE_FILE = "comparison.png"
+QUALITY_FILE = "validation_quality.json"
 
 
 def publish_study(store: Store, study: str, metric: str, dataset: Dataset) -> Path:
@@ -40,18 +51,26 @@ def publish_study(store: Store, study: str, metric: str, dataset: Dataset) -> Pa
             figures.append(target / FIGURE_FILE)
             save_figure(comparison_figure(pair.high, pair.low, made, f"{pair.scan.id} (validation)"), figures[-1])
         log.log_folder(trial_id, folder / "synthesis", "synthesis")
+        rows = compare({**baselines(dataset), "model": synthesiser}, dataset, "validation")
+        quality = [{"scan": row.scan, "method": row.method, **row.quality.as_dict()} for row in rows]
+        evidence = Evidence(figures, quality, json.loads(read_trial_text(store, best, SCHEDULES_FILE)))
         page = folder / "report.html"
-        page.write_text(study_page(store, study, metric, figures), encoding="utf-8")
+        page.write_text(study_page(store, study, metric, evidence), encoding="utf-8")
         log.log_file(None, page)
         log.log_file(None, figures[0])
+        log.log_text(None, json.dumps(quality, indent=1), QUALITY_FILE)
     return checkpoint
 
 
-def published_figures(store: Store, study: str, folder: Path) -> list[Path]:
-    """The comparison figure that a study published, downloaded below `folder`; none if it has not come so far."""
+def published_evidence(store: Store, study: str, metric: str, folder: Path) -> Evidence:
+    """What a study published, its figure downloaded below `folder`; empty if it has not come so far."""
     target = folder / study
     target.mkdir(parents=True, exist_ok=True)
     try:
-        return [download_study_file(store, study, FIGURE_FILE, target)]
+        return Evidence(
+            figures=[download_study_file(store, study, FIGURE_FILE, target)],
+            quality=json.loads(read_study_text(store, study, QUALITY_FILE)),
+            schedules=json.loads(read_trial_text(store, best_trials(store, study, metric)[0], SCHEDULES_FILE)),
+        )
     except TrackingError:
-        return []
+        return Evidence()

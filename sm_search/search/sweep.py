@@ -20,8 +20,8 @@ from sm_search.data.dataset import Dataset
 from sm_search.data.storage import absolute
 from sm_search.search.searcher import RememberingASHA, TruthfulOptunaSearch
 from sm_search.search.space import Space, parameter_names
-from sm_search.search.trial import SCHEDULES_FILE, TrialContext, run_trial
-from sm_search.tracking.records import metric_history
+from sm_search.search.trial import TrialContext, run_trial
+from sm_search.tracking.records import SCHEDULES_FILE, metric_history
 from sm_search.tracking.runs import StudyLog, TrialState
 from sm_search.tracking.store import Store, open_store
 from sm_search.training import STATE_FILE

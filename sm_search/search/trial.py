@@ -22,9 +22,9 @@ from sm_search.diffusion.scan_models import ScanModels
 from sm_search.search.schedule_search import base_schedule, search_schedule
 from sm_search.search.space import Recorded, Space, schedule_settings, suggest, training_settings
 from sm_search.search.validation import Validation
+from sm_search.tracking.records import SCHEDULES_FILE
 from sm_search.training import STATE_FILE, Trainer, TrainingImages, make_checkpoint, training_images
 
-SCHEDULES_FILE = "schedules.json"
 RECORD_EVERY = 100
 
 

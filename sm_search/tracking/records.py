@@ -11,6 +11,9 @@ from mlflow.entities import Run
 from sm_search.config.errors import TrackingError
 from sm_search.tracking.store import Store
 
+SCHEDULES_FILE = "schedules.json"
+"""Artifact of a trial: what its inner search tried."""
+
 EXPERIMENT = "sm_search"
 # Tags that tell our runs apart. `kind` is "study" or "trial"; `state` is the trial's outcome in the search's own words.
 STUDY, TRIAL, KIND, STATE = "study", "trial_id", "kind", "state"
@@ -109,6 +112,16 @@ def read_study_text(store: Store, study: str, artifact_file: str) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         return download_study_file(store, study, artifact_file, Path(folder)).read_text(encoding="utf-8")
+
+
+def read_trial_text(store: Store, trial: RunRecord, artifact_file: str) -> str:
+    """The text of one of a trial's artifacts.
+
+    Raises:
+        TrackingError: no such artifact.
+    """
+    with tempfile.TemporaryDirectory() as folder, store.asked(f"{artifact_file!r} of trial {trial.trial_id!r}"):
+        return Path(store.client.download_artifacts(trial.run_id, artifact_file, folder)).read_text(encoding="utf-8")
 
 
 def download_study_file(store: Store, study: str, artifact_file: str, folder: Path) -> Path:

@@ -104,7 +104,8 @@ def test_the_best_checkpoints_load_and_carry_their_metrics(study: Any, store: St
 
 def test_synthesised_matrices_figure_and_page_are_artifacts(study: Any, store: Store, tmp_path: Path) -> None:
     parent, _ = study_runs(store, study.name)
-    assert artifacts(store, parent.run_id) == ["comparison.png", "report.html", "space.json"]
+    published = ["comparison.png", "report.html", "space.json", "validation_quality.json"]
+    assert artifacts(store, parent.run_id) == published
     best = best_trials(store, study.name, "val_psnr_db")[0]
     scan = Dataset.open(study.data).settings.scans("validation")[0].id
     assert f"synthesis/{scan}/high.mdf" in artifacts(store, best.run_id)

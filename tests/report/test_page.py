@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from sm_search.config.errors import TrackingError
+from sm_search.report.evidence import Evidence
 from sm_search.report.page import study_page
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store, open_store
@@ -74,13 +75,13 @@ def figure(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def benign(store: Store, figure: Path) -> Elements:
     fill(store, "benign", "linear-basis")
-    return Elements(study_page(store, "benign", "val_psnr_db", [figure]))
+    return Elements(study_page(store, "benign", "val_psnr_db", Evidence(figures=[figure])))
 
 
 @pytest.fixture(scope="module")
 def hostile(store: Store, figure: Path) -> Elements:
     fill(store, "hostile", HOSTILE)
-    return Elements(study_page(store, "hostile", "val_psnr_db", [figure]))
+    return Elements(study_page(store, "hostile", "val_psnr_db", Evidence(figures=[figure])))
 
 
 def test_the_page_shows_every_trial_and_the_best_first(benign: Elements) -> None:

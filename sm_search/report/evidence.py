@@ -1,0 +1,98 @@
+"""What a report shows of a study's best model: figures, quality beside the baselines, schedules tried."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+QUALITY = (
+    ("PSNR dB", "psnr_db_mean", ".1f"),
+    ("SSIM", "ssim_mean", ".3f"),
+    ("nRMSE", "nrmse_mean", ".3g"),
+    ("gain error dB", "gain_error_db_mean", ".2f"),
+)
+SLICE_COLUMNS = 4
+SCHEDULE_PARAMETERS = ("eta_max", "gamma", "w_min", "w_max", "sigma", "steps", "sampler", "guidance", "samples")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is published with a study.
+
+    Attributes:
+        figures: comparison figures.
+        quality: one row for each validation scan and method, as `Row` in JSON.
+        schedules: what the inner search of the best trial tried: `schedule` and `value` (None where it diverged).
+    """
+
+    figures: Sequence[Path] = ()
+    quality: Sequence[Mapping[str, Any]] = ()
+    schedules: Sequence[Mapping[str, Any]] = ()
+
+
+def quality_section(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The best model beside every baseline, on the validation scans."""
+    if not rows:
+        return ""
+    head = "".join(f"<th>{name}</th>" for name in ("scan", "method", *(name for name, _, _ in QUALITY)))
+    body = ""
+    for row in rows:
+        cells = [str(row["scan"]), str(row["method"]), *(f"{row[key]:{form}}" for _, key, form in QUALITY)]
+        mark = ' class="best"' if row["method"] == "model" else ""
+        body += f"<tr{mark}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+    return (
+        "<h2>The best model and the baselines</h2>"
+        "<p>On the validation scans, x-channel, means over components. <code>nearest</code> is also the leak audit: it "
+        "is the training scan whose condition is closest, so a scan that it nearly meets tells nothing about a model. "
+        "<code>physicist</code> is told the simulator that made the data.</p>"
+        f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    )
+
+
+def decay_verdict(schedules: Sequence[Mapping[str, Any]]) -> str:
+    """One sentence: whether the decay of the condition (paper, Algorithm 2) helped the best trial."""
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for tried in schedules:
+        if tried["value"] is not None:
+            schedule = tried["schedule"]
+            decays = schedule["eta_max"] > 0 or schedule["w_min"] != schedule["w_max"]
+            found[decays].append(float(tried["value"]))
+    if not found[True] or not found[False]:
+        return "All schedules tried were of one kind: nothing can be said of the condition's decay."
+    gain = max(found[True]) - max(found[False])
+    verdict = "the paper's decay helps" if gain > 0 else "the paper's decay does not help"
+    return (
+        f"The best of {len(found[False])} schedules without decay of the condition reached {max(found[False]):.4g}, "
+        f"the best of {len(found[True])} with it {max(found[True]):.4g} ({gain:+.2g}): here {verdict}."
+    )
+
+
+def schedule_slices(schedules: Sequence[Mapping[str, Any]], metric: str) -> go.Figure | None:
+    """The metric over each schedule parameter that was varied; None if none was."""
+    tried = [each for each in schedules if each["value"] is not None]
+    columns = {name: [each["schedule"].get(name) for each in tried] for name in SCHEDULE_PARAMETERS}
+    return slices(columns, [each["value"] for each in tried], metric)
+
+
+def slices(columns: Mapping[str, Sequence[Any]], values: Sequence[float], metric: str) -> go.Figure | None:
+    """One small scatter plot for each column that takes more than one value; None if none does."""
+    varied = {name: column for name, column in columns.items() if len(set(column)) > 1}
+    if not varied:
+        return None
+    rows = -(-len(varied) // SLICE_COLUMNS)
+    figure = make_subplots(rows=rows, cols=SLICE_COLUMNS, shared_yaxes=True, subplot_titles=list(varied))
+    for index, column in enumerate(varied.values()):
+        figure.add_scatter(
+            x=[str(value) if isinstance(value, str) else value for value in column],
+            y=list(values),
+            mode="markers",
+            marker={"size": 7, "color": list(range(len(values))), "colorscale": "Viridis"},
+            row=index // SLICE_COLUMNS + 1,
+            col=index % SLICE_COLUMNS + 1,
+            showlegend=False,
+        )
+    return figure.update_yaxes(title_text=metric, col=1)
