@@ -23,8 +23,8 @@ test-long: $(DEV) ## the tests marked slow, cluster or gpu
 test-all: $(DEV) ## both
 	.venv/bin/python -m pytest -m 'not benchmark'
 
-bench: $(DEV) ## measured ratios
-	.venv/bin/python -m pytest -m benchmark tests/benchmarks -s
+bench: $(DEV) ## measured ratios of the simulator
+	.venv/bin/python -m pytest -m benchmark tests/benchmarks/test_physics.py -s
 
 lint: $(DEV) ## style, types, and who may import whom
 	.venv/bin/ruff check .

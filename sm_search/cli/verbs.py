@@ -8,7 +8,7 @@ import tempfile
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sm_search.cli.imaging import require_no_measurement, simulate_phantom
 from sm_search.cli.output import Output, quality_objects, require_free
@@ -16,6 +16,11 @@ from sm_search.config.dataset import DatasetSettings, preset
 from sm_search.config.errors import DataError, InputError, SettingsError
 from sm_search.config.loading import load_settings
 from sm_search.config.run import RunSettings
+
+if TYPE_CHECKING:
+    from sm_search.data.dataset import Dataset
+    from sm_search.evaluation.calibration import Calibration
+    from sm_search.synthesis import Synthesiser
 
 
 def simulate(options: Namespace, output: Output) -> dict[str, Any]:
@@ -215,6 +220,12 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
         )
     output.quality_table(f"Split {options.split} of {dataset.settings.name}, x-channel, {options.model}", rows)
     output.result(METRIC_DEFINITION)
+    trust = expected_errors(model, dataset, options.split)
+    for found in trust:
+        output.result(
+            f"{found.scan}: error over the model's expected error {found.ratio:.2g} (10 to 90 % of the components: "
+            f"{found.ratio_p10:.2g} to {found.ratio_p90:.2g}), rank correlation {found.rank_correlation:.2f}"
+        )
     images = compare_images(methods, dataset, options.split, options.phantom) if options.phantom else []
     if images:
         output.table(
@@ -228,8 +239,21 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
         "definition": METRIC_DEFINITION,
         "rows": quality_objects(rows),
         "images": [asdict(row) for row in images],
+        "calibration": [asdict(found) for found in trust],
         "logged_to_run": logged,
     }
+
+
+def expected_errors(model: "Synthesiser", dataset: "Dataset", split: str) -> "list[Calibration]":
+    """How well the model's expected errors are met on a split; empty for a model that expects none."""
+    from sm_search.evaluation.calibration import calibration
+
+    made = [(pair, model.synthesise(pair.low)) for pair in dataset.pairs(split)]
+    return [
+        calibration(each.matrix, each.expected_error_CK, pair)
+        for pair, each in made
+        if each.expected_error_CK is not None
+    ]
 
 
 def validate(options: Namespace, output: Output) -> dict[str, Any]:

@@ -67,13 +67,13 @@ class TrainingSettings(Settings):
     """One training run.
 
     Attributes:
-        mean: what the diffusion starts from: `none` diffuses the pattern itself (paper), `kernel-ridge` its residual about
-            a regression over the training scans, in units of the regression's expected error.
+        mean: what the diffusion starts from: `none` diffuses the pattern itself (paper), `kernel-ridge` its residual
+            about a regression over the training scans, in units of the regression's expected error.
         p_uncond: probability of replacing the condition by the null condition (Algorithm 1).
         condition_noise: `same-level` adds √(1−ᾱ_t)·ε to the condition in training (the paper's text), `none` does not.
         condition_weight: `decay` multiplies the condition by 1 − t/T in training (the paper's text), `none` does not.
-        loss_weighting: `none`, or `min-snr` (Hang et al. 2023, γ = 5): the error of x_0 counts min(SNR, 5) times, whatever
-            the network predicts.
+        loss_weighting: `none`, or `min-snr` (Hang et al. 2023, γ = 5): the error of x_0 counts min(SNR, 5) times,
+            whatever the network predicts.
         share_at_end: share of the draws of t that are put at t = T, where the network is a regression.
         steps, batch_size, learning_rate, weight_decay: AdamW with linear warm-up and cosine decay to zero.
         ema_decay: decay of the weights' moving average, which is what is sampled.

@@ -2,8 +2,8 @@
 
 The scanner measures the phantom at the high gradient, on a grid finer than that of the matrices, with noise that is
 white in the voltage. Each method reconstructs that measurement, with the regularisation that suits it best.
-`low gradient` is what there is without synthesis: the scanner at the low gradient, with the same noise in volts, and the
-low-gradient matrix.
+`low gradient` is what there is without synthesis: the scanner at the low gradient, with the same noise in volts, and
+the low-gradient matrix.
 
 Shapes: C receive channels, K components.
 """

@@ -140,6 +140,9 @@ def test_evaluate_compares_with_all_baselines_and_logs_to_the_run(
     rows = {row["method"]: row for row in told.object["rows"]}
     methods = ["copy", "nearest", "kernel-ridge", "physicist", "regression", "model"]
     assert list(rows) == methods
+    (trust,) = told.object["calibration"]
+    assert trust["scan"] == tiny_dataset.settings.scans("test")[0].id
+    assert trust["ratio"] > 0
     assert [row["method"] for row in told.object["images"]] == ["true high gradient", *methods, "low gradient"]
     scan = tiny_dataset.settings.scans("test")[0].id
     assert {row["scan"] for row in rows.values()} == {scan}
