@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
@@ -24,6 +25,9 @@ from sm_search.data.mdf_reading import read_mdf
 from sm_search.data.storage import WRONG_HASH, S3Folder, cache_folder, is_uri
 from sm_search.physics.receive import receive
 from sm_search.physics.system_matrix import SystemMatrix
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST = "manifest.json"
 FIELDS: tuple[FieldName, FieldName] = ("low", "high")
@@ -42,11 +46,17 @@ class Manifest(Settings):
 
 @dataclass(frozen=True)
 class Pair:
-    """One scan at the low and at the high gradient."""
+    """One scan at the low and at the high gradient; `values_CKN` of both are memory maps of their files."""
 
     scan: Scan
     low: SystemMatrix
     high: SystemMatrix
+
+    def tensors(self) -> "tuple[Tensor, Tensor]":
+        """The values of both as torch tensors of their own, complex128, (C, K, N)."""
+        import torch  # reading files alone does not need it, and it takes a second
+
+        return torch.from_numpy(self.low.values_CKN.copy()), torch.from_numpy(self.high.values_CKN.copy())
 
 
 @dataclass

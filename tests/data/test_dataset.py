@@ -208,3 +208,13 @@ def test_the_content_hash_changes_with_any_file(tiny_dataset: Dataset, copy: Pat
     assert dataset.content_hash() == tiny_dataset.content_hash()
     edit_manifest(copy, lambda tree: tree["files"].update({"d25nm-fx20kHz-nd9/low.mdf": "0" * 64}))
     assert Dataset.open(copy).content_hash() != tiny_dataset.content_hash()
+
+
+def test_a_pair_gives_memory_maps_and_torch_tensors_of_their_own(tiny_dataset: Dataset) -> None:
+    pair = next(iter(tiny_dataset.pairs("train")))
+    low, high = pair.tensors()
+    for tensor, sm in ((low, pair.low), (high, pair.high)):
+        assert isinstance(sm.values_CKN.base, np.memmap) or isinstance(sm.values_CKN, np.memmap)
+        np.testing.assert_array_equal(tensor.numpy(), sm.values_CKN)
+    low.zero_()
+    assert np.abs(pair.low.values_CKN).max() > 0
