@@ -1,5 +1,6 @@
 """The inner level: the sampling schedule, searched on frozen weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,10 @@ from sm_search.search.space import Tree, parameter_names, schedule_settings, sug
 from sm_search.search.validation import Validation
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+UNPERTURBED = {"eta_max": 0.0, "w_min": 1.0, "w_max": 1.0}
+"""The condition as it is, at every step."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,13 @@ class ScheduleSearch:
     best: ScheduleSettings
     metrics: dict[str, float]
     trials: tuple[ScheduleTrial, ...]
+
+
+def _best(tried: Sequence[ScheduleTrial]) -> ScheduleSettings:
+    finite = [trial for trial in tried if trial.value is not None]
+    if not finite:
+        raise DivergenceError(f"none of {len(tried)} schedules stayed within the finite numbers")
+    return max(finite, key=lambda trial: trial.value or 0.0).schedule
 
 
 def base_schedule(tree: Tree) -> ScheduleSettings:
@@ -53,7 +65,8 @@ def search_schedule(
 ) -> ScheduleSearch:
     """Search `tree` with `trials` schedules on `images` validation images; the result is measured on all of them.
 
-    The base schedule is tried first, so the search never returns anything that looks worse than it.
+    The base schedule is tried first, so the search never returns anything that looks worse than it; and at the end the
+    best one without noise or weight on the condition, so that one sees what the paper's decay does.
 
     Raises:
         DivergenceError: not one schedule stayed finite.
@@ -83,8 +96,8 @@ def search_schedule(
             else:
                 study.tell(trial, value)
             tried.append(ScheduleTrial(dict(trial.params), schedule, value))
-    finite = [trial for trial in tried if trial.value is not None]
-    if not finite:
-        raise DivergenceError(f"none of {len(tried)} schedules stayed within the finite numbers")
-    best = max(finite, key=lambda trial: trial.value or 0.0).schedule
+        plain = _best(tried).model_copy(update=UNPERTURBED)
+        if all(earlier.schedule != plain for earlier in tried):
+            tried.append(ScheduleTrial({}, plain, value_of(plain)))
+    best = _best(tried)
     return ScheduleSearch(best, validation.metrics(denoiser, diffusion, best, device), tuple(tried))
