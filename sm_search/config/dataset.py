@@ -13,6 +13,8 @@ from sm_search.config.base import Settings, content_hash
 from sm_search.config.errors import SettingsError
 from sm_search.config.loading import load_settings
 from sm_search.config.simulation import (
+    CoreDiameter,
+    DriveFrequency,
     FieldName,
     FieldSettings,
     Grid,
@@ -37,8 +39,8 @@ class Design(Settings):
     """All combinations of the listed values."""
 
     design: Literal["grid"] = "grid"
-    core_diameter_nm: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    fx_khz: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    core_diameter_nm: Annotated[tuple[CoreDiameter, ...], Field(min_length=1)]
+    fx_khz: Annotated[tuple[DriveFrequency, ...], Field(min_length=1)]
     nd: Annotated[tuple[TrajectoryNumber, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -65,8 +67,8 @@ class SobolDesign(Settings):
 
     design: Literal["sobol"]
     count: Annotated[int, Field(ge=1, le=MAX_SCANS)]
-    core_diameter_nm: tuple[Positive, Positive]
-    fx_khz: tuple[Positive, Positive]
+    core_diameter_nm: tuple[CoreDiameter, CoreDiameter]
+    fx_khz: tuple[DriveFrequency, DriveFrequency]
     nd: tuple[TrajectoryNumber, TrajectoryNumber]
     shell_thickness_nm: tuple[NotNegative, NotNegative] | None = None
     size_spread: tuple[SizeSpread, SizeSpread] | None = None
@@ -151,6 +153,9 @@ class DatasetSettings(Settings):
                         f"splits: scan {scan.id}: nd must be at least twice the largest mixing order "
                         f"({max(self.orders.max_x, self.orders.max_y)}), or components share a frequency"
                     )
+        for low, high in zip(self.low.gradients_t_per_m, self.high.gradients_t_per_m, strict=True):
+            if low >= high:
+                raise ValueError(f"low.gradient_t_per_m {low:g} must be below high.gradient_t_per_m {high:g}")
         for low_mm, high_mm in zip(self.low.reach_mm, self.high.reach_mm, strict=True):
             if not math.isclose(low_mm, high_mm, rel_tol=1e-9):
                 raise ValueError(

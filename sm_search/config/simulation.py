@@ -12,6 +12,8 @@ from sm_search.config.base import Settings
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+CoreDiameter = Annotated[float, Field(ge=1, le=1000)]
+DriveFrequency = Annotated[float, Field(ge=1e-3, le=1000)]
 SizeSpread = Annotated[float, Field(ge=0, le=0.5)]
 TrajectoryNumber = Annotated[int, Field(ge=2, le=100_000)]
 Magnetisation = Literal["equilibrium", "debye", "brownian", "neel-brown"]
@@ -152,8 +154,8 @@ class Scan(Settings):
             receive chain.
     """
 
-    core_diameter_nm: Positive
-    fx_khz: Positive
+    core_diameter_nm: CoreDiameter
+    fx_khz: DriveFrequency
     nd: TrajectoryNumber
     shell_thickness_nm: NotNegative | None = None
     size_spread: SizeSpread | None = None

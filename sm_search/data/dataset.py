@@ -3,6 +3,7 @@
 It is on this machine, or on S3-compatible storage (`sm_search.data.storage`).
 """
 
+import itertools
 import json
 import tempfile
 import uuid
@@ -148,14 +149,16 @@ class Dataset:
             for which in FIELDS
         ]
 
-    def unfinished(self) -> list[Scan]:
-        """Scans with a file that is missing or whose hash is wrong; reads every file."""
-        found: dict[str, Scan] = {}
-        for scan, name in self.expected():
-            known = self.manifest.files.get(name)
-            if known is None or self._stored_sha256(name) != known:
-                found[scan.id] = scan
-        return list(found.values())
+    def unfinished(self) -> list[tuple[Scan, FieldName]]:
+        """The files that are missing or whose hash is wrong; reads every file."""
+        found = []
+        for split in self.settings.splits:
+            for scan, which in itertools.product(self.settings.scans(split), FIELDS):
+                name = file_name(scan, which)
+                known = self.manifest.files.get(name)
+                if known is None or self._stored_sha256(name) != known:
+                    found.append((scan, which))
+        return found
 
     def _stored_sha256(self, name: str) -> str | None:
         if self.remote:

@@ -130,6 +130,8 @@ def reconstruct(
 
 def _above(snr_threshold: float, sm: SystemMatrix, received: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which of the C·K components have that SNR; some received one does."""
+    if not snr_threshold >= 0:
+        raise SettingsError(f"snr_threshold {snr_threshold:g}: must be at least 0")
     if sm.snr_CK is None:
         raise DataError(
             f"the system matrix has neither an SNR nor background frames: a threshold of {snr_threshold:g} would drop "

@@ -7,7 +7,7 @@ import ray
 
 from sm_search.config.dataset import DatasetSettings
 from sm_search.config.simulation import FieldName, Scan
-from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
+from sm_search.data.dataset import Dataset, file_name, write_scan
 from sm_search.data.storage import absolute
 
 IN_FLIGHT_PER_CPU = 2
@@ -39,7 +39,7 @@ def simulate_dataset(folder: str | Path, settings: DatasetSettings, progress: Pr
         DataError: the folder holds another dataset or cannot be written.
     """
     dataset = Dataset.create(folder, settings)
-    todo = [(scan, which) for scan in dataset.unfinished() for which in FIELDS]
+    todo = dataset.unfinished()
     # The costly ones first, so that no worker is left alone with a long one at the end.
     todo.sort(key=lambda item: (item[1] == "high", item[0].core_diameter_nm, item[0].nd), reverse=True)
     total, done = len(todo), 0

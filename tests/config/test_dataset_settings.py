@@ -67,6 +67,8 @@ def test_three_splits_are_required_and_others_are_welcome() -> None:
 def test_both_fields_must_cover_one_field_of_view() -> None:
     with pytest.raises(ValidationError, match=r"must agree.*\(low: 20 mm, high: 10 mm\)"):
         dataset(high=FieldSettings(gradient_t_per_m=2.0, drive_mt=20.0))
+    with pytest.raises(ValidationError, match=r"low.gradient_t_per_m 0.1 must be below high.gradient_t_per_m 0.1"):
+        dataset(high=FieldSettings(gradient_t_per_m=0.1, drive_mt=2.0))
     other = dataset(high=FieldSettings(gradient_t_per_m=0.7, drive_mt=14.0))
     assert other.field("high").drives_t == pytest.approx((0.014, 0.014))
     assert other.field("low").drive_mt == 2.0
@@ -92,6 +94,12 @@ def test_a_design_is_the_product_of_its_values_and_bounded() -> None:
         Design(core_diameter_nm=(30.0,), fx_khz=(10.0,), nd=(1,))
     with pytest.raises(ValidationError, match="110889 combinations"):
         Design(core_diameter_nm=tuple(map(float, range(1, 334))), fx_khz=tuple(map(float, range(1, 334))), nd=(9,))
+
+
+@pytest.mark.parametrize("wrong", [{"core_diameter_nm": 30e-9}, {"fx_khz": 25e3}, {"core_diameter_nm": 3e4}])
+def test_a_value_typed_in_another_unit_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match=r"greater than or equal|less than or equal"):
+        Scan(**{"core_diameter_nm": 30.0, "fx_khz": 25.0, "nd": 99} | wrong)
 
 
 def test_a_scans_numbers_in_si() -> None:

@@ -58,7 +58,8 @@ def test_a_new_dataset_is_unfinished_and_resumes_where_it_stopped(
     folder = tmp_path / "new"
     first = Dataset.create(folder, tiny_settings)
     scans = [scan for split in tiny_settings.splits for scan in tiny_settings.scans(split)]
-    assert first.unfinished() == scans
+    files = [(scan, which) for scan in scans for which in FIELDS]
+    assert first.unfinished() == files
     with pytest.raises(DataError, match=r"8 files are not simulated yet, first d20nm-fx10kHz-nd9/low\.mdf"):
         Dataset.open(folder)
     done = scans[0]
@@ -70,9 +71,9 @@ def test_a_new_dataset_is_unfinished_and_resumes_where_it_stopped(
 
     resumed = Dataset.create(folder, tiny_settings)
     assert resumed.manifest == first.manifest
-    assert resumed.unfinished() == scans[1:]
+    assert resumed.unfinished() == files[2:]
     (folder / file_name(done, "high")).unlink()
-    assert resumed.unfinished() == scans
+    assert resumed.unfinished() == [(done, "high"), *files[2:]]
     with pytest.raises(DataError, match="cannot be read"):
         resumed.read(done, "high")
 
@@ -144,7 +145,7 @@ def test_one_flipped_bit_is_found_named_and_simulated_again(copy: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert dataset.unfinished() == [scan]
+    assert dataset.unfinished() == [(scan, "low")]
     for _ in range(2):  # not only at the first attempt
         with pytest.raises(DataError) as caught:
             dataset.read(scan, "low")

@@ -171,7 +171,7 @@ def test_a_damaged_object_is_named_and_never_cached(
     scan = stored.settings.scans("validation")[0]
     name = file_name(scan, "low")
     overwrite(server, key(stored, name), change)
-    assert stored.unfinished() == [scan]
+    assert stored.unfinished() == [(scan, "low")]
     for _ in range(2):
         with pytest.raises(DataError) as caught:
             stored.read(scan, "low")
