@@ -66,3 +66,19 @@ def test_twice_as_many_sizes_do_not_show(monkeypatch: pytest.MonkeyPatch, spread
     monkeypatch.setattr(system_matrix, "core_sizes", lambda median, s, nodes: core_sizes(median, s, 2 * nodes))
     finer = simulate(settings, scan, which).values_CKN
     assert reference.worst(values, finer) < size_tolerance(spread, "debye")
+
+
+@pytest.mark.parametrize(("spread", "diameter"), [(0.1, 30.0), (0.2, 30.0), (0.2, 22.0)])
+def test_twice_as_many_sizes_do_not_show_in_the_faint_orders(
+    monkeypatch: pytest.MonkeyPatch, spread: float, diameter: float
+) -> None:
+    """All 168 orders with relaxation at the low field, where the highest are faint."""
+    settings = reference.settings("brownian", size=(2, 1), orders=(12, 12), particle={"size_spread": spread})
+    scan = Scan(core_diameter_nm=diameter, fx_khz=10, nd=29)
+    values = simulate(settings, scan, "low").values_CKN
+    monkeypatch.setattr(system_matrix, "core_sizes", lambda median, s, nodes: core_sizes(median, s, 2 * nodes))
+    finer = simulate(settings, scan, "low").values_CKN
+    whole = np.abs(finer).max(axis=-1)
+    heard = whole > 1e-10 * whole.max()  # fainter ones are rounding
+    error = np.abs(values - finer).max(axis=-1)
+    assert (error[heard] / whole[heard]).max() < size_tolerance(spread, "brownian")
