@@ -1,14 +1,31 @@
 """`sm-search demo`: the main job from nothing to an evaluated champion, by calling the other verbs."""
 
+import argparse
 import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from sm_search.cli import verbs
+from sm_search.cli import datasets, models, studies
 from sm_search.cli.output import Output
+from sm_search.cli.parsing import Adder, add_ray, add_store
+from sm_search.config.errors import SettingsError
 
 TEST_SCAN = "d30nm-fx25kHz-nd99"
+
+
+def add_verbs(add: Adder) -> None:
+    p = add("demo", demo, "All of it, small: simulate, sweep, promote, synthesize, evaluate; minutes on two cores.")
+    p.add_argument("--space", metavar="FILE", help=argparse.SUPPRESS)
+    p.add_argument("--resume", action="store_true", help="continue an interrupted demo")
+    add_ray(p)
+    add_store(p)
+
+
+def demo(options: Namespace, output: Output) -> dict[str, Any]:
+    if options.tracking_uri and options.tracking_uri.startswith("sqlite"):
+        raise SettingsError("--tracking-uri: the demo keeps its SQLite store in --home")
+    return run_demo(options, output)
 
 
 def run_demo(options: Namespace, output: Output) -> dict[str, Any]:
@@ -34,17 +51,17 @@ def run_demo(options: Namespace, output: Output) -> dict[str, Any]:
 
     began = (home / "studies" / study / STUDY_FILE).exists()
     with ray_session(options.ray_address):
-        step("simulate", verbs.simulate, preset="demo", config=None, phantom=None, out=str(data))
+        step("simulate", datasets.simulate, preset="demo", config=None, phantom=None, out=str(data))
         arguments = {"space": space_file, "data": str(data), "storage": None, "dry_run": False}
-        step("sweep", verbs.sweep, resume=began, **arguments)
-    step("promote", verbs.promote, study=study, name="sm-search")
+        step("sweep", studies.sweep, resume=began, **arguments)
+    step("promote", models.promote, study=study, name="sm-search")
     low = data / TEST_SCAN / "low.mdf"
-    step("synthesize", verbs.synthesize, model=champion, input=str(low), output=str(made), seed=0, force=True)
-    step("validate", verbs.validate, file=str(made))
+    step("synthesize", models.synthesize, model=champion, input=str(low), output=str(made), seed=0, force=True)
+    step("validate", datasets.validate, file=str(made))
     figure = home / "comparison.png"
     arguments = {"model": champion, "data": str(data), "split": "test", "figure": str(figure)}
-    evaluated = step("evaluate", verbs.evaluate, force=True, phantom="shape", regression=False, **arguments)
-    step("report", verbs.report, study=study, out=None, force=True)
+    evaluated = step("evaluate", models.evaluate, force=True, phantom="shape", regression=False, **arguments)
+    step("report", studies.report, study=study, out=None, force=True)
     output.progress("seconds: " + ", ".join(f"{name} {value:g}" for name, value in seconds.items()))
     output.result(f"Look at {figure} and {home / f'{study}.html'}; compare all runs with `make ui`.")
     output.result(f"Synthesise: sm-search synthesize --model {champion} --input LOW.mdf --output HIGH.mdf")

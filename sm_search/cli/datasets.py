@@ -1,0 +1,87 @@
+"""Verbs on datasets and files: simulate, validate.
+
+Imports of Ray, MLflow and torch wait inside the verbs: `--help` and `validate` answer at once.
+"""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sm_search.cli.imaging import require_no_measurement, simulate_phantom
+from sm_search.cli.output import Output
+from sm_search.config.dataset import DatasetSettings, preset
+from sm_search.config.errors import DataError
+from sm_search.config.loading import load_settings
+
+if TYPE_CHECKING:
+    pass
+
+
+from sm_search.cli.parsing import Adder, add_ray
+
+
+def add_verbs(add: Adder) -> None:
+    p = add(
+        "simulate",
+        simulate,
+        "Simulate a dataset in parallel (run again to resume or repair it), or the measurement of a phantom.",
+    )
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config", metavar="FILE", help="dataset settings (YAML)")
+    which.add_argument(
+        "--preset", metavar="NAME", help="demo, paper-54, paper-90, realistic, or sobol-N for N training scans"
+    )
+    p.add_argument(
+        "--out", required=True, metavar="PATH", help="dataset folder or s3:// URI; with --phantom an MDF file"
+    )
+    add_ray(p)
+    measured = p.add_argument_group("measurement of a phantom, one file that pairs with the scan's system matrix")
+    measured.add_argument("--phantom", metavar="NAME", help="dots, bars, shape or vessel")
+    measured.add_argument("--scan", metavar="ID", help="scan of the dataset, such as d30nm-fx25kHz-nd99")
+    measured.add_argument("--field", choices=("low", "high"), help="default high")
+    measured.add_argument("--finer", type=int, metavar="N", help="grid N times finer than the matrix's (default 2)")
+    measured.add_argument("--seed", type=int, metavar="N", help="of the measurement's noise (default 0)")
+    measured.add_argument("--force", action="store_true", help="overwrite the measurement file")
+
+    p = add(
+        "validate",
+        validate,
+        "Check an MDF calibration or measurement file against the standard; one line a fault.",
+    )
+    p.add_argument("file", metavar="FILE")
+
+
+def simulate(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.dataset import Dataset
+    from sm_search.search.session import ray_session, require_cluster
+    from sm_search.search.simulation import simulate_dataset
+
+    settings = preset(options.preset) if options.preset else load_settings(options.config, DatasetSettings)
+    if options.phantom:
+        return simulate_phantom(settings, options, output)
+    require_no_measurement(options)
+
+    # What cannot be used is told before Ray is started, which takes a while.
+    if options.ray_address:
+        require_cluster(options.ray_address)
+    Dataset.create(options.out, settings)
+    with ray_session(options.ray_address), output.counted("simulated") as progress:
+        dataset = simulate_dataset(options.out, settings, progress)
+    files, dataset_hash = len(dataset.manifest.files), dataset.content_hash()
+    output.result(f"{dataset.location}: {files} files, dataset hash {dataset_hash[:12]}")
+    return {"data": dataset.location, "files": files, "dataset_hash": dataset_hash}
+
+
+def validate(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.validation import file_kind, validate_mdf
+
+    if not Path(options.file).is_file():
+        raise DataError(f"{options.file}: does not exist or is not a file")
+    faults = validate_mdf(options.file)
+    errors = sum(fault.severity == "error" for fault in faults)
+    for fault in faults:
+        output.result(f"{fault.severity}: {fault.field}: {fault.message}")
+    kind = file_kind(options.file)
+    output.result(f"{options.file}: {kind} file, {errors} errors, {len(faults) - errors} warnings")
+    listed = [{"severity": f.severity, "field": f.field, "message": f.message} for f in faults]
+    return {"file": options.file, "kind": kind, "errors": errors, "faults": listed, "exit_status": 2 if errors else 0}

@@ -1,0 +1,163 @@
+"""Verbs on models: train, promote, synthesize, evaluate.
+
+Imports of Ray, MLflow and torch wait inside the verbs: `--help` and `validate` answer at once.
+"""
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sm_search.cli.output import Output, quality_objects, require_free
+from sm_search.config.loading import load_settings
+from sm_search.config.run import RunSettings
+
+if TYPE_CHECKING:
+    from sm_search.data.dataset import Dataset
+    from sm_search.evaluation.calibration import Calibration
+    from sm_search.synthesis import Synthesiser
+
+
+from sm_search.cli.parsing import Adder, add_store
+
+
+def add_verbs(add: Adder) -> None:
+    p = add("train", train, "Train one model without a search; run again to resume it.")
+    p.add_argument("--config", metavar="FILE", help="training settings and schedule (YAML); defaults without it")
+    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
+    p.add_argument("--out", required=True, metavar="DIR", help="checkpoint folder")
+    p.add_argument("--force", action="store_true", help="overwrite a finished checkpoint")
+
+    p = add("promote", promote, "Register the best model of a study and make it the champion.")
+    p.add_argument("--study", required=True, metavar="NAME")
+    p.add_argument("--name", default="sm-search", metavar="MODEL", help="registered model (default sm-search)")
+    add_store(p)
+
+    p = add("synthesize", synthesize, "Turn a low-gradient MDF file into a high-gradient one.")
+    p.add_argument(
+        "--model", required=True, metavar="URI", help="models:/NAME@champion, runs:/ID/checkpoint or a folder"
+    )
+    p.add_argument("--input", required=True, metavar="FILE", help="low-gradient MDF file")
+    p.add_argument("--output", required=True, metavar="FILE", help="high-gradient MDF file to write")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling noise (default 0)")
+    p.add_argument("--force", action="store_true", help="overwrite the output")
+    add_store(p)
+
+    p = add("evaluate", evaluate, "PSNR, SSIM and nRMSE of a model and of all baselines on a split.")
+    p.add_argument(
+        "--model", required=True, metavar="URI", help="models:/NAME@champion, runs:/ID/checkpoint or a folder"
+    )
+    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
+    p.add_argument("--split", default="test", metavar="NAME", help="split of the dataset (default test)")
+    p.add_argument("--regression", action="store_true", help="train a regression network as a further baseline")
+    p.add_argument("--phantom", metavar="NAME", help="also image dots, bars, shape or vessel with every matrix")
+    p.add_argument("--figure", metavar="FILE", help="write the comparison figure of the first scan (PNG)")
+    p.add_argument("--force", action="store_true", help="overwrite the figure")
+    add_store(p)
+
+
+def train(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.dataset import Dataset
+    from sm_search.search.single import train_single
+
+    settings = load_settings(options.config, RunSettings) if options.config else RunSettings()
+    metrics = train_single(settings, Dataset.open(options.data), Path(options.out), options.force, output.progress)
+    output.result(f"{options.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    return {"checkpoint": options.out, "metrics": metrics}
+
+
+def promote(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.tracking import promotion
+    from sm_search.tracking.store import open_store
+
+    done = promotion.promote(open_store(options.home, options.tracking_uri), options.study, options.name)
+    output.result(
+        f"models:/{done.model}@champion is version {done.version} (trial {done.trial_id}, "
+        + ", ".join(f"{name} {value:.4g}" for name, value in done.metrics.items())
+        + (f"); version {done.previous} is now @previous" if done.previous else ")")
+    )
+    return {"model": done.model, "version": done.version, "previous": done.previous, "metrics": done.metrics}
+
+
+def synthesize(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.synthesis import load_synthesiser, synthesise_file
+    from sm_search.tracking.registry import describe_model, download_model
+    from sm_search.tracking.store import open_store
+
+    store = open_store(options.home, options.tracking_uri)
+    synthesiser = load_synthesiser(download_model(store, options.model), seed=options.seed)
+    name = describe_model(store, options.model)
+    made = synthesise_file(synthesiser, options.input, options.output, model=name, overwrite=options.force)
+    channels, components, voxels = made.matrix.values_CKN.shape
+    output.result(f"{options.output}: {channels} × {components} components of {voxels} voxels by {name}")
+    return {"output": options.output, "model": name, "shape": [channels, components, voxels]}
+
+
+def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.dataset import Dataset
+    from sm_search.evaluation.baselines import Method, baselines
+    from sm_search.evaluation.comparison import compare
+    from sm_search.evaluation.image_comparison import compare_images
+    from sm_search.evaluation.metrics import METRIC_DEFINITION
+    from sm_search.report.figures import comparison_figure, save_figure
+    from sm_search.synthesis import load_synthesiser
+    from sm_search.tracking.evaluations import log_evaluation
+    from sm_search.tracking.registry import download_model
+    from sm_search.tracking.store import open_store
+
+    require_free(options.figure, options.force)
+    dataset = Dataset.open(options.data)
+    store = open_store(options.home, options.tracking_uri)
+    model = load_synthesiser(download_model(store, options.model))
+    methods: dict[str, Method] = {**baselines(dataset)}
+    if options.regression:
+        from sm_search.search.single import regression_network
+
+        steps = model.checkpoint.info.training.steps
+        output.progress(f"training a regression network for {steps} steps")
+        methods["regression"] = regression_network(model.checkpoint.info.training, dataset)
+    methods["model"] = model
+    rows = compare(methods, dataset, options.split)
+    logged = log_evaluation(store, options.model, options.split, quality_objects(rows))
+    if options.figure:
+        pair = next(iter(dataset.pairs(options.split)))
+        made = model.predict(pair.low)
+        save_figure(
+            comparison_figure(pair.high, pair.low, made, f"{pair.scan.id} ({options.split})"), Path(options.figure)
+        )
+    output.quality_table(f"Split {options.split} of {dataset.settings.name}, x-channel, {options.model}", rows)
+    output.result(METRIC_DEFINITION)
+    trust = expected_errors(model, dataset, options.split)
+    for found in trust:
+        output.result(
+            f"{found.scan}: error over the model's expected error {found.ratio:.2g} (10 to 90 % of the components: "
+            f"{found.ratio_p10:.2g} to {found.ratio_p90:.2g}), rank correlation {found.rank_correlation:.2f}"
+        )
+    images = compare_images(methods, dataset, options.split, options.phantom) if options.phantom else []
+    if images:
+        output.table(
+            f"Phantom {options.phantom}, measured on a finer grid with noise, reconstructed with the matrix of",
+            ["scan", "method", "PSNR dB", "SSIM", "λ"],
+            [[i.scan, i.method, f"{i.psnr_db:.2f}", f"{i.ssim:.3f}", f"{i.regularisation:g}"] for i in images],
+        )
+    return {
+        "split": options.split,
+        "model": options.model,
+        "definition": METRIC_DEFINITION,
+        "rows": quality_objects(rows),
+        "images": [asdict(row) for row in images],
+        "calibration": [asdict(found) for found in trust],
+        "logged_to_run": logged,
+    }
+
+
+def expected_errors(model: "Synthesiser", dataset: "Dataset", split: str) -> "list[Calibration]":
+    """How well the model's expected errors are met on a split; empty for a model that expects none."""
+    from sm_search.evaluation.calibration import calibration
+
+    made = [(pair, model.synthesise(pair.low)) for pair in dataset.pairs(split)]
+    return [
+        calibration(each.matrix, each.expected_error_CK, pair)
+        for pair, each in made
+        if each.expected_error_CK is not None
+    ]
