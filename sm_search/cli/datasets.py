@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from sm_search.cli.imaging import require_no_measurement, simulate_phantom
 from sm_search.cli.output import Output
+from sm_search.cli.parsing import Adder, add_ray
 from sm_search.config.dataset import DatasetSettings, preset
 from sm_search.config.errors import DataError
 from sm_search.config.loading import load_settings
 
 if TYPE_CHECKING:
     pass
-
-
-from sm_search.cli.parsing import Adder, add_ray
 
 
 def add_verbs(add: Adder) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sm_search.cli.output import Output, quality_objects, require_free
+from sm_search.cli.parsing import Adder, add_store
 from sm_search.config.loading import load_settings
 from sm_search.config.run import RunSettings
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from sm_search.data.dataset import Dataset
     from sm_search.evaluation.calibration import Calibration
     from sm_search.synthesis import Synthesiser
-
-
-from sm_search.cli.parsing import Adder, add_store
 
 
 def add_verbs(add: Adder) -> None:

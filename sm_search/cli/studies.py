@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sm_search.cli.output import Output, require_free
+from sm_search.cli.parsing import Adder, add_ray, add_store
 from sm_search.config.errors import InputError
 
 if TYPE_CHECKING:
     pass
-
-
-from sm_search.cli.parsing import Adder, add_ray, add_store
 
 
 def add_verbs(add: Adder) -> None:
