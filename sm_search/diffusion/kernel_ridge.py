@@ -90,24 +90,37 @@ class KernelRidge(nn.Module):
     def _similarity(self, features_F: Tensor) -> Tensor:
         return _kernel(features_F.double()[None], self.features_SF, self.width.item())[0]
 
-    def leave_one_out(self, outputs_SP: Tensor) -> tuple[Tensor, Tensor]:
-        """What each training scan's outputs are above their prediction from all others, (S, P), and its variance (S,).
+    def leave_out(self, outputs_SP: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+        """What each training scan's outputs are above their prediction without it and its nearest `neighbours`.
 
-        In closed form (ibid., eq. 5.12): with Q the inverse of kernel plus ridge, [Q y]_s/Q_ss and 1/Q_ss.
+        In closed form (ibid., eq. 5.12, for a group): with Q the inverse of kernel plus ridge and I the scans left out,
+        the residuals are Q_II⁻¹ [Q y]_I, and their variances the diagonal of Q_II⁻¹.
+
+        Returns:
+            Residuals (S, P) and their variances (S,), in units of the process's variance.
         """
-        variance_S = 1 / self.precision_SS.diagonal()
+        distances_SS = _distances(self.features_SF, self.features_SF).fill_diagonal_(-1)
+        weights_SS, variance_S = [], []
+        for distances_S in distances_SS:
+            out_I = distances_S.argsort(stable=True)[: 1 + neighbours]  # the scan itself comes first
+            covariance_II = torch.linalg.inv(self.precision_SS[out_I][:, out_I])
+            weights_SS.append(covariance_II[0] @ self.precision_SS[out_I])
+            variance_S.append(covariance_II[0, 0])
         residual_SP = torch.empty_like(outputs_SP)
         for begin in range(0, outputs_SP.shape[1], _COLUMNS):
             columns = slice(begin, begin + _COLUMNS)
             centred = outputs_SP[:, columns].double() - self.mean_P[columns]
-            residual_SP[:, columns] = (variance_S[:, None] * (self.precision_SS @ centred)).to(outputs_SP.dtype)
-        return residual_SP, variance_S
+            residual_SP[:, columns] = (torch.stack(weights_SS) @ centred).to(outputs_SP.dtype)
+        return residual_SP, torch.stack(variance_S)
+
+
+def _distances(first: Tensor, second: Tensor) -> Tensor:
+    # The faster way through a matrix product gives equal rows a distance above zero.
+    return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _kernel(first: Tensor, second: Tensor, width: float) -> Tensor:
-    # The faster way through a matrix product gives equal rows a distance above zero.
-    distances = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
-    return torch.exp(-0.5 * (distances / width).square())
+    return torch.exp(-0.5 * (_distances(first, second) / width).square())
 
 
 def _most_likely(features_SF: Tensor, gram_SS: Tensor) -> tuple[float, float]:

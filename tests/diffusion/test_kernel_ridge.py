@@ -51,20 +51,22 @@ def test_noise_raises_the_ridge() -> None:
     assert KernelRidge.fitted(features, smooth(features, 6) + noise).ridge == RIDGES[-1]
 
 
-def test_leave_one_out_is_what_leaving_one_out_gives() -> None:
+@pytest.mark.parametrize("neighbours", [0, 3])
+def test_leaving_out_is_what_a_fit_to_the_others_gives(neighbours: int) -> None:
     features, outputs = scans(12), smooth(scans(12), 4)
     model = KernelRidge.fitted(features, outputs)
-    residual_SP, variance_S = model.leave_one_out(outputs)
-    for left in (0, 7):
-        others = torch.arange(12) != left
+    residual_SP, variance_S = model.leave_out(outputs, neighbours)
+    for scan in (0, 7):
+        nearest = (features - features[scan]).square().sum(1).argsort()[: 1 + neighbours]
+        others = torch.ones(12, dtype=torch.bool).index_fill(0, nearest, False)
         gram = torch.exp(-0.5 * (torch.cdist(features[others], features[others]) / model.width) ** 2)
-        gram += model.ridge * torch.eye(11)
-        similar = torch.exp(-0.5 * (torch.cdist(features[[left]], features[others]) / model.width) ** 2)[0]
+        gram += model.ridge * torch.eye(len(gram))
+        similar = torch.exp(-0.5 * (torch.cdist(features[[scan]], features[others]) / model.width) ** 2)[0]
         # The constant mean is that of all scans: it is not fitted again.
         predicted = model.mean_P + similar @ torch.linalg.solve(gram, outputs[others] - model.mean_P)
-        torch.testing.assert_close(residual_SP[left], outputs[left] - predicted, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(residual_SP[scan], outputs[scan] - predicted, rtol=1e-3, atol=1e-6)
         variance = 1 + model.ridge - similar @ torch.linalg.solve(gram, similar)
-        torch.testing.assert_close(variance_S[left], variance, rtol=1e-3, atol=1e-9)
+        torch.testing.assert_close(variance_S[scan], variance, rtol=1e-3, atol=1e-9)
 
 
 def test_the_variance_grows_with_the_distance_to_the_scans() -> None:
@@ -82,7 +84,7 @@ def test_dropped_directions_are_small_beside_the_error() -> None:
     outputs = smooth(features, 200)
     whole, short = KernelRidge.fitted(features, outputs), KernelRidge.fitted(features, outputs, dropped=0.1)
     assert len(short.directions_RP) < len(whole.directions_RP) <= 39
-    error = whole.leave_one_out(outputs)[0].square().mean().sqrt()
+    error = whole.leave_out(outputs, 0)[0].square().mean().sqrt()
     change = torch.stack([short(row) - whole(row) for row in features]).square().mean().sqrt()
     assert 0 < change < 0.11 * error
 
@@ -93,7 +95,7 @@ def test_scans_that_do_not_differ_are_no_division_by_zero(count: int) -> None:
     outputs = smooth(features, 6)
     model = KernelRidge.fitted(features, outputs)
     torch.testing.assert_close(model(features[0]), outputs[0].float().double())
-    residual, variance = model.leave_one_out(outputs)
+    residual, variance = model.leave_out(outputs, 0)
     assert residual.abs().max() < 1e-6
     assert math.isfinite(variance.sum())
     assert model.variance(features[0]) > 0
