@@ -15,8 +15,8 @@ DROPPED = 0.1
 SMALLEST_SPREAD = 1e-7
 
 LEFT_OUT = 0.1
-"""Share of the training scans that is left out with each of them, its nearest: a scan of a grid leaves neighbours behind
-that a scan never seen does not have."""
+"""Share of the training scans, the nearest ones, that is left out with each of them: a scan of a grid leaves neighbours
+behind that a scan never seen does not have."""
 
 
 class MeanModel(nn.Module):
