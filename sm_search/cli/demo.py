@@ -54,7 +54,8 @@ def run_demo(options: Namespace, output: Output) -> dict[str, Any]:
         step("simulate", datasets.simulate, preset="demo", config=None, phantom=None, out=str(data))
         arguments = {"space": space_file, "data": str(data), "storage": None, "dry_run": False}
         step("sweep", studies.sweep, resume=began, **arguments)
-    step("promote", models.promote, study=study, name="sm-search")
+    gate = {"seeds": 3, "min_gain_db": -0.1, "rollback": False}
+    step("promote", models.promote, study=study, data=str(data), name="sm-search", **gate)
     low = data / TEST_SCAN / "low.mdf"
     step("synthesize", models.synthesize, model=champion, input=str(low), output=str(made), seed=0, force=True)
     step("validate", datasets.validate, file=str(made))

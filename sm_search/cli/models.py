@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sm_search.cli.output import Output, quality_objects, require_free
 from sm_search.cli.parsing import Adder, add_store
+from sm_search.config.errors import InputError
 from sm_search.config.loading import load_settings
 from sm_search.config.run import RunSettings
 
@@ -26,9 +27,20 @@ def add_verbs(add: Adder) -> None:
     p.add_argument("--out", required=True, metavar="DIR", help="checkpoint folder")
     p.add_argument("--force", action="store_true", help="overwrite a finished checkpoint")
 
-    p = add("promote", promote, "Register the best model of a study and make it the champion.")
-    p.add_argument("--study", required=True, metavar="NAME")
+    p = add("promote", promote, "Make the best model of a study the champion, if it is better than what there is.")
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument("--study", metavar="NAME")
+    what.add_argument("--rollback", action="store_true", help="make the previous champion the champion again")
+    p.add_argument("--data", metavar="DIR", help="the study's dataset, on which the models are compared")
     p.add_argument("--name", default="sm-search", metavar="MODEL", help="registered model (default sm-search)")
+    p.add_argument("--seeds", type=int, default=3, metavar="N", help="sampling seeds to average over (default 3)")
+    p.add_argument(
+        "--min-gain-db",
+        type=float,
+        default=-0.1,
+        metavar="DB",
+        help="PSNR above the champion's that is asked for on validation and test (default -0.1: a tolerance)",
+    )
     add_store(p)
 
     p = add("synthesize", synthesize, "Turn a low-gradient MDF file into a high-gradient one.")
@@ -65,16 +77,45 @@ def train(options: Namespace, output: Output) -> dict[str, Any]:
 
 
 def promote(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.tracking import promotion
+    from sm_search.data.dataset import Dataset
+    from sm_search.tracking import gate, promotion
+    from sm_search.tracking.champion import roll_back
     from sm_search.tracking.store import open_store
 
-    done = promotion.promote(open_store(options.home, options.tracking_uri), options.study, options.name)
-    output.result(
-        f"models:/{done.model}@champion is version {done.version} (trial {done.trial_id}, "
-        + ", ".join(f"{name} {value:.4g}" for name, value in done.metrics.items())
-        + (f"); version {done.previous} is now @previous" if done.previous else ")")
+    if options.rollback:
+        version, former = roll_back(open_store(options.home, options.tracking_uri), options.name)
+        output.result(f"models:/{options.name}@champion is version {version} again; version {former} is now @previous")
+        return {"model": options.name, "version": version, "previous": former}
+    if options.data is None:
+        raise InputError("--data is missing: the dataset of the study, on which the models are compared")
+    if options.seeds < 1:
+        raise InputError(f"--seeds {options.seeds}: must be at least 1")
+    done = promotion.promote(
+        open_store(options.home, options.tracking_uri),
+        options.study,
+        Dataset.open(options.data),
+        options.name,
+        seeds=options.seeds,
+        least_gain_db=options.min_gain_db,
+        announce=output.progress,
     )
-    return {"model": done.model, "version": done.version, "previous": done.previous, "metrics": done.metrics}
+    if done.scores:
+        title = f"Version {done.version} (trial {done.trial_id}) of {done.model}, {options.seeds} sampling seeds"
+        output.table(title, gate.COLUMNS, gate.table_rows(done.scores))
+    for shortfall in done.shortfalls:
+        output.error(f"{done.uri} stays challenger: {shortfall}")
+    if not done.shortfalls:
+        previous = f"; version {done.champion} is now @previous" if done.champion else ""
+        output.result(f"models:/{done.model}@champion is version {done.version} (trial {done.trial_id}){previous}")
+    return {
+        "model": done.model,
+        "version": done.version,
+        "trial_id": done.trial_id,
+        "run_id": done.run_id,
+        "compared_with": done.champion,
+        **gate.as_object(done.scores, done.checks),
+        "exit_status": 2 if done.shortfalls else 0,
+    }
 
 
 def synthesize(options: Namespace, output: Output) -> dict[str, Any]:

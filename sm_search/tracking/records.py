@@ -18,6 +18,8 @@ EXPERIMENT = "sm_search"
 # Tags that tell our runs apart. `kind` is "study" or "trial"; `state` is the trial's outcome in the search's own words.
 STUDY, TRIAL, KIND, STATE = "study", "trial_id", "kind", "state"
 PARENT = "mlflow.parentRunId"
+NOTE = "mlflow.note.content"
+"""Tag that MLflow shows as the description of a run, in Markdown."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -67,7 +69,8 @@ def best_trials(
 ) -> list[RunRecord]:
     """The `n` best completed trials of a study by the last value of `metric`, best first, ties by trial id.
 
-    Pruned and failed trials do not count: they were not trained to the end.
+    Pruned and failed trials do not count: they were not trained to the end. Trials that were trained with several
+    seeds come first, by their mean `<metric>_mean`.
 
     Raises:
         TrackingError: no such study, or no completed trial that has the metric.
@@ -80,8 +83,13 @@ def best_trials(
             f"study {study!r}: none of its {len(complete)} completed trials has the metric {metric!r}"
             f"; they have {', '.join(known) or 'none'}"
         )
-    sign = -1 if largest else 1
-    return sorted(scored, key=lambda record: (sign * record.metrics[metric], record.trial_id))[:n]
+    sign, mean = -1 if largest else 1, f"{metric}_mean"
+
+    def rank(record: RunRecord) -> tuple[bool, float, str]:
+        value = record.metrics.get(mean, record.metrics[metric])
+        return mean not in record.metrics, sign * value, record.trial_id or ""
+
+    return sorted(scored, key=rank)[:n]
 
 
 def get_run(store: Store, run_id: str) -> RunRecord:

@@ -1,6 +1,7 @@
 """The model registry: a checkpoint becomes a version of a registered model, and aliases say which one counts.
 
-`challenger` is the version registered last, `champion` the one that passed the gate, `previous` the champion before it.
+`challenger` is the version registered last, as long as it is not champion, `champion` the one that passed the gate,
+`previous` the champion before it.
 """
 
 import atexit
@@ -15,16 +16,15 @@ from pathlib import Path, PurePosixPath
 import mlflow.artifacts
 import numpy as np
 from mlflow.entities import LoggedModelOutput
-from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from sm_search.config.errors import CheckpointError, TrackingError
+from sm_search.tracking.champion import CHALLENGER, ensure_registered, model_aliases
 from sm_search.tracking.records import check_name
 from sm_search.tracking.store import Store
 
 MODEL_NAME = "sm-search"
-CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 SETTINGS_FILE = "checkpoint.json"
 REQUIRED_FILES = (SETTINGS_FILE, "model.safetensors")
 ALLOWED_SUFFIXES = (".json", ".safetensors")
@@ -79,45 +79,32 @@ def register(
             raise
         client.finalize_logged_model(logged.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        _ensure_registered(store, name)
+        ensure_registered(store, name)
         # The stored location rather than models:/<id>: that form is resolved against MLflow's global tracking URI.
         created = client.create_model_version(
             name, logged.artifact_location, run_id=run_id, tags=dict(tags or {}), model_id=logged.model_id
         )
-        client.set_registered_model_alias(name, CHALLENGER, created.version)
+    set_challenger(store, name, int(created.version))
     return int(created.version)
 
 
-def set_champion(store: Store, name: str, version: int) -> int | None:
-    """Move the alias `champion` to a version, and `previous` to the champion until now.
-
-    Returns:
-        That former champion; None if there was none or it is the same version.
-
-    Raises:
-        TrackingError: no such model or version.
-    """
-    aliases = model_aliases(store, name)
+def set_challenger(store: Store, name: str, version: int) -> None:
+    """Move the alias `challenger` to a version."""
     with store.asked(f"model {name!r}, version {version}"):
-        store.client.get_model_version(name, str(version))
-        former = aliases.get(CHAMPION)
-        if former == version:
-            return None
-        if former is not None:
-            store.client.set_registered_model_alias(name, PREVIOUS, str(former))
-        store.client.set_registered_model_alias(name, CHAMPION, str(version))
-    return former
+        store.client.set_registered_model_alias(name, CHALLENGER, str(version))
 
 
-def model_aliases(store: Store, name: str) -> dict[str, int]:
-    """The aliases of a registered model and the versions that they stand for.
-
-    Raises:
-        TrackingError: no such model.
-    """
-    with store.asked(f"model {name!r}"):
-        aliases = store.client.get_registered_model(name).aliases
-    return {alias: int(version) for alias, version in aliases.items()}
+def find_version(store: Store, name: str, run_id: str, tags: Mapping[str, str]) -> int | None:
+    """The first version of a registered model that came from a run and has these tags; None if there is none."""
+    check_name("model", name)
+    found: list[int] = []
+    with store.asked(f"versions of model {name!r}"):
+        token: str | None = ""
+        while token is not None:
+            page = store.client.search_model_versions(f"name = '{name}'", page_token=token or None)
+            found += [int(v.version) for v in page if v.run_id == run_id and tags.items() <= v.tags.items()]
+            token = page.token or None
+    return min(found, default=None)
 
 
 def version_tags(store: Store, name: str, version: int) -> dict[str, str]:
@@ -220,14 +207,6 @@ def _write_model(target: Path, checkpoint_folder: Path, description: Model) -> N
             # Given, because MLflow would otherwise load the model in a new process to see what it imports.
             pip_requirements=[f"sm-search=={package_version('sm-search')}"],
         )
-
-
-def _ensure_registered(store: Store, name: str) -> None:
-    try:
-        store.client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 def _artifact_location(store: Store, uri: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from sm_search.tracking.store import STORE_ERRORS, Store, is_transient, reason
 
 MAX_PARAM_LENGTH = 6000
 MAX_BATCH = 100
+MAX_METRICS = 1000
 NAMED_IN_ERROR = 5
 
 TrialState = Literal["complete", "pruned", "failed"]
@@ -72,7 +73,7 @@ class StudyLog:
         parent = find_study(store, study)
         run_tags = {**(tags or {}), KIND: "study", STUDY: study}
         if parent is None:
-            parent = _create(store, _experiment(store), study, run_tags)
+            parent = _create(store, experiment_id(store), study, run_tags)
         log = cls(store, parent)
         log._write_start(f"study {study!r}", parent, run_tags, params or {})
         log._kill_running(keep=resume_trials)
@@ -121,7 +122,7 @@ class StudyLog:
             STATE: "running",
             PARENT: self.run_id,
         }
-        record = found[0] if found else _create(self._store, _experiment(self._store), trial_id, run_tags)
+        record = found[0] if found else _create(self._store, experiment_id(self._store), trial_id, run_tags)
         self._run_ids[trial_id] = record.run_id
         self._write_start(f"trial {trial_id!r}", record, run_tags, params or {})
         return record.run_id
@@ -133,17 +134,25 @@ class StudyLog:
             DivergenceError: a value is NaN or infinite; nothing is stored then.
             TrackingError: the store refuses them. That it is away is no error yet.
         """
+        self.log_points(trial_id, [(step, metrics)])
+
+    def log_points(self, trial_id: str | None, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Store metrics of several steps in one batch, as `log_metrics` those of one."""
         whose = self._name(trial_id)
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise DivergenceError(f"{whose}: metric {name!r} at step {step} is {value}: must be finite")
         now = time.time_ns() // 1_000_000
+        batch = []
+        for step, metrics in points:
+            for name, value in metrics.items():
+                if not math.isfinite(value):
+                    raise DivergenceError(f"{whose}: metric {name!r} at step {step} is {value}: must be finite")
+                batch.append(Metric(name, float(value), now, step))
         run_id = self._run_id(trial_id)
-        batch = [Metric(name, float(value), now, step) for name, value in metrics.items()]
-        self._send(
-            f"metrics of {whose} at step {step}",
-            lambda: self._store.client.log_batch(run_id, metrics=batch, synchronous=True),
-        )
+
+        def write() -> None:
+            for start in range(0, len(batch), MAX_METRICS):
+                self._store.client.log_batch(run_id, metrics=batch[start : start + MAX_METRICS], synchronous=True)
+
+        self._send(f"metrics of {whose} at step {points[-1][0]}", write)
 
     def finish_trial(self, trial_id: str, state: TrialState) -> None:
         """End a trial. A pruned one is FINISHED for MLflow, with the tag `state` = pruned.
@@ -269,16 +278,16 @@ class StudyLog:
         return self._run_ids[trial_id]
 
 
-def _create(store: Store, experiment_id: str, name: str, tags: Mapping[str, str]) -> RunRecord:
+def _create(store: Store, experiment: str, name: str, tags: Mapping[str, str]) -> RunRecord:
     with store.asked(f"new run {name!r}"):
-        run = store.client.create_run(experiment_id, tags=dict(tags), run_name=name)
+        run = store.client.create_run(experiment, tags=dict(tags), run_name=name)
     info = run.info
     return RunRecord(
         info.run_id, tags[STUDY], tags.get(TRIAL), {}, {}, info.status, dict(tags), info.start_time, info.end_time
     )
 
 
-def _experiment(store: Store) -> str:
+def experiment_id(store: Store) -> str:
     """The id of our experiment, created where there is none."""
     with store.asked(f"experiment {EXPERIMENT!r}"):
         experiment = store.client.get_experiment_by_name(EXPERIMENT)

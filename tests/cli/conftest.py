@@ -160,5 +160,5 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
 @pytest.fixture(scope="session")
 def champion(study: Study) -> str:
     """The URI of the best model of the finished study, promoted."""
-    promote(open_store(study.home), study.name)
+    promote(open_store(study.home), study.name, Dataset.open(study.data))
     return "models:/sm-search@champion"

@@ -109,12 +109,19 @@ CASES = {
     "no such run": (EVALUATE + "runs:/{zeros}/checkpoint", ["{zeros}"]),
     "URI of no kind": (EVALUATE + "model:/sm-search", ["'model:/sm-search'", "models:/NAME@ALIAS"]),
     "folder that is no checkpoint": (EVALUATE + "{tmp}/folder", ["folder", "checkpoint.json"]),
-    "tracking URI of no kind": ("promote --study s --tracking-uri ftp://host", ["'ftp://host'", "must be http"]),
+    "tracking URI of no kind": (
+        "promote --study s --data {data} --tracking-uri ftp://host",
+        ["'ftp://host'", "must be http"],
+    ),
     "server that is away": (
-        "promote --study s --tracking-uri http://127.0.0.1:{port}",
+        "promote --study s --data {data} --tracking-uri http://127.0.0.1:{port}",
         ["127.0.0.1:{port}", "refused"],
     ),
-    "no such study": ("promote --home {home} --study nobody", ["'nobody'", "tiny-study"]),
+    "no such study": ("promote --home {home} --data {data} --study nobody", ["'nobody'", "tiny-study"]),
+    "nothing to compare on": ("promote --home {home} --study tiny-study", ["--data is missing"]),
+    "no sampling seeds": ("promote --home {home} --study tiny-study --data {data} --seeds 0", ["--seeds 0"]),
+    "no such dataset to compare on": ("promote --home {home} --study tiny-study --data {tmp}/none", ["none/manifest"]),
+    "no previous champion": ("promote --home {home} --rollback", ["'sm-search'", "no previous champion"]),
     "no such run to tune": ("tune-schedule --home {home} --data {data} --run {zeros}", ["{zeros}"]),
     "no trials to tune": ("tune-schedule --home {home} --data {data} --run {zeros} --trials 0", ["--trials 0"]),
     "nothing to resume": ("sweep --space {space} --data {data} --home {tmp}/h --resume", ["nothing to resume"]),
@@ -157,6 +164,8 @@ def test_bad_input_is_one_line_and_status_2(
         "reconstruct --sm a --phantom dots --measurement b",
         "synthesize --model m --input i --output o --seed one",
         "promote --study s --stduy t",
+        "promote --data d",
+        "promote --study s --rollback",
     ],
 )
 def test_bad_usage_is_status_2_with_the_usage(run: Callable[..., Any], line: str) -> None:
@@ -168,7 +177,7 @@ def test_bad_usage_is_status_2_with_the_usage(run: Callable[..., Any], line: str
 
 
 def test_an_unreadable_home_is_one_line(run: Callable[..., Any], at: dict[str, Any]) -> None:
-    done = run("promote", "--study", "s", "--home", at["tmp"] / "there")
+    done = run("promote", "--study", "s", "--data", at["data"], "--home", at["tmp"] / "there")
     assert done.status == 2
     assert done.stderr.count("\n") == 1
     assert "there" in done.stderr

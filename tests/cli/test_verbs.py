@@ -15,6 +15,7 @@ from sm_search.data.mdf_reading import read_mdf
 from sm_search.data.validation import validate_mdf
 from sm_search.diffusion.checkpoint import load_checkpoint
 from sm_search.physics.system_matrix import simulate
+from sm_search.tracking.champion import model_aliases
 from sm_search.tracking.records import best_trials, get_run
 from sm_search.tracking.store import open_store
 
@@ -93,13 +94,37 @@ def test_validate(run: Any, tiny_dataset: Dataset, tmp_path: Path) -> None:
     assert plain.stdout.startswith("error: ")
 
 
-def test_promote(run: Any, study: Any, champion: str) -> None:
-    told = run("promote", "--study", study.name, "--home", study.home, "--name", "another", "--json")
-    assert told.status == 0
-    best = best_trials(open_store(study.home), study.name, "val_psnr_db")[0]
-    assert told.object["version"] == 1
-    assert told.object["previous"] is None
-    assert told.object["metrics"]["val_psnr_db"] == pytest.approx(best.metrics["val_psnr_db"])
+def test_promote_compares_and_rollback_restores(run: Any, study: Any, champion: str) -> None:
+    arguments = ("promote", "--home", study.home, "--name", "another")
+    first = run(*arguments, "--study", study.name, "--data", study.data, "--seeds", 2, "--json")
+    assert first.status == 0, first.stderr
+    store = open_store(study.home)
+    best = best_trials(store, study.name, "val_psnr_db")[0]
+    assert (first.object["version"], first.object["compared_with"], first.object["passed"]) == (1, None, True)
+    assert first.object["trial_id"] == best.trial_id
+    stored = first.object["scores"]["validation"]["model"]
+    assert stored["psnr_db"] == pytest.approx(best.metrics["val_psnr_db"], abs=1.0)
+    assert list(first.object["scores"]["test"]) == ["model", "copy", "nearest", "kernel-ridge", "physicist"]
+    again = run(*arguments, "--study", study.name, "--data", study.data)
+    assert (again.status, again.stdout.startswith("models:/another@champion is version 1 (trial ")) == (0, True)
+
+    # A second version, of another trial, that asks for more than it has.
+    second = best_trials(store, study.name, "val_psnr_db", n=2)[1]
+    store.client.set_tag(best.run_id, "state", "pruned")
+    try:
+        asked = (*arguments, "--study", study.name, "--data", study.data)
+        refused = run(*asked, "--min-gain-db", 500)
+        assert refused.status == 2
+        assert "stays challenger: validation: PSNR " in refused.stderr
+        assert "must be at least +500 dB" in refused.stderr
+        taken = run(*asked, "--min-gain-db", -500, "--json")
+        assert taken.status == 0, taken.stderr
+        assert (taken.object["version"], taken.object["compared_with"]) == (2, 1)
+        assert taken.object["run_id"] == second.run_id
+    finally:
+        store.client.set_tag(best.run_id, "state", "complete")
+    assert run(*arguments, "--rollback", "--json").object == {"model": "another", "version": 1, "previous": 2}
+    assert model_aliases(store, "another") == {"champion": 1, "previous": 2}
 
 
 def test_synthesize_writes_a_valid_file_and_the_same_bytes_twice(

@@ -4,7 +4,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from sm_search.config.errors import CheckpointError, TrackingError
-from sm_search.tracking.registry import download_model, model_aliases, register, set_champion, version_tags
+from sm_search.tracking.champion import model_aliases
+from sm_search.tracking.registry import download_model, find_version, register, version_tags
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store
 
@@ -52,22 +53,23 @@ def test_the_model_belongs_to_its_run_and_holds_no_pickle(
     assert not {path for path in files if path.endswith((".pkl", ".pickle"))}
 
 
-def test_champion_and_previous_follow_each_promotion(store: Store, study: str, run_id: str, checkpoint: Path) -> None:
+def test_unknown_aliases_and_versions(store: Store, study: str, run_id: str, checkpoint: Path) -> None:
     name = f"model-{study}"
-    for _ in range(3):
-        register(store, run_id, checkpoint, name)
-    assert set_champion(store, name, 1) is None
-    assert model_aliases(store, name) == {"challenger": 3, "champion": 1}
-    assert set_champion(store, name, 3) == 1
-    assert set_champion(store, name, 3) is None
-    assert set_champion(store, name, 2) == 3
-    assert model_aliases(store, name) == {"challenger": 3, "champion": 2, "previous": 3}
-    with pytest.raises(TrackingError, match=r"version 4.*not found"):
-        set_champion(store, name, 4)
-    with pytest.raises(TrackingError, match=rf"model '{name}' has no alias 'winner'; it has challenger \(version 3\)"):
+    register(store, run_id, checkpoint, name)
+    with pytest.raises(TrackingError, match=rf"model '{name}' has no alias 'winner'; it has challenger \(version 1\)"):
         download_model(store, f"models:/{name}@winner")
     with pytest.raises(TrackingError, match=r"version=4.*not found"):
         download_model(store, f"models:/{name}/4")
+
+
+def test_a_version_is_found_again_by_run_and_tags(store: Store, study: str, run_id: str, checkpoint: Path) -> None:
+    name = f"model-{study}"
+    assert find_version(store, name, run_id, {}) is None
+    for digest in ("a", "b", "b"):
+        register(store, run_id, checkpoint, name, {"digest": digest, "other": "x"})
+    assert find_version(store, name, run_id, {"digest": "b"}) == 2
+    assert find_version(store, name, run_id, {"digest": "c"}) is None
+    assert find_version(store, name, "0" * 32, {"digest": "b"}) is None
 
 
 @pytest.mark.parametrize(

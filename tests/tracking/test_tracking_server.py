@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from sm_search.config.errors import TrackingError
+from sm_search.tracking.champion import change_champion
 from sm_search.tracking.records import get_run, metric_history
-from sm_search.tracking.registry import download_model, register, set_champion
+from sm_search.tracking.registry import download_model, register
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store, open_store
 
@@ -79,7 +80,7 @@ def test_a_server_may_go_away_and_come_back(
     run_id = log.start_trial("t", {"lr": 0.5})
     log.log_metrics("t", 1, {"val_psnr_db": 0.1 + 0.2})
     assert register(store, run_id, checkpoint, f"model-{study}") == 1
-    set_champion(store, f"model-{study}", 1)
+    change_champion(store, f"model-{study}", 1, None, "the first")
     fetched = download_model(store, f"models:/model-{study}@champion")
     assert {path.name: path.read_bytes() for path in fetched.iterdir()} == {
         path.name: path.read_bytes() for path in checkpoint.iterdir()
