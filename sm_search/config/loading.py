@@ -17,6 +17,22 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_SHOWN = 100
 
+NAMED = re.compile(r"[a-z]\w*(?:\.\w+)*")
+PLAIN_WORDS = {
+    "missing": "this key is required",
+    "union_tag_not_found": "key {discriminator} is required here",
+    "union_tag_invalid": "'{tag}': must be one of {expected_tags}",
+    "float_type": "{value}: must be a number",
+    "float_parsing": "{value}: must be a number",
+    "int_type": "{value}: must be a whole number",
+    "int_parsing": "{value}: must be a whole number",
+    "int_from_float": "{value}: must be a whole number",
+    "tuple_type": "{value}: must be a list",
+    "too_long": "{value}: needs at most {max_length} values, not {actual_length}",
+    "too_short": "{value}: needs at least {min_length} values, not {actual_length}",
+}
+"""For what pydantic says in words of its own."""
+
 SettingsT = TypeVar("SettingsT", bound=Settings)
 Location = tuple[str | int, ...]
 
@@ -129,29 +145,56 @@ def parse_settings(tree: Any, cls: type[SettingsT], document: YamlDocument | str
 
 
 def _message(error: ValidationError, tree: Any, cls: type[Settings], document: YamlDocument | str, at: Location) -> str:
-    first = error.errors(include_url=False)[0]
-    # A wrong key explains more than a missing one: it is usually why the right one is missing.
-    for detail in error.errors(include_url=False):
-        if detail["type"] == "extra_forbidden":
-            first = detail
-            break
-    location: Location = (*at, *_typed_location(first["loc"], tree))
+    details = error.errors(include_url=False)
+    # A wrong key explains more than a missing one: it is usually why the right one is missing. Of the members of a
+    # union, the one whose fault lies deepest is the one that was meant.
+    wrong_keys = [detail for detail in details if detail["type"] == "extra_forbidden"]
+    first = wrong_keys[0] if wrong_keys else max(details, key=lambda detail: _closeness(detail, tree))
+    location = _typed_location(first, tree)
+    location = (*at, *location, *_named_location(first["msg"], _value_at(tree, location)))
     where = document if isinstance(document, str) else document.where(location)
     name = ".".join(str(part) for part in location) or "(top level)"
-    return f"{where}: {name}: {_rule(first, cls)}"
+    rule = _rule(first, cls)
+    for known in (name, name.rpartition(".")[2]):
+        rule = rule.removeprefix(f"{known}: ")
+    return f"{where}: {name}: {rule}"
 
 
-def _typed_location(location: Location, tree: Any) -> Location:
-    """`location` without the tags that pydantic adds for the chosen member of a union: nobody typed them as keys."""
+def _closeness(detail: ErrorDetails, tree: Any) -> tuple[int, bool]:
+    """How close a fault is to what was meant: a list is no failed number."""
+    is_other_type = isinstance(detail["input"], list) and detail["type"].endswith("_type")
+    return len(_typed_location(detail, tree)), not is_other_type
+
+
+def _typed_location(detail: ErrorDetails, tree: Any) -> Location:
+    """Where a fault is, without the tags that pydantic adds for a member of a union: nobody typed them as keys."""
     typed: list[str | int] = []
+    location = detail["loc"]
     for position, part in enumerate(location):
-        if isinstance(tree, dict) and part not in tree and position < len(location) - 1:
-            continue
-        typed.append(part)
         inside = isinstance(tree, dict) and part in tree
         inside = inside or (isinstance(tree, list) and isinstance(part, int) and part < len(tree))
-        tree = tree[part] if inside else None
+        if inside or (detail["type"] == "missing" and position == len(location) - 1):
+            typed.append(part)
+            tree = tree[part] if inside else None
     return tuple(typed)
+
+
+def _named_location(message: str, tree: Any) -> Location:
+    """The first key that a rule between several keys names, such as `low.drive_mt`, if it is in the tree."""
+    for word in NAMED.findall(message.removeprefix("Value error, ")):
+        location = tuple(word.split("."))
+        if _value_at(tree, location) is not None:
+            return location
+    return ()
+
+
+def _value_at(tree: Any, location: Location) -> Any:
+    for part in location:
+        try:
+            tree = tree[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return tree
 
 
 def _rule(detail: ErrorDetails, cls: type[Settings]) -> str:
@@ -161,16 +204,15 @@ def _rule(detail: ErrorDetails, cls: type[Settings]) -> str:
         nearest = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"allowed: {', '.join(sorted(allowed))}"
         return f"unknown key {key!r}; {hint}"
-    if detail["type"] == "missing":
-        return "this key is required"
-    if detail["type"] == "union_tag_not_found":
-        return f"key {detail['ctx']['discriminator']} is required here"
-    message = detail["msg"].removeprefix("Value error, ")
-    if isinstance(detail["input"], dict):
-        return message
-    value = repr(detail["input"])
-    shown = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}…"
-    return f"{shown}: {message[0].lower()}{message[1:]}"
+    if detail["type"] in PLAIN_WORDS:
+        return PLAIN_WORDS[detail["type"]].format(value=_shown(detail["input"]), **detail.get("ctx", {}))
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return message if isinstance(detail["input"], dict) else f"{_shown(detail['input'])}: {message}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def allowed_keys(cls: type[Settings], location: tuple[int | str, ...]) -> list[str]:

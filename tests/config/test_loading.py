@@ -62,8 +62,11 @@ def test_an_unknown_key_names_its_line_and_its_nearest_neighbour(tmp_path: Path,
     ("text", "message"),
     [
         ("steps: 5\nbackbone:\n  backbone: unet\n  chanels: [8, 8]\n", "did you mean 'channels'?"),
-        ("steps: 5\nbackbone:\n  backbone: unet\n  width: 64\n", "allowed: backbone, channels, layers"),
-        ("steps: 5\nbackbone:\n  backbone: linear-basis\n  channels: [8]\n", "width, wiener_input"),
+        (
+            "steps: 5\nbackbone:\n  backbone: unet\n  width: 64\n",
+            "allowed: backbone, channels, context, layers, order_embedding, patch",
+        ),
+        ("steps: 5\nbackbone:\n  backbone: linear-basis\n  channels: [8]\n", "order_embedding, width, wiener_input"),
     ],
 )
 def test_inside_a_union_the_line_and_the_keys_are_those_of_the_chosen_member(
@@ -84,18 +87,19 @@ def test_the_tag_of_a_union_is_required_and_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("inner: {rate: .nan}\n", "1: inner.rate: nan: input should be a finite number"),
-        ("inner:\n  rate: -.inf\n", "2: inner.rate: -inf: input should be"),
-        ("inner: {rate: 1e999}\n", "1: inner.rate: inf: input should be a finite number"),
-        ("inner: {rate: 0}\n", "1: inner.rate: 0: input should be greater than 0"),
-        ("inner: {rate: '1'}\n", "1: inner.rate: '1': input should be a valid number"),
-        ("inner: {rate: true}\n", "1: inner.rate: True: input should be a valid number"),
-        ("count: 1.0\n", "1: count: 1.0: input should be a valid integer"),
-        ("count: 1e3\n", "1: count: 1000.0: input should be a valid integer"),
-        ("count: null\n", "1: count: None: input should be a valid integer"),
-        ("switch: 1\n", "1: switch: 1: input should be a valid boolean"),
-        ("inner: {word: 3}\n", "1: inner.word: 3: input should be a valid string"),
-        ("many: 3\n", "1: many: 3: input should be a valid array"),
+        ("inner: {rate: .nan}\n", "1: inner.rate: nan: must be a finite number"),
+        ("inner:\n  rate: -.inf\n", "2: inner.rate: -inf: must be"),
+        ("inner: {rate: 1e999}\n", "1: inner.rate: inf: must be a finite number"),
+        ("inner: {rate: 0}\n", "1: inner.rate: 0: must be greater than 0"),
+        ("inner: {rate: '1'}\n", "1: inner.rate: '1': must be a number"),
+        ("inner: {rate: true}\n", "1: inner.rate: True: must be a number"),
+        ("count: 1.0\n", "1: count: 1.0: must be a whole number"),
+        ("count: 1e3\n", "1: count: 1000.0: must be a whole number"),
+        ("count: null\n", "1: count: None: must be a whole number"),
+        ("switch: 1\n", "1: switch: 1: must be a valid boolean"),
+        ("inner: {word: 3}\n", "1: inner.word: 3: must be a valid string"),
+        ("many: 3\n", "1: many: 3: must be a list"),
+        ("many:\n- rate: a\n", "2: many.0.rate: 'a': must be a number"),
         ("count: [1\n", " is not valid YAML: "),
         ("", " is empty"),
         ("- 1\n", " must hold a mapping of keys to values, not list"),
@@ -111,7 +115,12 @@ def test_a_wrong_value_is_named_with_its_rule(tmp_path: Path, text: str, message
 def test_a_missing_key_and_a_broken_rule_between_keys_are_named(tmp_path: Path) -> None:
     assert refusal(tmp_path, "drive_mt: 2\n", FieldSettings) == "1: gradient_t_per_m: this key is required"
     message = refusal(tmp_path, "w_max: 1\nw_min: 2.0\n", ScheduleSettings)
-    assert message == "1: (top level): w_min = 2.0 must not exceed w_max = 1.0"
+    assert message == "2: w_min: w_min = 2.0 must not exceed w_max = 1.0"
+    fields = "drive_mt: 2\ngradient_t_per_m: {}\n"
+    message = refusal(tmp_path, fields.format("[0.1, 0.1, 0.2]"), FieldSettings)
+    assert message == "2: gradient_t_per_m: [0.1, 0.1, 0.2]: needs at most 2 values, not 3"
+    message = refusal(tmp_path, fields.format("[0.1, x]"), FieldSettings)
+    assert message == "2: gradient_t_per_m.1: 'x': must be a number"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +168,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 )
 def test_numbers_as_people_write_them(tmp_path: Path, text: str, value: float | None) -> None:
     if value is None:
-        assert "-1000.0: input should be greater than 0" in refusal(tmp_path, f"inner: {{rate: {text}}}")
+        assert "-1000.0: must be greater than 0" in refusal(tmp_path, f"inner: {{rate: {text}}}")
     else:
         found = load(tmp_path, f"inner: {{rate: {text}}}").inner.rate  # type: ignore[attr-defined]
         assert found == value
@@ -184,7 +193,8 @@ def test_settings_are_frozen_and_defaults_are_checked() -> None:
 
 def test_allowed_keys_follow_lists_mappings_and_unions() -> None:
     assert allowed_keys(Outer, ("named", "any", 3)) == ["rate", "word"]
-    assert allowed_keys(TrainingSettings, ("backbone", "unet")) == ["backbone", "channels", "layers"]
+    unet = ["backbone", "channels", "layers", "patch", "order_embedding", "context"]
+    assert allowed_keys(TrainingSettings, ("backbone", "unet")) == unet
     grid = ["design", "core_diameter_nm", "fx_khz", "nd"]
     assert allowed_keys(DatasetSettings, ("splits", "train", 0, "grid")) == grid
     assert "count" in allowed_keys(DatasetSettings, ("splits", "train", 0, "sobol"))
