@@ -32,7 +32,7 @@ def run_demo(options: Namespace, output: Output) -> dict[str, Any]:
     """Simulate, sweep, promote, synthesise and evaluate; the last verb's result, with seconds per step."""
     from sm_search.search.session import ray_session
     from sm_search.search.space import SPACES, load_space
-    from sm_search.search.sweep import STUDY_FILE
+    from sm_search.search.study_folder import STUDY_FILE
 
     home: Path = options.home
     home.mkdir(parents=True, exist_ok=True)

@@ -49,6 +49,7 @@ def sweep(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.search import sweep as search
     from sm_search.search.session import ray_session
     from sm_search.search.space import load_space, parameter_names
+    from sm_search.search.study_folder import check_study
     from sm_search.tracking.store import open_store
 
     space = load_space(options.space)
@@ -68,7 +69,7 @@ def sweep(options: Namespace, output: Output) -> dict[str, Any]:
         output.table("What would run", ("setting", "value"), [(key, str(value)) for key, value in plan.items()])
         return plan
     # Before Ray is started, which takes a while.
-    search.check_study(space, dataset, options.home, options.resume)
+    check_study(space, dataset, options.home, options.resume)
     store = open_store(options.home, options.tracking_uri)
     with ray_session(options.ray_address):
         result = search.sweep(

@@ -1,8 +1,9 @@
 """Ray Tune's OptunaSearch and ASHA, made truthful about trials that were stopped early, diverged, or were resumed."""
 
+import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,17 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from sm_search.search.space import Space, Tree, parameter_names, suggest
+from sm_search.search.warm_start import NOTHING, Knowledge, Observation
 
 STARTUP_TRIALS = 5
+MAX_REPEATS = 100
+"""Repeated suggestions in a row after which a space counts as exhausted."""
+REPEATS_BEFORE_RANDOM = 10
+"""Those after which they are drawn at random: TPE may insist on the best point of a small space."""
 
 
 def _define_by_run(tree: Tree, trial: optuna.Trial) -> None:
@@ -25,76 +32,143 @@ def _define_by_run(tree: Tree, trial: optuna.Trial) -> None:
 class TruthfulOptunaSearch(OptunaSearch):
     """The stock class tells Optuna that a trial stopped by ASHA is COMPLETE at its low-budget value, and leaves a
     trial with a NaN metric RUNNING for ever. Here the first is PRUNED at its step and the second FAILED.
+
+    A trial is deterministic in its parameters, so none is run twice: a suggestion that repeats an earlier one is told
+    that one's value, at once or when it has ended, and another is asked for.
+
+    Attributes:
+        repeated: suggestions that were answered from the record.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, known: Knowledge = NOTHING) -> None:
         self.full_budget = space.training_steps()
+        self.quality = space.metric
+        self.objectives = tuple(space.objectives())
         self.max_concurrent: int | None = None
+        self.repeated = 0
+        # By parameters: the number of the Optuna trial that has or will have their value.
+        self._numbers: dict[str, int] = {}
+        self._waiting: dict[int, list[optuna.Trial]] = {}
         tree = space.outer_tree()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(
                 seed=space.seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
             )
+        directions = list(space.objectives().values())
         super().__init__(
             partial(_define_by_run, tree),
-            metric=space.metric,
-            mode="max",
+            metric=list(self.objectives) if space.beside else space.metric,
+            mode=directions if space.beside else directions[0],
             sampler=sampler,
-            points_to_evaluate=[dict(point) for point in space.first] if parameter_names(tree) else None,
+            points_to_evaluate=[*map(dict, space.first), *known.guesses] if parameter_names(tree) else None,
         )
+        for observation in known.observations:
+            self._observe(tree, observation)
+
+    def _observe(self, tree: Tree, observation: Observation) -> None:
+        fixed = optuna.trial.FixedTrial(dict(observation.params))
+        suggest(fixed, tree)
+        complete = observation.values is not None
+        self._ot_study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+                values=observation.values,
+                params=fixed.params,
+                distributions=fixed.distributions,
+                intermediate_values={} if len(self.objectives) > 1 else dict(observation.reports),
+            )
+        )
+        self._numbers[_key(fixed.params)] = len(self._ot_study.get_trials(deepcopy=False)) - 1
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         # Ray's own limiter forgets its running trials when a study is resumed, and then never tells how they ended.
         self.max_concurrent = max_concurrent
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Parameters that no trial had before; FINISHED where the space seems to hold no more of them."""
         running = len(self._ot_trials) - len(self._completed_trials)
         if self.max_concurrent is not None and running >= self.max_concurrent:
             return None
-        suggested: dict[str, Any] | None = super().suggest(trial_id)
-        return suggested
+        sampler = self._ot_study.sampler
+        for attempt in range(MAX_REPEATS):
+            if attempt == REPEATS_BEFORE_RANDOM:
+                self._ot_study.sampler = optuna.samplers.RandomSampler(seed=len(self._ot_trials))
+            suggested: dict[str, Any] = super().suggest(trial_id)
+            trial = self._ot_trials[trial_id]
+            first = self._numbers.setdefault(_key(trial.params), trial.number)
+            if first == trial.number:
+                self._ot_study.sampler = sampler
+                return suggested
+            del self._ot_trials[trial_id]
+            self.repeated += 1
+            self._waiting.setdefault(first, []).append(trial)
+            self._answer(first)
+        self._ot_study.sampler = sampler
+        finished: str = Searcher.FINISHED
+        return finished
+
+    def _answer(self, number: int) -> None:
+        """Tell the repeats of a trial its value, if it has ended."""
+        told = self._ot_study.get_trials(deepcopy=False)[number]
+        if not told.state.is_finished():
+            return
+        for trial in self._waiting.pop(number, []):
+            for step, value in told.intermediate_values.items():
+                trial.report(value, step)
+            self._ot_study.tell(trial, told.values if told.state == TrialState.COMPLETE else None, state=told.state)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        value = result.get(self.metric)
-        if trial_id not in self._completed_trials and value is not None and math.isfinite(value):
-            self._ot_trials[trial_id].report(value, result["training_step"])
+        value = result.get(self.quality)
+        # Optuna takes no values on the way where a study has several objectives.
+        if len(self.objectives) > 1 or trial_id in self._completed_trials or not _is_finite(value):
+            return
+        self._ot_trials[trial_id].report(value, result["training_step"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        value = (result or {}).get(self.metric)
         if trial_id in self._completed_trials:
             self._tell_again(trial_id, result or {}, error)
             return
         trial = self._ot_trials[trial_id]
-        if error or value is None or not math.isfinite(value):
+        if error or result is None or not _is_finite(result.get(self.quality)):
             self._ot_study.tell(trial, state=TrialState.FAIL)
-        elif result is not None and result["training_step"] < self.full_budget:
+        elif result["training_step"] < self.full_budget:
             self.on_trial_result(trial_id, result)
             self._ot_study.tell(trial, state=TrialState.PRUNED)
         else:
-            self._ot_study.tell(trial, value)
+            self._ot_study.tell(trial, [result[name] for name in self.objectives])
         self._completed_trials.add(trial_id)
+        self._answer(trial.number)
 
     def _tell_again(self, trial_id: str, result: dict[str, Any], error: bool) -> None:
         """A failed trial that a resumed study ran again to its end: what is told stays, so it counts as another one."""
-        told = self._ot_study.trials[self._ot_trials[trial_id].number]
-        value = result.get(self.metric)
-        if error or told.state != TrialState.FAIL or value is None or not math.isfinite(value):
+        told = self._ot_study.get_trials(deepcopy=False)[self._ot_trials[trial_id].number]
+        if error or told.state != TrialState.FAIL or not _is_finite(result.get(self.quality)):
             return
         is_full = result["training_step"] >= self.full_budget
+        reports = {} if len(self.objectives) > 1 else {result["training_step"]: result[self.quality]}
         again = optuna.trial.create_trial(
             state=TrialState.COMPLETE if is_full else TrialState.PRUNED,
-            value=value if is_full else None,
+            values=[result[name] for name in self.objectives] if is_full else None,
             params=told.params,
             distributions=told.distributions,
-            intermediate_values={result["training_step"]: value},
+            intermediate_values=reports,
         )
         self._ot_study.add_trial(again)
+        self._numbers[_key(told.params)] = len(self._ot_study.get_trials(deepcopy=False)) - 1
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """All trials as Optuna knows them."""
         return self._ot_study.trials
+
+
+def _key(params: Mapping[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True)
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 class RememberingASHA(ASHAScheduler):

@@ -12,7 +12,7 @@ A parameter is named by its path, such as `backbone.width`.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,95 +20,25 @@ from sm_search.config.base import Settings, content_hash
 from sm_search.config.errors import SettingsError
 from sm_search.config.loading import Location, YamlDocument, parse_settings, read_yaml
 from sm_search.config.model import ScheduleSettings, TrainingSettings
+from sm_search.search.ranges import LEAVES, Choice, Range, Suggester
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 Tree = Any
 Metric = Literal["val_psnr_db", "val_ssim"]
+Objective = Literal["val_psnr_db", "val_ssim", "evaluations"]
+DIRECTIONS: dict[str, Literal["max", "min"]] = {"val_psnr_db": "max", "val_ssim": "max", "evaluations": "min"}
 
 
-class Suggester(Protocol):
-    """The part of an Optuna trial that a space asks for."""
+class Confirm(Settings):
+    """The best trials of a finished search trained again with other seeds, so that the winner is not a lucky one.
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool, step: float | None) -> float: ...
+    Attributes:
+        best: trials that are trained again.
+        seeds: further trainings of each, beside the search's own.
+    """
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool, step: int) -> int: ...
-
-    def suggest_categorical(self, name: str, choices: list[Any]) -> Any: ...
-
-
-class FloatRange(Settings):
-    ends: tuple[float, float] = Field(alias="float")
-    log: bool = False
-    step: Annotated[float, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "FloatRange":
-        low, high = self.ends
-        if not low < high:
-            raise ValueError(f"float: needs low < high, not [{low:g}, {high:g}]")
-        if self.log and (low <= 0 or self.step is not None):
-            raise ValueError("log: needs low > 0 and no step")
-        return self
-
-    def suggest(self, trial: Suggester, name: str) -> Any:
-        return trial.suggest_float(name, *self.ends, log=self.log, step=self.step)
-
-    def samples(self) -> list[Any]:
-        return list(self.ends)
-
-    def fault(self, value: Any) -> str | None:
-        """The rule that `value` breaks as a point of this range."""
-        low, high = self.ends
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return None if is_number and low <= value <= high else f"must be a number in [{low:g}, {high:g}]"
-
-
-class IntRange(Settings):
-    ends: tuple[int, int] = Field(alias="int")
-    log: bool = False
-    step: Annotated[int, Field(ge=1)] = 1
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "IntRange":
-        low, high = self.ends
-        if not low < high:
-            raise ValueError(f"int: needs low < high, not [{low}, {high}]")
-        if self.log and (low <= 0 or self.step != 1):
-            raise ValueError("log: needs low > 0 and no step")
-        return self
-
-    def suggest(self, trial: Suggester, name: str) -> Any:
-        return trial.suggest_int(name, *self.ends, log=self.log, step=self.step)
-
-    def samples(self) -> list[Any]:
-        return list(self.ends)
-
-    def fault(self, value: Any) -> str | None:
-        """The rule that `value` breaks as a point of this range."""
-        low, high = self.ends
-        if isinstance(value, int) and not isinstance(value, bool) and value in range(low, high + 1, self.step):
-            return None
-        return f"must be a whole number in [{low}, {high}]" + (f" in steps of {self.step}" if self.step > 1 else "")
-
-
-class Choice(Settings):
-    choice: Annotated[tuple[bool | int | float | str, ...], Field(min_length=1)]
-
-    def suggest(self, trial: Suggester, name: str) -> Any:
-        return trial.suggest_categorical(name, list(self.choice))
-
-    def samples(self) -> list[Any]:
-        return list(self.choice)
-
-    def fault(self, value: Any) -> str | None:
-        """The rule that `value` breaks as a point of this choice."""
-        # `True == 1` and `1 == 1.0`, but a setting takes only one of them.
-        if any(value == known and type(value) is type(known) for known in self.choice):
-            return None
-        return f"must be one of {', '.join(map(repr, self.choice))}"
-
-
-LEAVES: dict[str, type[FloatRange | IntRange | Choice]] = {"float": FloatRange, "int": IntRange, "choice": Choice}
+    best: Annotated[int, Field(ge=1)] = 3
+    seeds: Annotated[int, Field(ge=1)] = 2
 
 
 class Budget(Settings):
@@ -120,7 +50,8 @@ class Budget(Settings):
         reduction: ASHA keeps one trial in `reduction` at each rung; rungs lie at first_rung·reduction^n.
         schedules: inner trials, each sampling the validation images on frozen weights.
         images: validation images that the inner search looks at (the result is on all of them).
-        minutes: wall-clock limit after which no new trial starts and running ones stop.
+        minutes: wall-clock limit of the search, after which no new trial starts and running ones stop.
+        confirm: what comes after the search.
     """
 
     trials: Annotated[int, Field(ge=1)] = 8
@@ -129,6 +60,7 @@ class Budget(Settings):
     schedules: Annotated[int, Field(ge=0)] = 24
     images: Annotated[int, Field(ge=1)] = 96
     minutes: Annotated[float, Field(gt=0)] | None = None
+    confirm: Confirm | None = None
 
 
 class Resources(Settings):
@@ -146,18 +78,23 @@ class Space(Settings):
     Attributes:
         study: its name in MLflow and on disk.
         mode: `two-level` searches the schedule on frozen weights inside each trial; `joint` puts both in one space.
-        metric: validation metric that is maximised.
+        metric: validation metric that is maximised; it decides what ASHA stops and what the inner search looks for.
+        beside: further objectives of the outer level; the study then has a Pareto front. In YAML they follow the
+            metric: `metric: [val_psnr_db, evaluations]`.
         training, schedule: trees of `TrainingSettings` and `ScheduleSettings`.
         first: points tried before the sampler's own, as parameter names to values.
+        warm_start: earlier studies to learn from.
     """
 
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     seed: Annotated[int, Field(ge=0)] = 0
     mode: Literal["two-level", "joint"] = "two-level"
     metric: Metric = "val_psnr_db"
+    beside: tuple[Objective, ...] = ()
     training: dict[str, Any] = Field(default_factory=dict)
     schedule: dict[str, Any] = Field(default_factory=dict)
     first: tuple[dict[str, Any], ...] = ()
+    warm_start: tuple[str, ...] = ()
     budget: Budget = Budget()
     resources: Resources = Resources()
 
@@ -166,6 +103,10 @@ class Space(Settings):
         steps = self.training_steps()
         if self.budget.first_rung > steps:
             raise ValueError(f"budget.first_rung = {self.budget.first_rung} exceeds training.steps = {steps}")
+        if self.budget.confirm and isinstance(self.training.get("seed"), Mapping):
+            raise ValueError("budget.confirm trains with other seeds: training.seed must be one number")
+        if self.study in self.warm_start:
+            raise ValueError(f"warm_start: {self.study!r} is this study itself; `--resume` continues it")
         return self
 
     def training_steps(self) -> int:
@@ -187,9 +128,17 @@ class Space(Settings):
         """What the outer level suggests."""
         return {"training": self.training, "schedule": self.schedule} if self.mode == "joint" else self.training
 
+    def objectives(self) -> dict[str, Literal["max", "min"]]:
+        """All objectives with their direction, the metric first."""
+        return {name: DIRECTIONS[name] for name in (self.metric, *self.beside)}
+
+    def question_hash(self) -> str:
+        """Hash of what is searched for what: where it is equal, so is the meaning of a trial's value."""
+        return content_hash([self.mode, self.objectives(), self.training, self.schedule])
+
     def space_hash(self) -> str:
         """Hash of what is searched, budgets aside."""
-        return content_hash([self.mode, self.metric, self.seed, self.training, self.schedule])
+        return content_hash([self.question_hash(), self.seed])
 
 
 def suggest(trial: Suggester, tree: Tree, path: str = "") -> Tree:
@@ -244,10 +193,11 @@ def load_space(path: str | Path) -> Space:
     """
     document = read_yaml(path)
     document.tree.setdefault("study", Path(path).stem)
+    _name_objectives(document)
     space = parse_settings(document.tree, Space, document)
     _check_tree(space.training, TrainingSettings, document, ("training",))
     _check_tree(space.schedule, ScheduleSettings, document, ("schedule",))
-    parameters = _parameters(space.outer_tree())
+    parameters = parameters_of(space.outer_tree())
     for index, point in enumerate(space.first):
         for name, value in point.items():
             if name not in parameters:
@@ -260,12 +210,33 @@ def load_space(path: str | Path) -> Space:
     return space
 
 
+def _name_objectives(document: YamlDocument) -> None:
+    """`metric` may list several objectives, or give each its direction: the first is the metric, the rest is beside."""
+    given = document.tree.get("metric")
+    if not isinstance(given, list | dict):
+        return
+    for key, name in enumerate(given):
+        fault = None
+        if not isinstance(name, str) or name not in DIRECTIONS or (key == 0 and name == "evaluations"):
+            fault = f"must be one of {', '.join(DIRECTIONS)}, the first of the list a quality"
+        elif list(given).count(name) > 1:
+            fault = "appears twice"
+        elif isinstance(given, dict) and given[name] != DIRECTIONS[name]:
+            fault = f"its direction is {DIRECTIONS[name]}, not {given[name]!r}"
+        if fault:
+            where = document.where(("metric", name if isinstance(given, dict) else key))
+            raise SettingsError(f"{where}: metric: {name!r}: {fault}")
+    if not given:
+        raise SettingsError(f"{document.where(('metric',))}: metric: needs at least one objective")
+    document.tree["metric"], document.tree["beside"] = next(iter(given)), list(given)[1:]
+
+
 def parameter_names(tree: Tree, path: str = "") -> list[str]:
     """Names of all parameters of a tree, those of every branch included."""
-    return list(_parameters(tree, path))
+    return list(parameters_of(tree, path))
 
 
-def _parameters(tree: Tree, path: str = "") -> "dict[str, FloatRange | IntRange | Choice]":
+def parameters_of(tree: Tree, path: str = "") -> dict[str, Range]:
     """All parameters of a tree by name; that of a `one_of` is the choice of its branch."""
     leaf = _leaf(tree)
     if leaf is not None:
@@ -274,11 +245,11 @@ def _parameters(tree: Tree, path: str = "") -> "dict[str, FloatRange | IntRange 
         return {}
     if "one_of" in tree:
         branches = _branches(tree)
-        found: dict[str, FloatRange | IntRange | Choice] = {path: Choice(choice=tuple(branches))}
+        found: dict[str, Range] = {path: Choice(choice=tuple(branches))}
     else:
         branches, found = dict(tree), {}
     for key, value in branches.items():
-        found |= _parameters(value, f"{path}.{key}" if path else str(key))
+        found |= parameters_of(value, f"{path}.{key}" if path else str(key))
     return found
 
 
@@ -321,7 +292,7 @@ def _examples(tree: Tree) -> list[Tree]:
     return [base] + [{**base, key: value} for key, values in options.items() for value in values[1:]]
 
 
-def _leaf(tree: Tree) -> FloatRange | IntRange | Choice | None:
+def _leaf(tree: Tree) -> Range | None:
     if isinstance(tree, Mapping):
         for key, cls in LEAVES.items():
             if key in tree:

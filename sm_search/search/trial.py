@@ -53,18 +53,28 @@ def run_trial(config: Mapping[str, Any], context: TrialContext) -> None:
     A trial that fails for a reason of its own, such as a loss that diverges, reports NaN with the reason and ends: to
     try it again would fail again. Any other exception is left to Ray, which tries again from the last checkpoint.
     """
-    try:
-        _run(config, context)
-    except SmSearchError as error:
-        metric = Space.model_validate_json(context.space_json).metric
-        tune.report({metric: math.nan, "training_step": 0, "error": str(error), "losses": []})
+    _run(config, context)
 
 
-def _run(config: Mapping[str, Any], context: TrialContext) -> None:
+def run_confirmation(config: Mapping[str, Any], context: TrialContext) -> None:
+    """The same for a finished trial with another seed: `config["point"]` holds its `params` and the `seed` to add."""
+    _run(config["point"]["params"], context, config["point"]["seed"])
+
+
+def _run(config: Mapping[str, Any], context: TrialContext, seed_offset: int = 0) -> None:
     space = Space.model_validate_json(context.space_json)
+    try:
+        _train(space, config, context, seed_offset)
+    except SmSearchError as error:
+        nothing = dict.fromkeys(space.objectives(), math.nan)
+        tune.report({**nothing, "training_step": 0, "error": str(error), "losses": []})
+
+
+def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_offset: int) -> None:
     torch.set_num_threads(space.resources.threads)
     device = "cuda" if space.resources.gpus and torch.cuda.is_available() else "cpu"
     settings = training_settings(space, config)
+    settings = settings.model_copy(update={"seed": settings.seed + seed_offset})
     dataset, images, models, validation = _loaded(
         context.data, context.dataset_hash, settings.receive_channels, settings.mean
     )
@@ -93,7 +103,7 @@ def _run(config: Mapping[str, Any], context: TrialContext) -> None:
                 "training_seconds": trained,
                 "validation_seconds": time.perf_counter() - begin - trained,
                 "images_per_second": records[-1].images_per_second,
-                "evaluations": schedule.evaluations,
+                "evaluations": schedule.evaluations(settings.diffusion.timesteps),
                 "losses": [[record.step, record.loss] for record in records],
             }
             tune.report(report, checkpoint=tune.Checkpoint.from_directory(folder))

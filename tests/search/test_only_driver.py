@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from sm_search.config.errors import InputError
-from sm_search.search.sweep import _only_driver
+from sm_search.search.study_folder import only_driver
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from sm_search.search.sweep import _only_driver
-with _only_driver(Path(sys.argv[1]), "s"):
+from sm_search.search.study_folder import only_driver
+with only_driver(Path(sys.argv[1]), "s"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -27,10 +27,10 @@ def test_a_second_driver_is_refused_until_the_first_is_killed(tmp_path: Path) ->
             assert holder.stdout.readline() == "held\n"
             with (
                 pytest.raises(InputError, match="study 's': is being run by another process"),
-                _only_driver(tmp_path, "s"),
+                only_driver(tmp_path, "s"),
             ):
                 pass
         finally:
             holder.send_signal(signal.SIGKILL)
-    with _only_driver(tmp_path, "s"):
+    with only_driver(tmp_path, "s"):
         pass  # the lock went with its process

@@ -1,0 +1,151 @@
+"""The result of a study: its trials in order, its Pareto front, and how it is kept."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from sm_search.config.errors import TrackingError
+from sm_search.data.atomic import atomic_path
+from sm_search.search.confirmation import log_spread
+from sm_search.search.recording import TrialSummary, deliver
+from sm_search.search.space import Space
+from sm_search.tracking.records import SCHEDULES_FILE
+from sm_search.tracking.runs import StudyLog
+from sm_search.tracking.store import Store
+from sm_search.training import STATE_FILE
+
+RESULT_FILE = "result.json"
+KEPT_CHECKPOINTS = 3
+"""Checkpoints of the best trials that go to MLflow."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A finished study.
+
+    Attributes:
+        trials: best first: by the mean over seeds where these were asked for, else by the metric.
+        front: trials that no other beats in every objective; empty where there is only one.
+        repeated: suggestions that were answered from the record.
+    """
+
+    study: str
+    run_id: str
+    metric: str
+    trials: tuple[TrialSummary, ...]
+    front: tuple[str, ...]
+    repeated: int
+
+    @property
+    def best(self) -> TrialSummary:
+        return self.trials[0]
+
+
+def ranked(space: Space, trials: Sequence[TrialSummary]) -> list[TrialSummary]:
+    """Complete trials first, of these the confirmed ones by their mean, then by the metric."""
+    order = {"complete": 0, "pruned": 1, "failed": 2}
+    mean = f"{space.metric}_mean"
+
+    def key(trial: TrialSummary) -> tuple[int, bool, float, str]:
+        value = trial.metrics.get(mean, trial.metrics.get(space.metric, 0.0))
+        return order[trial.state], mean not in trial.metrics, -value, trial.trial_id
+
+    return sorted(trials, key=key)
+
+
+def front(space: Space, complete: Sequence[TrialSummary]) -> list[str]:
+    """Trials that no other beats: none is at least as good in every objective and better in one."""
+    if not space.beside:
+        return []
+    signs = [(name, 1.0 if direction == "max" else -1.0) for name, direction in space.objectives().items()]
+    points = {trial.trial_id: [sign * trial.metrics[name] for name, sign in signs] for trial in complete}
+
+    def beaten(point: list[float]) -> bool:
+        return any(
+            other != point and all(theirs >= ours for theirs, ours in zip(other, point, strict=True))
+            for other in points.values()
+        )
+
+    return [trial_id for trial_id, point in points.items() if not beaten(point)]
+
+
+def keep(
+    told: SweepResult,
+    space: Space,
+    store: Store,
+    path: Path,
+    suspects: Collection[str],
+    checkpoints: Mapping[str, tune.Checkpoint],
+) -> None:
+    """The result in the file `path`, then all of it in MLflow, and the study closed.
+
+    Args:
+        suspects: trials of which MLflow may lack something.
+
+    Raises:
+        TrackingError: MLflow does not take it all.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(as_object(told), indent=1) + "\n")
+    try:
+        _store(told, space, store, suspects, checkpoints)
+    except TrackingError as error:
+        lacking = ", ".join(sorted(suspects)) or "none of its trials"
+        raise TrackingError(
+            f"study {space.study!r}: is finished, but not all of it is in MLflow, which lacks parts of {lacking}: "
+            f"{error}; the result is in {path}, and `sweep --resume` stores the rest"
+        ) from None
+
+
+def _store(
+    told: SweepResult,
+    space: Space,
+    store: Store,
+    suspects: Collection[str],
+    checkpoints: Mapping[str, tune.Checkpoint],
+) -> None:
+    complete = [trial for trial in told.trials if trial.state == "complete"]
+    log = deliver(store, space, told.trials, suspects)
+    runs = log.existing_trials()
+    for trial in complete[:KEPT_CHECKPOINTS]:
+        _store_checkpoint(log, trial.trial_id, checkpoints[trial.trial_id])
+    for trial in complete:
+        log_spread(log, store, runs[trial.trial_id].run_id, space, trial)
+        if space.beside:
+            on_front = {"on_front": float(trial.trial_id in told.front)}
+            log.log_metrics(trial.trial_id, space.training_steps(), on_front)
+    if complete:
+        best = {f"best_{space.metric}": complete[0].metrics[space.metric]}
+        counts = {"trials_complete": len(complete), "trials": len(told.trials), "trials_repeated": told.repeated}
+        log.log_metrics(None, len(complete), {**best, **counts})
+    log.finish("complete" if complete else "failed")
+
+
+def _store_checkpoint(log: StudyLog, trial_id: str, checkpoint: tune.Checkpoint) -> None:
+    """The model goes to `checkpoint/`, the schedules tried beside it; the optimiser's state stays behind."""
+    with checkpoint.as_directory() as folder:
+        for file in sorted(Path(folder).iterdir()):
+            if file.name == SCHEDULES_FILE:
+                log.log_file(trial_id, file)
+            elif file.suffix in (".json", ".safetensors") and file.name != STATE_FILE:
+                log.log_file(trial_id, file, "checkpoint")
+
+
+def as_object(told: SweepResult) -> dict[str, Any]:
+    """A result as JSON."""
+    trials = [
+        {"trial_id": t.trial_id, "state": t.state, "params": t.params, "metrics": t.metrics, "error": t.error}
+        for t in told.trials
+    ]
+    return {
+        "study": told.study,
+        "run_id": told.run_id,
+        "metric": told.metric,
+        "front": list(told.front),
+        "repeated": told.repeated,
+        "trials": trials,
+    }

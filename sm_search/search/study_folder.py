@@ -1,0 +1,85 @@
+"""A study's folder: one driver at a time, and what the study was when it began."""
+
+import fcntl
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from sm_search.config.errors import InputError, SettingsError, SmSearchError
+from sm_search.data.atomic import atomic_path
+from sm_search.data.dataset import Dataset
+from sm_search.search.space import Space
+
+STUDY_FILE = "study.json"
+LOCK_FILE = "lock"
+VERSIONED = ("sm-search", "ray", "optuna", "torch", "mlflow", "numpy")
+
+
+def study_folder(home: Path, study: str) -> Path:
+    """Where a study keeps its local state."""
+    return home.absolute() / "studies" / study
+
+
+@contextmanager
+def only_driver(folder: Path, study: str) -> Iterator[None]:
+    """One process at a time drives a study; the lock ends with the process, however that ends."""
+    with (folder / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"study {study!r}: is being run by another process, which holds {file.name}") from None
+        yield
+
+
+def note_study(space: Space, dataset: Dataset, home: Path) -> None:
+    """Note what a study is, at its first start."""
+    with atomic_path(study_folder(home, space.study) / STUDY_FILE) as temporary:
+        temporary.write_text(json.dumps(_identity(space, dataset), indent=1) + "\n")
+
+
+def check_study(space: Space, dataset: Dataset, home: Path, resume: bool) -> None:
+    """A study is its space and its data; both are noted at its first start and compared at every other.
+
+    Raises:
+        InputError: the study exists and `resume` is false, or it does not and `resume` is true, or it is another one.
+    """
+    folder = study_folder(home, space.study)
+    path = folder / STUDY_FILE
+    if not path.exists():
+        if resume:
+            raise InputError(f"study {space.study!r}: nothing to resume in {folder}")
+        return
+    if not resume:
+        raise InputError(f"study {space.study!r}: exists in {folder}; use --resume, or another `study` name")
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SmSearchError(f"{path}: cannot be read: {error}") from None
+    for key, value in _identity(space, dataset).items():
+        if known.get(key) != value:
+            raise SettingsError(
+                f"study {space.study!r}: its {key} was {str(known.get(key))[:12]} and is {value[:12]}: "
+                "not the same study; take another `study` name or another --home"
+            )
+
+
+def _identity(space: Space, dataset: Dataset) -> dict[str, str]:
+    return {"space_hash": space.space_hash(), "dataset_hash": dataset.content_hash()}
+
+
+def environment_tags() -> dict[str, str]:
+    """Versions, git commit and machine, for the run."""
+    tags = {f"version.{name}": version(name) for name in VERSIONED}
+    tags["machine"] = f"{platform.system()} {platform.machine()}"
+    tags["python"] = platform.python_version()
+    try:
+        here = Path(__file__).parent
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        tags["git_commit"] = commit.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        tags["git_commit"] = "unknown"
+    return tags
