@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from mlflow.entities import Metric
@@ -11,10 +12,13 @@ from sm_search.tracking.registry import source_run
 from sm_search.tracking.store import Store
 
 MODEL_ROW = "model"
+SHORT = ("psnr_db", "ssim", "nrmse")
 
 
 def log_evaluation(store: Store, uri: str, split: str, rows: Sequence[dict[str, Any]]) -> str | None:
-    """Store the table as `evaluation/<split>.json` and the model's own figures as metrics `<split>_<scan>_<metric>`.
+    """Store the table as `evaluation/<split>.json` and the model's own figures as metrics.
+
+    `<split>_<scan>_<metric>` for each scan, and the means over the scans under short names: `test_psnr_db`.
 
     Args:
         rows: one mapping a scan and method: `scan`, `method` and metrics.
@@ -29,13 +33,16 @@ def log_evaluation(store: Store, uri: str, split: str, rows: Sequence[dict[str, 
     if run_id is None:
         return None
     now = time.time_ns() // 1_000_000
-    metrics = [
-        Metric(f"{split}_{row['scan']}_{name}", value, now, 0)
-        for row in rows
-        if row["method"] == MODEL_ROW
+    own = [row for row in rows if row["method"] == MODEL_ROW]
+    values = {
+        f"{split}_{row['scan']}_{name}": value
+        for row in own
         for name, value in row.items()
         if name not in ("scan", "method")
-    ]
+    }
+    for name in SHORT if own else ():
+        values[f"{split}_{name}"] = fmean(row[f"{name}_mean"] for row in own)
+    metrics = [Metric(name, value, now, 0) for name, value in values.items()]
     with store.asked(f"evaluation of {uri!r}"):
         store.client.log_batch(run_id, metrics=metrics, synchronous=True)
         store.client.log_text(run_id, json.dumps(list(rows), indent=1), f"evaluation/{split}.json")

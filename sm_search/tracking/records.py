@@ -16,7 +16,9 @@ SCHEDULES_FILE = "schedules.json"
 
 EXPERIMENT = "sm_search"
 # Tags that tell our runs apart. `kind` is "study" or "trial"; `state` is the trial's outcome in the search's own words.
-STUDY, TRIAL, KIND, STATE = "study", "trial_id", "kind", "state"
+# `split` says what the metrics of a search are of.
+STUDY, TRIAL, KIND, STATE, SPLIT = "study", "trial_id", "kind", "state", "split"
+DATASET, DATASET_HASH, DATASET_SOURCE = "dataset", "dataset_hash", "dataset_source"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 """Tag that MLflow shows as the description of a run, in Markdown."""
@@ -102,7 +104,7 @@ def get_run(store: Store, run_id: str) -> RunRecord:
         run = store.client.get_run(run_id)
     if KIND not in run.data.tags:
         raise TrackingError(f"{store.place}: run {run_id!r}: has no tag {KIND!r}, so it is not a run of sm_search")
-    return _record(run)
+    return run_record(run)
 
 
 def metric_history(store: Store, run_id: str, metric: str) -> list[tuple[int, float]]:
@@ -177,11 +179,12 @@ def _search(store: Store, query: str) -> Iterator[RunRecord]:
             page = store.client.search_runs(
                 [experiment.experiment_id], query, order_by=["start_time ASC"], page_token=token or None
             )
-            yield from map(_record, page)
+            yield from map(run_record, page)
             token = page.token or None
 
 
-def _record(run: Run) -> RunRecord:
+def run_record(run: Run) -> RunRecord:
+    """A run as MLflow's client gives it."""
     return RunRecord(
         run_id=run.info.run_id,
         study=run.data.tags.get(STUDY, ""),

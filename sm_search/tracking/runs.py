@@ -8,14 +8,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from sm_search.config.errors import DivergenceError, TrackingError
+from sm_search.tracking.descriptions import study_note, trial_note
 from sm_search.tracking.records import (
+    DATASET,
+    DATASET_HASH,
+    DATASET_SOURCE,
     EXPERIMENT,
     KIND,
+    NOTE,
     PARENT,
+    SPLIT,
     STATE,
     STUDY,
     TRIAL,
@@ -23,12 +29,14 @@ from sm_search.tracking.records import (
     check_name,
     find_study,
     find_trials,
+    run_record,
     study_runs,
 )
 from sm_search.tracking.store import STORE_ERRORS, Store, is_transient, reason
 
 MAX_PARAM_LENGTH = 6000
 MAX_BATCH = 100
+MAX_DIGEST = 36
 MAX_METRICS = 1000
 NAMED_IN_ERROR = 5
 
@@ -71,7 +79,8 @@ class StudyLog:
             TrackingError: a bad name, a store that does not answer, or a parameter that changed since the first time.
         """
         parent = find_study(store, study)
-        run_tags = {**(tags or {}), KIND: "study", STUDY: study}
+        run_tags = {**(tags or {}), KIND: "study", STUDY: study, SPLIT: "validation"}
+        run_tags[NOTE] = study_note(study, flat(params or {}), run_tags)
         if parent is None:
             parent = _create(store, experiment_id(store), study, run_tags)
         log = cls(store, parent)
@@ -119,6 +128,7 @@ class StudyLog:
             KIND: "trial",
             STUDY: self._parent.study,
             TRIAL: trial_id,
+            SPLIT: "validation",
             STATE: "running",
             PARENT: self.run_id,
         }
@@ -163,8 +173,10 @@ class StudyLog:
         run_id = self._run_id(trial_id)
 
         def end() -> None:
-            self._store.client.set_tag(run_id, STATE, state, synchronous=True)
-            self._store.client.set_terminated(run_id, TRIAL_STATUS[state])
+            client = self._store.client
+            note = trial_note(run_record(client.get_run(run_id)), state)
+            client.log_batch(run_id, tags=[RunTag(STATE, state), RunTag(NOTE, note)], synchronous=True)
+            client.set_terminated(run_id, TRIAL_STATUS[state])
 
         self._send(f"outcome {state!r} of trial {trial_id!r}", end)
 
@@ -225,6 +237,10 @@ class StudyLog:
             more = f"; and {len(self._pending) - NAMED_IN_ERROR} more" if len(self._pending) > NAMED_IN_ERROR else ""
             raise TrackingError(f"{self._store.place}: not stored: {lost}{more}: {self._last_reason}")
         self._kill_running()
+        with self._store.asked(f"description of study {self._parent.study!r}"):
+            parent = run_record(self._store.client.get_run(self.run_id))
+            note = study_note(parent.study, parent.params, parent.tags, find_trials(self._store, parent))
+            self._store.client.set_tag(self.run_id, NOTE, note, synchronous=True)
 
     def _send(self, what: str, action: Callable[[], None]) -> None:
         """Put `action` behind what waits already, and deliver as much of it all as the store takes now."""
@@ -243,7 +259,7 @@ class StudyLog:
 
     def _write_start(self, whose: str, record: RunRecord, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
         """Set a run RUNNING with its tags, and add the parameters that it does not have yet."""
-        texts = {name: _param_text(whose, name, value) for name, value in params.items()}
+        texts = {name: _param_text(whose, name, value) for name, value in flat(params).items()}
         for name, text in texts.items():
             if record.params.get(name, text) != text:
                 raise TrackingError(
@@ -257,6 +273,9 @@ class StudyLog:
             client.log_batch(record.run_id, tags=[RunTag(*tag) for tag in tags.items()], synchronous=True)
             for start in range(0, len(new), MAX_BATCH):
                 client.log_batch(record.run_id, params=new[start : start + MAX_BATCH], synchronous=True)
+            dataset = dataset_input({**self._parent.tags, **tags})
+            if dataset is not None:
+                client.log_inputs(record.run_id, [dataset])
 
     def _kill_running(self, keep: Collection[str] = ()) -> None:
         with self._store.asked("trials left running"):
@@ -276,6 +295,25 @@ class StudyLog:
                 raise TrackingError(f"trial {trial_id!r}: was never started in study {self._parent.study!r}")
             self._run_ids[trial_id] = found[0].run_id
         return self._run_ids[trial_id]
+
+
+def dataset_input(tags: Mapping[str, str]) -> DatasetInput | None:
+    """The dataset that the tags of a run name, for MLflow's column of datasets; None if they name none."""
+    if DATASET not in tags or DATASET_HASH not in tags:
+        return None
+    source = json.dumps({"uri": tags.get(DATASET_SOURCE, "")})
+    # MLflow's limit; the whole hash is in the tags.
+    found = Dataset(tags[DATASET], tags[DATASET_HASH][:MAX_DIGEST], "local", source)
+    return DatasetInput(found, [InputTag("mlflow.data.context", "training")])
+
+
+def flat(params: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"budget": {"trials": 4}}` as `{"budget.trials": 4}`: one column each in MLflow's tables."""
+    found: dict[str, Any] = {}
+    for name, value in params.items():
+        inner = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, Mapping) else None
+        found |= {name: value} if inner is None else flat(inner)
+    return found
 
 
 def _create(store: Store, experiment: str, name: str, tags: Mapping[str, str]) -> RunRecord:

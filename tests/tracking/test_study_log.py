@@ -37,15 +37,45 @@ def test_a_study_is_a_parent_with_children(store: Store, study: str) -> None:
     parent, (child,) = study_runs(store, study)
     assert (parent.run_id, parent.study, parent.trial_id, parent.status) == (log.run_id, study, None, "RUNNING")
     assert parent.tags["dataset"] == "abc"
-    assert {name: json.loads(text) for name, text in parent.params.items()} == {
-        "trials": 2,
-        "space": {"lr": [1e-4, 0.1]},
-    }
+    assert {name: json.loads(text) for name, text in parent.params.items()} == {"trials": 2, "space.lr": [1e-4, 0.1]}
     assert (child.run_id, child.study, child.trial_id, child.state) == (run_id, study, "t-1", "running")
     assert child.tags["mlflow.parentRunId"] == log.run_id
     assert child.tags["node"] == "a"
     assert child.params == {"lr": "0.1", "sampler": "ddim", "ema": "true"}
     assert mlflow.active_run() is None
+
+
+def test_a_study_names_its_dataset_and_describes_itself(store: Store, study: str) -> None:
+    digest = "0123456789abcdef" * 4
+    tags = {"dataset": "paper-54", "dataset_hash": digest, "dataset_source": "s3://bucket/data"}
+    log = StudyLog.open(store, study, tags=tags, params={"metric": "val_psnr_db", "budget": {"trials": 2}})
+    run_id = log.start_trial("t-1", {"lr": 1 / 3, "sampler": "a|b"}, tags={"backbone": "unet"})
+    log.log_metrics("t-1", 5, {"val_psnr_db": 31.25, "training_seconds": 2.0})
+    log.start_trial("t-2")
+    log.finish_trial("t-1", "complete")
+    log.finish_trial("t-2", "pruned")
+    # A second start, as after an interruption, links the dataset no second time.
+    again = StudyLog.open(store, study, tags=tags)
+    again.finish()
+    for each in (log.run_id, run_id):
+        (used,) = store.client.get_run(each).inputs.dataset_inputs
+        assert (used.dataset.name, used.dataset.digest) == ("paper-54", digest[:36])
+        assert json.loads(used.dataset.source) == {"uri": "s3://bucket/data"}
+    parent, trials = study_runs(store, study)
+    note = parent.tags["mlflow.note.content"]
+    assert "Search for the largest `val_psnr_db` on dataset `paper-54` (hash `0123456789ab`)" in note
+    assert "**Best of 2 trials**, 1 of them complete" in note
+    assert "| `t-1` | 31.25 | 0.3333 | a\\|b |" in note
+    assert parent.params["budget.trials"] == "2"
+    told = trials[0].tags
+    assert {name: told[name] for name in ("study", "backbone", "split", "state")} == {
+        "study": study,
+        "backbone": "unet",
+        "split": "validation",
+        "state": "complete",
+    }
+    assert f"Trial `t-1` of study `{study}`: **complete**." in told["mlflow.note.content"]
+    assert "| `val_psnr_db` | 31.25 |" in told["mlflow.note.content"]
 
 
 def test_a_study_goes_on_after_its_driver_was_killed(store: Store, home: Path, study: str) -> None:

@@ -1,0 +1,61 @@
+"""What MLflow shows above a run: Markdown that says what the run is, how to read it, and what came out."""
+
+from collections.abc import Mapping, Sequence
+
+from sm_search.tracking.records import RunRecord
+
+SHOWN_TRIALS = 5
+LISTED = ("val_psnr_db", "val_ssim", "training_step", "training_seconds")
+READING = """
+**How to read it.** The runs below this one are its trials, one trained model each. Tag `state`: `complete` was trained
+to the full budget, `pruned` was stopped early (its figures are those of its last rung), `failed` says why in
+`error.txt`. Tags `study`, `backbone`, `split` and `state` filter the table, for example `tags.state = "complete"`.
+
+| metric | what |
+|---|---|
+| `val_psnr_db`, `val_ssim` | means over all components of the validation scans, at each rung, by training step |
+| `loss` | training loss, every 100 steps |
+| `training_seconds`, `validation_seconds` | cost since the rung before |
+| `evaluations` | network evaluations for one image with the schedule found |
+
+**Artifacts.** Here `report.html` (open it in the artifact view), `comparison.png` and `space.json`; with each of the
+best trials `checkpoint/`, with the best one `synthesis/`, and after `sm-search promote` the comparison in `promotion/`.
+"""
+
+
+def study_note(study: str, params: Mapping[str, str], tags: Mapping[str, str], trials: Sequence[RunRecord] = ()) -> str:
+    """The description of a study's run; with `trials` also the best of them."""
+    metric = params.get("metric", "val_psnr_db")
+    data = f" on dataset `{tags['dataset']}` (hash `{tags.get('dataset_hash', '')[:12]}`)" if "dataset" in tags else ""
+    lines = [f"## Study `{study}`", "", f"Search for the largest `{metric}`{data}; the test split is not read here."]
+    whole = [trial for trial in trials if trial.state == "complete" and metric in trial.metrics]
+    if whole:
+        best = sorted(whole, key=lambda trial: -trial.metrics[metric])[:SHOWN_TRIALS]
+        names = sorted({name for trial in best for name in trial.params})
+        lines += ["", f"**Best of {len(trials)} trials**, {len(whole)} of them complete:", ""]
+        lines += [_row(["trial", metric, *names]), _row(["---", "---:", *["---" for _ in names]])]
+        for trial in best:
+            cells = [f"`{trial.trial_id}`", f"{trial.metrics[metric]:.4g}"]
+            lines.append(_row(cells + [_short(trial.params.get(name)) for name in names]))
+    return "\n".join(lines) + "\n" + READING
+
+
+def trial_note(trial: RunRecord, state: str) -> str:
+    """The description of a finished trial's run."""
+    lines = [f"Trial `{trial.trial_id}` of study `{trial.study}`: **{state}**.", "", _row(["", ""]), "|---|---:|"]
+    lines += [_row([f"`{name}`", f"{trial.metrics[name]:.4g}"]) for name in LISTED if name in trial.metrics]
+    lines += [_row([f"`{name}`", _short(value)]) for name, value in sorted(trial.params.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "–"
+    try:
+        return f"{float(value):.4g}"
+    except ValueError:
+        return value.replace("|", "\\|")
