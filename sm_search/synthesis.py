@@ -105,14 +105,14 @@ class Synthesiser:
     ) -> tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.float64]]:
         """Images and their deviation, (K, Y, X), and the expected error of each component, (K,)."""
         scaled = ScaledImages.of(low.channel_images(channel))
-        condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales).to(self.device)
+        features = scan_features(scaled.patterns, scaled.scales, low.drive_hz(channel), low.nd)
+        condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales, features).to(self.device)
         info, models = self.checkpoint.info, self.checkpoint.scan_models
         names = [f"{channel}/{m_x},{m_y}" for m_x, m_y in low.mixing_orders]
         noise = ImageNoise(self.seed, names, (info.grid.size[1], info.grid.size[0]))
         drawn, deviation = sample_mean(
             self.checkpoint.denoiser, info.training.diffusion, self.schedule, condition, noise
         )
-        features = scan_features(scaled.patterns, scaled.scales, low.drive_hz(channel), low.nd)
         mean, spread_K = models.origin(features, (len(names), *noise.shape[1:]))
         spread = spread_K[:, None, None, None]
         patterns, deviation = ((mean + spread * drawn.cpu()).double(), (spread * deviation.cpu()).double())

@@ -21,6 +21,7 @@ from sm_search.diffusion.checkpoint import Checkpoint, CheckpointInfo
 from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
 from sm_search.diffusion.noise_schedule import alpha_bars, diffuse, min_snr_weight, training_target
+from sm_search.diffusion.parity import mirrored
 from sm_search.diffusion.scan_models import ScanData, ScanModels
 
 STATE_FILE = "training_state.safetensors"
@@ -61,8 +62,9 @@ def training_images(
         for channel in channels:
             low = ScaledImages.of(pair.low.channel_images(channel))
             high = ScaledImages.of(pair.high.channel_images(channel))
-            conditions.append(make_condition(low.patterns, pair.low.mixing_orders, low.scales))
-            scans.append(ScanData.of(low, high, pair.low.drive_hz(channel), pair.low.nd))
+            scan = ScanData.of(low, high, pair.low.drive_hz(channel), pair.low.nd)
+            conditions.append(make_condition(low.patterns, pair.low.mixing_orders, low.scales, scan.features))
+            scans.append(scan)
     models, targets = ScanModels.fitted(scans, mean)
     return TrainingImages(targets, concatenate(conditions)), models
 
@@ -79,10 +81,13 @@ class Trainer:
         self.step = 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(settings.seed, "weights"))
-            self.denoiser = build_denoiser(settings.backbone, images.shape, settings.diffusion.prediction)
-        self.denoiser.fit_constants(images.targets, images.condition.image)
+            features = images.condition.features.shape[1]
+            self.denoiser = build_denoiser(settings.backbone, images.shape, settings.diffusion.prediction, features)
+        self.denoiser.fit_constants(images.targets, images.condition)
         self.denoiser.to(device)
         self.ema: Denoiser = copy.deepcopy(self.denoiser).requires_grad_(False)
+        # Mirroring acts on images, so their states are then made at each draw.
+        self.targets = images.targets.to(device) if settings.augmentation == "parity" else None
         self.states = self.denoiser.to_state(images.targets.to(device))
         self.condition = images.condition.to(device)
         self.bars = alpha_bars(settings.diffusion).float().to(device)
@@ -127,13 +132,14 @@ class Trainer:
         at_end = torch.rand(settings.batch_size, generator=generator) < settings.share_at_end
         t = torch.where(at_end, settings.diffusion.timesteps, t).to(self.device)
         drop = (torch.rand(settings.batch_size, generator=generator) < settings.p_uncond).to(self.device)
-        x0 = self.states[index]
+        x0, condition = self._drawn(index)
         epsilon = torch.randn(x0.shape, generator=generator).to(self.device)
-        condition = self._perturbed(self.condition[index].dropped(drop), t, generator)
+        condition = self._perturbed(condition.dropped(drop), t, generator)
 
         alpha_bar = self.bars[t]
         broadcast = alpha_bar.reshape(-1, *(1,) * (x0.ndim - 1))
-        output = self.denoiser(diffuse(x0, epsilon, broadcast), alpha_bar, condition)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, settings.precision == "bfloat16"):
+            output = self.denoiser(diffuse(x0, epsilon, broadcast), alpha_bar, condition).float()
         target = training_target(settings.diffusion.prediction, x0, epsilon, broadcast)
         error = (output - target).square()
         if settings.loss_weighting == "min-snr":
@@ -149,6 +155,18 @@ class Trainer:
         self.step += 1
         self._update_ema()
         return loss.detach()
+
+    def _drawn(self, index: Tensor) -> tuple[Tensor, Condition]:
+        """States and conditions of the images drawn, under `augmentation: parity` mirrored at random."""
+        condition = self.condition[index]
+        if self.targets is None:
+            return self.states[index], condition
+        generator = torch.Generator().manual_seed(stream_seed(self.settings.seed, "mirror", self.step))
+        along_x, along_y = (torch.rand((2, len(index)), generator=generator) < 0.5).to(self.device)
+        targets, image = (
+            mirrored(each, condition.orders, along_x, along_y) for each in (self.targets[index], condition.image)
+        )
+        return self.denoiser.to_state(targets), condition.with_image(image)
 
     def _perturbed(self, condition: Condition, t: Tensor, generator: torch.Generator) -> Condition:
         """The paper's text: noise of the same level as x_t on the condition, and a weight that decays with t."""

@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from sm_search.data.dataset import Dataset
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import load_checkpoint
 from sm_search.diffusion.condition import Condition
+from sm_search.diffusion.parity import mirrored
 from sm_search.diffusion.scan_features import scan_features
 from sm_search.training import Trainer, TrainingImages, make_checkpoint, training_images
 
@@ -41,7 +43,8 @@ def images(count: int = 40, seed: int = 0) -> TrainingImages:
     maps = torch.randn((2, 4, 2 * SHAPE[0] * SHAPE[1]), generator=torch.Generator().manual_seed(99)) / 4
     low, high = (hidden @ maps).unflatten(2, (2, *SHAPE))
     orders = torch.randint(0, 3, (count, 2), generator=generator).float()
-    return TrainingImages(high, Condition(low, orders, -torch.rand(count, generator=generator), torch.ones(count)))
+    log_scale, features = -torch.rand(count, generator=generator), hidden[:, :2]
+    return TrainingImages(high, Condition(low, orders, log_scale, features, torch.ones(count)))
 
 
 def trained(until: int, data: TrainingImages | None = None, **changes: Any) -> Trainer:
@@ -83,7 +86,14 @@ def test_where_the_condition_tells_all_regression_at_the_end_learns_it() -> None
 
 
 @pytest.mark.parametrize("backbone", [LINEAR, UNET], ids=["linear-basis", "unet"])
-@pytest.mark.parametrize("options", [{}, {"condition_noise": "same-level", "condition_weight": "decay"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"condition_noise": "same-level", "condition_weight": "decay", "augmentation": "parity"},
+        {"precision": "bfloat16"},
+    ],
+)
 def test_a_resumed_run_is_bit_by_bit_the_uninterrupted_one(backbone: Any, options: dict[str, Any]) -> None:
     changes = {"backbone": backbone, "steps": 12, **options}
     whole = trained(12, **changes)
@@ -131,9 +141,7 @@ def test_a_target_that_is_not_finite_diverges_at_its_step() -> None:
 def test_with_p_uncond_one_the_image_is_never_seen() -> None:
     """Nor the scale, which belongs to the condition."""
     data, other = images(), images(seed=1)
-    swapped = TrainingImages(
-        data.targets, Condition(other.condition.image, data.condition.orders, other.condition.log_scale, torch.ones(40))
-    )
+    swapped = TrainingImages(data.targets, replace(other.condition, orders=data.condition.orders))
     for backbone in (LINEAR, UNET):
         for p_uncond, same in ((1.0, True), (0.9, False)):
             first, second = (trained(5, each, p_uncond=p_uncond, backbone=backbone) for each in (data, swapped))
@@ -142,11 +150,42 @@ def test_with_p_uncond_one_the_image_is_never_seen() -> None:
 
 def test_options_of_the_condition_change_what_is_learned() -> None:
     states = [trained(3, **changes).state() for changes in (
-        {}, {"condition_noise": "same-level"}, {"condition_weight": "decay"}, {"share_at_end": 0.0}, {"seed": 1}
+        {}, {"condition_noise": "same-level"}, {"condition_weight": "decay"}, {"share_at_end": 0.0}, {"seed": 1},
+        {"augmentation": "parity"}, {"precision": "bfloat16"}, {"backbone": LINEAR.model_copy(update={"context": 1})},
     )]  # fmt: skip
     for index, first in enumerate(states):
         for second in states[index + 1 :]:
             assert not equal(first, second)
+
+
+@pytest.mark.parametrize("backbone", [LINEAR, UNET], ids=["linear-basis", "unet"])
+def test_parity_augmentation_of_symmetric_pairs_changes_nothing(backbone: Any) -> None:
+    """Neither target nor condition is mirrored without its sign, nor one without the other, nor other draws touched."""
+    data = images()
+    orders, yes, no = data.condition.orders, torch.ones(40, dtype=torch.bool), torch.zeros(40, dtype=torch.bool)
+
+    def symmetric(each: Tensor) -> Tensor:
+        each = each + mirrored(each, orders, yes, no)
+        return each + mirrored(each, orders, no, yes)
+
+    both = TrainingImages(symmetric(data.targets), data.condition.with_image(symmetric(data.condition.image)))
+    one = TrainingImages(both.targets, data.condition)
+    for each, same in ((both, True), (one, False)):
+        plain, augmented = (
+            trained(3, each, backbone=backbone, augmentation=choice).state() for choice in ("none", "parity")
+        )
+        assert same == all(torch.allclose(plain[name], augmented[name], rtol=1e-3, atol=2e-5) for name in plain)
+
+
+@pytest.mark.parametrize("backbone", [LINEAR, UNET], ids=["linear-basis", "unet"])
+def test_bfloat16_learns_nearly_the_same_with_weights_in_float32(backbone: Any) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        trainer = Trainer(settings(backbone=backbone, precision=precision, learning_rate=3e-3), images())
+        losses[precision] = [record.loss for record in trainer.train(20, every=5)]
+        assert {parameter.dtype for parameter in trainer.denoiser.parameters()} == {torch.float32}
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
 
 
 def fingerprint(seed: int) -> dict[str, list[float]]:

@@ -11,6 +11,8 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Prediction = Literal["epsilon", "v", "x0"]
 Mean = Literal["none", "kernel-ridge"]
+OrderEmbedding = Literal["none", "fourier"]
+Context = Annotated[int, Field(ge=0, le=64)]
 
 
 class LinearBasisSettings(Settings):
@@ -20,6 +22,10 @@ class LinearBasisSettings(Settings):
         coefficients: basis vectors kept for the target, and for the condition.
         width, blocks: hidden width and number of residual blocks.
         wiener_input: feed the network the per-coefficient Wiener estimate of x_0 instead of x_t.
+        order_embedding: `fourier` tells the network the mixing orders as sines and cosines, `none` does not.
+        context: principal components of the whole low-gradient matrix's features (`scan_features`) that the network is
+            told beside the component that it draws; 0 is none. Many of them let it recognise the training scans, which
+            costs quality on others.
     """
 
     backbone: Literal["linear-basis"] = "linear-basis"
@@ -27,6 +33,8 @@ class LinearBasisSettings(Settings):
     width: Annotated[int, Field(ge=16, le=8192)] = 512
     blocks: Annotated[int, Field(ge=1, le=64)] = 4
     wiener_input: bool = True
+    order_embedding: OrderEmbedding = "fourier"
+    context: Context = 0
 
 
 class UNetSettings(Settings):
@@ -35,6 +43,8 @@ class UNetSettings(Settings):
     Attributes:
         channels: feature channels of each resolution level; the image side is halved between levels.
         layers: residual layers in each level.
+        patch: images are taken as squares of this many pixels, each one pixel of more channels (Shi et al. 2016).
+        order_embedding, context: as of the linear basis.
     """
 
     backbone: Literal["unet"] = "unet"
@@ -44,6 +54,9 @@ class UNetSettings(Settings):
         96,
     )
     layers: Annotated[int, Field(ge=1, le=8)] = 1
+    patch: Literal[1, 2, 4] = 1
+    order_embedding: OrderEmbedding = "fourier"
+    context: Context = 0
 
 
 BackboneSettings = Annotated[LinearBasisSettings | UNetSettings, Field(discriminator="backbone")]
@@ -75,8 +88,12 @@ class TrainingSettings(Settings):
         loss_weighting: `none`, or `min-snr` (Hang et al. 2023, γ = 5): the error of x_0 counts min(SNR, 5) times,
             whatever the network predicts.
         share_at_end: share of the draws of t that are put at t = T, where the network is a regression.
+        augmentation: `parity` mirrors each drawn pair along x and along y with probability ½ each, with the sign of its
+            component (see `parity`): fresh noise where there is noise, next to nothing new where there is none.
         steps, batch_size, learning_rate, weight_decay: AdamW with linear warm-up and cosine decay to zero.
         ema_decay: decay of the weights' moving average, which is what is sampled.
+        precision: `bfloat16` runs the matrix products of the network in it; weights, loss and sampling stay float32.
+            For GPUs, and processors that multiply in it: others take many times longer.
         receive_channels: channels to learn, 0 = x and 1 = y.
     """
 
@@ -88,11 +105,13 @@ class TrainingSettings(Settings):
     condition_weight: Literal["none", "decay"] = "none"
     loss_weighting: Literal["none", "min-snr"] = "none"
     share_at_end: Share = 0.5
+    augmentation: Literal["none", "parity"] = "none"
     steps: Annotated[int, Field(ge=1)] = 4000
     batch_size: Annotated[int, Field(ge=1)] = 256
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    precision: Literal["float32", "bfloat16"] = "float32"
     receive_channels: Annotated[tuple[Annotated[int, Field(ge=0, le=1)], ...], Field(min_length=1)] = (0,)
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -128,7 +147,6 @@ class ScheduleSettings(Settings):
             raise ValueError(f"w_min = {self.w_min} must not exceed w_max = {self.w_max}")
         return self
 
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations per image."""
-        return self.samples * self.steps * (1 if self.guidance == 1.0 else 2)
+    def evaluations(self, timesteps: int) -> int:
+        """Network evaluations per image; no more than T = `timesteps` can be visited."""
+        return self.samples * min(self.steps, timesteps) * (1 if self.guidance == 1.0 else 2)

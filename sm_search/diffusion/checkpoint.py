@@ -20,6 +20,7 @@ from sm_search.config.simulation import FieldSettings, Grid
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
 from sm_search.diffusion.gain import GainModel
 from sm_search.diffusion.mean import MeanModel
+from sm_search.diffusion.scan_features import feature_count
 from sm_search.diffusion.scan_models import ScanModels
 
 WEIGHTS_FILE = "model.safetensors"
@@ -126,7 +127,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         # Without storage: settings that ask for terabytes are refused by the comparison, not by the machine.
         with torch.device("meta"):
             training, shape = info.training, (info.grid.size[1], info.grid.size[0])
-            denoiser = build_denoiser(training.backbone, shape, training.diffusion.prediction)
+            features = feature_count(len(info.orders))
+            denoiser = build_denoiser(training.backbone, shape, training.diffusion.prediction, features)
             models = _empty_scan_models(info, shape)
     except (SettingsError, RuntimeError) as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: no such model can be built: {error}") from None

@@ -1,10 +1,10 @@
 """The condition of a denoiser: the scaled low-gradient component, and what the schedule does to it.
 
-Shapes: B images, 2 parts (real, imaginary), Y and X pixels.
+Shapes: B images, 2 parts (real, imaginary), Y and X pixels, F features of a scan.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -23,22 +23,24 @@ class Condition:
         image: low-gradient component at unit maximum modulus, (B, 2, Y, X).
         orders: mixing orders (m_x, m_y), (B, 2).
         log_scale: log10 of the component's maximum modulus over the system matrix's largest, (B,).
+        features: of the whole matrix that the component belongs to (`scan_features`), (B, F).
         keep: 1 where the image counts, 0 for the null condition, (B,).
     """
 
     image: Tensor
     orders: Tensor
     log_scale: Tensor
+    features: Tensor
     keep: Tensor
 
     def __len__(self) -> int:
         return len(self.image)
 
     def __getitem__(self, index: Tensor | slice) -> "Condition":
-        return Condition(self.image[index], self.orders[index], self.log_scale[index], self.keep[index])
+        return Condition(*(part[index] for part in self._parts()))
 
     def to(self, device: torch.device | str) -> "Condition":
-        return Condition(*(part.to(device) for part in (self.image, self.orders, self.log_scale, self.keep)))
+        return Condition(*(part.to(device) for part in self._parts()))
 
     def with_image(self, image: Tensor) -> "Condition":
         return replace(self, image=image)
@@ -47,9 +49,12 @@ class Condition:
         """The null condition where `drop` (B,) is true."""
         return replace(self, keep=self.keep * (~drop).to(self.keep.dtype))
 
+    def _parts(self) -> list[Tensor]:
+        return [getattr(self, part.name) for part in fields(self)]
+
 
 def make_condition(
-    patterns: NDArray[np.floating], orders: Sequence[tuple[int, int]], scales: NDArray[np.floating]
+    patterns: NDArray[np.floating], orders: Sequence[tuple[int, int]], scales: NDArray[np.floating], features: Tensor
 ) -> Condition:
     """The condition of one channel of a low-gradient matrix.
 
@@ -57,20 +62,20 @@ def make_condition(
         patterns: components at unit maximum modulus, (K, 2, Y, X).
         orders: K mixing orders (m_x, m_y).
         scales: their maximum moduli, (K,).
+        features: `scan_features` of the matrix, (F,).
     """
     return Condition(
         image=torch.from_numpy(np.ascontiguousarray(patterns, dtype=np.float32)),
         orders=torch.tensor(orders, dtype=torch.float32),
         log_scale=relative_log_scales(torch.from_numpy(np.asarray(scales))).float(),
+        features=features.float().expand(len(patterns), -1),
         keep=torch.ones(len(patterns)),
     )
 
 
 def concatenate(conditions: Sequence[Condition]) -> Condition:
     """Conditions of several matrices as one batch."""
-    return Condition(
-        *(torch.cat([getattr(part, name) for part in conditions]) for name in ("image", "orders", "log_scale", "keep"))
-    )
+    return Condition(*(torch.cat(parts) for parts in zip(*(each._parts() for each in conditions), strict=True)))
 
 
 def condition_noise_level(schedule: ScheduleSettings, u: float) -> float:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sm_search.config.errors import SettingsError
-from sm_search.config.model import LinearBasisSettings, Prediction, UNetSettings
-from sm_search.diffusion.basis import LinearBasis
+from sm_search.config.model import BackboneSettings, LinearBasisSettings, Prediction, UNetSettings
+from sm_search.diffusion.basis import FeatureBasis, LinearBasis
 from sm_search.diffusion.condition import Condition
 
 ORDER_FREQUENCIES = 8
@@ -26,8 +26,8 @@ class Denoiser(nn.Module, ABC):
     """Predicts ε, v or x_0 of a state from its noisy version, the condition and ᾱ_t."""
 
     @abstractmethod
-    def fit_constants(self, targets: Tensor, conditions: Tensor) -> None:
-        """Fit what is not trained by gradient to training images (B, 2, Y, X)."""
+    def fit_constants(self, targets: Tensor, condition: Condition) -> None:
+        """Fit what is not trained by gradient to training images (B, 2, Y, X) and their conditions."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
@@ -56,17 +56,41 @@ def noise_features(alpha_bar: Tensor) -> Tensor:
     return torch.cat((scaled, last, torch.sin(phases), torch.cos(phases)), 1)
 
 
-def component_features(condition: Condition) -> Tensor:
-    """Features of the mixing orders and of the component's scale, shape (B, 4·ORDER_FREQUENCIES + 1)."""
-    frequencies = math.pi / 2.0 ** torch.arange(ORDER_FREQUENCIES, device=condition.image.device)
-    phases = condition.orders[:, :, None] * frequencies
-    orders = torch.cat((torch.sin(phases), torch.cos(phases)), 2).flatten(1)
-    scale = (condition.log_scale * condition.keep)[:, None] / LOG_SCALE_UNIT
-    return torch.cat((orders.to(condition.image.dtype), scale), 1)
-
-
-COMPONENT_FEATURES = 4 * ORDER_FREQUENCIES + 1
 NOISE_FEATURES = 16
+
+
+class ComponentFeatures(nn.Module):
+    """What a network is told beside images: mixing orders, scale of the component, and what the whole matrix tells.
+
+    Attributes:
+        size: how many numbers that is.
+    """
+
+    def __init__(self, settings: BackboneSettings, features: int) -> None:
+        super().__init__()
+        if settings.context > features:
+            raise SettingsError(
+                f"backbone {settings.backbone}: context = {settings.context} exceeds the {features} features of a scan"
+            )
+        self.with_orders = settings.order_embedding == "fourier"
+        self.context = FeatureBasis(features, settings.context) if settings.context else None
+        self.size = 1 + settings.context + (4 * ORDER_FREQUENCIES if self.with_orders else 0)
+
+    def fit(self, condition: Condition) -> None:
+        if self.context is not None:
+            self.context.fit(condition.features)
+
+    def forward(self, condition: Condition) -> Tensor:
+        """Shape (B, size); of a dropped condition only the orders are told."""
+        keep = condition.keep[:, None]
+        parts = [condition.log_scale[:, None] / LOG_SCALE_UNIT * keep]
+        if self.context is not None:
+            parts.append(self.context(condition.features) * keep)
+        if self.with_orders:
+            frequencies = math.pi / 2.0 ** torch.arange(ORDER_FREQUENCIES, device=condition.image.device)
+            phases = condition.orders[:, :, None] * frequencies
+            parts += [torch.sin(phases).flatten(1), torch.cos(phases).flatten(1)]
+        return torch.cat(parts, 1)
 
 
 class LinearBasisDenoiser(Denoiser):
@@ -75,7 +99,9 @@ class LinearBasisDenoiser(Denoiser):
     The outlet's numbers are of order 1 whatever the coefficient and the noise level: see `output_preconditioning`.
     """
 
-    def __init__(self, settings: LinearBasisSettings, shape: tuple[int, int], prediction: Prediction) -> None:
+    def __init__(
+        self, settings: LinearBasisSettings, shape: tuple[int, int], prediction: Prediction, features: int
+    ) -> None:
         super().__init__()
         self.prediction = prediction
         pixels = 2 * shape[0] * shape[1]
@@ -86,7 +112,8 @@ class LinearBasisDenoiser(Denoiser):
         self.condition_basis = LinearBasis(pixels, count)
         self.register_buffer("scale", torch.ones(()))
         width = settings.width
-        self.inlet = nn.Linear(2 * count + 1 + COMPONENT_FEATURES, width)
+        self.component = ComponentFeatures(settings, features)
+        self.inlet = nn.Linear(2 * count + 1 + self.component.size, width)
         self.noise_inlet = nn.Sequential(nn.Linear(NOISE_FEATURES, 128), nn.SiLU())
         self.blocks = nn.ModuleList(_ModulatedBlock(width, 128) for _ in range(settings.blocks))
         self.outlet = nn.Linear(width, count)
@@ -95,9 +122,10 @@ class LinearBasisDenoiser(Denoiser):
 
     scale: Tensor
 
-    def fit_constants(self, targets: Tensor, conditions: Tensor) -> None:
+    def fit_constants(self, targets: Tensor, condition: Condition) -> None:
         self.target_basis.fit(targets)
-        self.condition_basis.fit(conditions)
+        self.condition_basis.fit(condition.image)
+        self.component.fit(condition)
         # Mean square 1 over the coefficients: the leading ones stand far above the noise, the last far below.
         self.scale.copy_(self.target_basis.spread_D.square().mean().sqrt())
 
@@ -119,7 +147,7 @@ class LinearBasisDenoiser(Denoiser):
             x_in = x_t / (a * spread_D.square() + 1 - a).sqrt()
         keep = condition.keep[:, None]
         seen = self.condition_basis.encode(condition.image) / self.condition_basis.spread_D * keep
-        h = self.inlet(torch.cat((x_in, seen, keep, component_features(condition)), 1))
+        h = self.inlet(torch.cat((x_in, seen, keep, self.component(condition)), 1))
         modulation = self.noise_inlet(noise_features(alpha_bar))
         for block in self.blocks:
             h = block(h, modulation)
@@ -155,23 +183,28 @@ class _ModulatedBlock(nn.Module):
 
 
 class UNetDenoiser(Denoiser):
-    """Pixel U-Net of diffusers; mixing orders and scale enter beside the noise level's embedding."""
+    """Pixel U-Net of diffusers; mixing orders and scale enter beside the noise level's embedding.
 
-    def __init__(self, settings: UNetSettings, shape: tuple[int, int]) -> None:
+    With `patch` > 1 the convolutions see the image as squares of pixels, a rearrangement that the state does not feel.
+    """
+
+    def __init__(self, settings: UNetSettings, shape: tuple[int, int], features: int) -> None:
         super().__init__()
-        levels = len(settings.channels)
-        factor = 2 ** (levels - 1)
+        levels, patch = len(settings.channels), settings.patch
+        factor = patch * 2 ** (levels - 1)
         if shape[0] % factor or shape[1] % factor:
+            parted = f"parted into {patch} × {patch} pixels and " if patch > 1 else ""
             raise SettingsError(
-                f"backbone unet: a grid of {shape[1]} × {shape[0]} cannot be halved {levels - 1} times "
+                f"backbone unet: a grid of {shape[1]} × {shape[0]} cannot be {parted}halved {levels - 1} times "
                 f"({levels} levels in `channels`); sides must be multiples of {factor}"
             )
+        self.part, self.join = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
         # diffusers takes four seconds to import, which only this backbone has to pay.
         from diffusers.models.unets.unet_2d import UNet2DModel
 
         self.net = UNet2DModel(
-            in_channels=5,
-            out_channels=2,
+            in_channels=4 * patch**2 + 1,
+            out_channels=2 * patch**2,
             block_out_channels=settings.channels,
             down_block_types=("DownBlock2D",) * levels,
             up_block_types=("UpBlock2D",) * levels,
@@ -181,15 +214,17 @@ class UNetDenoiser(Denoiser):
             class_embed_type="identity",
         )
         embedding = settings.channels[0] * 4
+        self.component = ComponentFeatures(settings, features)
         self.features = nn.Sequential(
-            nn.Linear(COMPONENT_FEATURES + NOISE_FEATURES, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+            nn.Linear(self.component.size + NOISE_FEATURES, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.register_buffer("scale", torch.ones(()))
 
     scale: Tensor
 
-    def fit_constants(self, targets: Tensor, conditions: Tensor) -> None:
+    def fit_constants(self, targets: Tensor, condition: Condition) -> None:
         self.scale.copy_(targets.square().mean().sqrt())
+        self.component.fit(condition)
 
     def encode(self, images: Tensor) -> Tensor:
         return images
@@ -202,16 +237,26 @@ class UNetDenoiser(Denoiser):
 
     def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition) -> Tensor:
         keep = condition.keep[:, None, None, None]
-        pixels = torch.cat((x_t, condition.image * keep, keep.expand(-1, 1, *x_t.shape[2:])), 1)
-        features = torch.cat((component_features(condition), noise_features(alpha_bar)), 1)
+        pixels = self.part(torch.cat((x_t, condition.image * keep), 1))
+        pixels = torch.cat((pixels, keep.expand(-1, 1, *pixels.shape[2:])), 1)
+        features = torch.cat((self.component(condition), noise_features(alpha_bar)), 1)
         # The noise level enters through our own features; diffusers' timestep input stays at zero.
-        return self.net(pixels, 0, class_labels=self.features(features)).sample
+        return self.join(self.net(pixels, 0, class_labels=self.features(features)).sample)
 
 
 def build_denoiser(
-    settings: LinearBasisSettings | UNetSettings, shape: tuple[int, int], prediction: Prediction
+    settings: BackboneSettings, shape: tuple[int, int], prediction: Prediction, features: int = 0
 ) -> Denoiser:
-    """A freshly initialised denoiser for images of `shape` = (Y, X) whose output means `prediction`."""
+    """A freshly initialised denoiser.
+
+    Args:
+        shape: of its images, (Y, X).
+        prediction: what its output means.
+        features: numbers in `Condition.features`; only `context` needs them.
+
+    Raises:
+        SettingsError: the shape does not suit the backbone, or there are fewer features than `context` asks for.
+    """
     if isinstance(settings, LinearBasisSettings):
-        return LinearBasisDenoiser(settings, shape, prediction)
-    return UNetDenoiser(settings, shape)
+        return LinearBasisDenoiser(settings, shape, prediction, features)
+    return UNetDenoiser(settings, shape, features)

@@ -9,6 +9,8 @@ from torch import Tensor
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.denoiser import Denoiser
 
+FEATURES = 6
+
 
 class FunctionDenoiser(Denoiser):
     """A denoiser on pixels that answers `function(x_t, alpha_bar, condition)` and counts its evaluations."""
@@ -19,7 +21,7 @@ class FunctionDenoiser(Denoiser):
         self.evaluations = 0
         self.seen: list[Condition] = []
 
-    def fit_constants(self, targets: Tensor, conditions: Tensor) -> None:
+    def fit_constants(self, targets: Tensor, condition: Condition) -> None:
         pass
 
     def encode(self, images: Tensor) -> Tensor:
@@ -42,7 +44,7 @@ def function_denoiser() -> type[FunctionDenoiser]:
     return FunctionDenoiser
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_condition() -> Callable[..., Condition]:
     def make(batch: int = 2, shape: tuple[int, int] = (8, 8), seed: int = 0) -> Condition:
         generator = torch.Generator().manual_seed(seed)
@@ -50,6 +52,7 @@ def make_condition() -> Callable[..., Condition]:
             image=torch.randn((batch, 2, *shape), generator=generator),
             orders=torch.randint(0, 13, (batch, 2), generator=generator).float(),
             log_scale=-4 * torch.rand(batch, generator=generator),
+            features=torch.randn((batch, FEATURES), generator=generator),
             keep=torch.ones(batch),
         )
 

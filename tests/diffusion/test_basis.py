@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sm_search.diffusion.basis import LinearBasis
+from sm_search.diffusion.basis import OVERSAMPLING, WORTH_IT, FeatureBasis, LinearBasis
 
 SHAPE = (4, 6)
 PIXELS = 2 * 4 * 6
@@ -22,6 +22,39 @@ def fitted(images: torch.Tensor, coefficients: int) -> LinearBasis:
     basis = LinearBasis(PIXELS, coefficients)
     basis.fit(images)
     return basis
+
+
+def test_a_few_vectors_of_many_are_the_leading_ones() -> None:
+    """Images of 1024 numbers, full rank with a slow decay, where the basis is found by iteration."""
+    generator = torch.Generator().manual_seed(0)
+    spread = 1 / (1 + torch.arange(1024.0)) ** 2
+    mixing, _ = torch.linalg.qr(torch.randn((1024, 1024), generator=generator))
+    images = (torch.randn((1500, 1024), generator=generator) * spread @ mixing.T).unflatten(1, (2, 16, 32))
+    basis = LinearBasis(1024, 20)
+    assert basis.vectors_PD.shape[0] > WORTH_IT * (20 + OVERSAMPLING)
+    basis.fit(images)
+    flat_BP = images.flatten(1).double()
+    energies, vectors = torch.linalg.eigh(flat_BP.T @ flat_BP)
+    leading = vectors.flip(1)[:, :20]
+    torch.testing.assert_close((basis.vectors_PD.double() * leading).sum(0).abs(), torch.ones(20).double())
+    torch.testing.assert_close(basis.spread_D.double(), (energies.flip(0)[:20] / 1500).sqrt(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(basis.vectors_PD.T @ basis.vectors_PD, torch.eye(20), rtol=0, atol=1e-6)
+    before = basis.vectors_PD.clone()
+    torch.randn(5)  # the global generator does not matter
+    basis.fit(images)
+    assert torch.equal(basis.vectors_PD, before)
+
+
+def test_features_of_scans_become_uncorrelated_coordinates_of_unit_spread() -> None:
+    """Two of four directions vary: a third coordinate has nothing to say, also on scans never seen."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn((300, 2), generator=generator) @ torch.tensor([[3.0, 0, 1, 0], [0.1, 0.2, 0, 0]]) + 5
+    basis = FeatureBasis(4, 3)
+    basis.fit(features)
+    found = basis(features)
+    covariance = found.T @ found / 300
+    torch.testing.assert_close(covariance, torch.diag(torch.tensor([1.0, 1.0, 0.0])), rtol=1e-3, atol=1e-3)
+    assert basis(torch.full((1, 4), 100.0))[0, 2] == 0
 
 
 @pytest.mark.parametrize("coefficients", [3, 10, PIXELS])

@@ -27,7 +27,12 @@ from sm_search.diffusion.scan_features import feature_count
 from sm_search.diffusion.scan_models import ScanData, ScanModels
 
 ORDERS = ((0, 1), (1, 0), (1, 1))
-BACKBONES = [LinearBasisSettings(coefficients=8, width=16, blocks=1), UNetSettings(channels=(8, 8))]
+BACKBONES = [LinearBasisSettings(coefficients=8, width=16, blocks=1, context=2), UNetSettings(channels=(8, 8))]
+
+
+def condition(batch: int) -> Condition:
+    features = torch.randn(batch, feature_count(3))
+    return Condition(torch.randn(batch, 2, 4, 6), torch.ones(batch, 2), torch.zeros(batch), features, torch.ones(batch))
 
 
 def checkpoint(
@@ -35,8 +40,8 @@ def checkpoint(
     mean: Mean = "kernel-ridge",
 ) -> Checkpoint:
     torch.manual_seed(0)
-    denoiser = build_denoiser(backbone, (4, 6), "x0")
-    denoiser.fit_constants(torch.randn(50, 2, 4, 6), torch.randn(50, 2, 4, 6))
+    denoiser = build_denoiser(backbone, (4, 6), "x0", feature_count(3))
+    denoiser.fit_constants(torch.randn(50, 2, 4, 6), condition(50))
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter)
     scans = [
@@ -102,9 +107,9 @@ def test_the_round_trip_is_exact(tmp_path: Path, backbone: LinearBasisSettings |
     assert not loaded.denoiser.training
     assert not any(parameter.requires_grad for parameter in loaded.denoiser.parameters())
     x = saved.denoiser.encode(torch.randn(2, 2, 4, 6))
-    condition = Condition(torch.randn(2, 2, 4, 6), torch.ones(2, 2), torch.zeros(2), torch.ones(2))
+    seen = condition(2)
     with torch.no_grad():
-        outputs = [each.denoiser.eval()(x, torch.tensor([0.2, 0.7]), condition) for each in (saved, loaded)]
+        outputs = [each.denoiser.eval()(x, torch.tensor([0.2, 0.7]), seen) for each in (saved, loaded)]
     assert torch.equal(*outputs)
 
 

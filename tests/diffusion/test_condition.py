@@ -41,14 +41,15 @@ def test_noise_grows_and_weight_falls_along_the_way_down(u: float, other: float,
 
 def test_make_condition_keeps_the_order_of_components_and_the_ratios_of_scales() -> None:
     patterns = np.arange(3 * 2 * 4).reshape(3, 2, 2, 2) / 24
-    condition = make_condition(patterns, ((0, 1), (2, 0), (1, 1)), np.array([10.0, 1000.0, 0.0]))
+    features = torch.arange(11, dtype=torch.float64)
+    condition = make_condition(patterns, ((0, 1), (2, 0), (1, 1)), np.array([10.0, 1000.0, 0.0]), features)
     torch.testing.assert_close(condition.image, torch.from_numpy(patterns).float())
     assert condition.orders.tolist() == [[0, 1], [2, 0], [1, 1]]
     assert condition.log_scale.tolist() == [-2, 0, -15]
     assert condition.keep.tolist() == [1, 1, 1]
-    assert {part.dtype for part in (condition.image, condition.orders, condition.log_scale, condition.keep)} == {
-        torch.float32
-    }
+    assert condition.features.tolist() == 3 * [list(range(11))]
+    parts = (condition.image, condition.orders, condition.log_scale, condition.features, condition.keep)
+    assert {part.dtype for part in parts} == {torch.float32}
 
 
 def test_dropping_touches_only_what_is_dropped(make_condition) -> None:
@@ -59,4 +60,5 @@ def test_dropping_touches_only_what_is_dropped(make_condition) -> None:
     assert condition.keep.tolist() == [1, 1, 1, 1]
     both = concatenate([condition[:1], condition[1:]])
     assert torch.equal(both.image, condition.image)
-    assert torch.equal(both[torch.tensor([3, 0])].log_scale, condition.log_scale[[3, 0]])
+    for name in ("log_scale", "features", "orders"):
+        assert torch.equal(getattr(both[torch.tensor([3, 0])], name), getattr(condition, name)[[3, 0]])

@@ -1,6 +1,8 @@
 """Both backbones behind one interface."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,34 +11,37 @@ from sm_search.config.errors import SettingsError
 from sm_search.config.model import LinearBasisSettings, Prediction, UNetSettings
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.denoiser import (
-    COMPONENT_FEATURES,
     NOISE_FEATURES,
+    ComponentFeatures,
     Denoiser,
+    UNetDenoiser,
     build_denoiser,
-    component_features,
     noise_features,
     output_preconditioning,
 )
 from sm_search.diffusion.noise_schedule import diffuse, training_target
 
 SHAPE = (8, 8)
+FEATURES = 6
+SMALL = LinearBasisSettings(coefficients=24, width=32, blocks=2)
 Make = Callable[..., Condition]
 
 
 @pytest.fixture(
     scope="module",
     params=[
-        LinearBasisSettings(coefficients=24, width=32, blocks=2),
-        LinearBasisSettings(coefficients=24, width=32, blocks=2, wiener_input=False),
+        SMALL,
+        SMALL.model_copy(update={"wiener_input": False, "context": 2}),
         UNetSettings(channels=(8, 16)),
+        UNetSettings(channels=(8, 16), patch=2, context=2),
     ],
-    ids=["linear-basis", "linear-basis without Wiener input", "unet"],
+    ids=["linear-basis", "linear-basis, no Wiener input, context", "unet", "unet, patch 2, context"],
 )
-def denoiser(request: pytest.FixtureRequest) -> Denoiser:
+def denoiser(request: pytest.FixtureRequest, make_condition: Make) -> Denoiser:
     torch.manual_seed(0)
-    built = build_denoiser(request.param, SHAPE, "x0").eval()
-    generator = torch.Generator().manual_seed(1)
-    built.fit_constants(*3 * torch.randn((2, 200, 2, *SHAPE), generator=generator))
+    built = build_denoiser(request.param, SHAPE, "x0", FEATURES).eval()
+    targets, seen = 3 * torch.randn((2, 200, 2, *SHAPE), generator=torch.Generator().manual_seed(1))
+    built.fit_constants(targets, make_condition(200, seed=1).with_image(seen))
     for parameter in built.parameters():  # the outlets begin at zero, where nothing could be seen
         torch.nn.init.normal_(parameter, std=0.1)
     return built
@@ -63,7 +68,9 @@ def test_a_dropped_condition_makes_the_output_independent_of_the_image(
 ) -> None:
     x, level, condition = states(denoiser, 3), torch.tensor([0.9, 0.5, 1e-4]), make_condition(3)
     drop = torch.tensor([True, True, False])
-    other = Condition(condition.image + 1, condition.orders, condition.log_scale - 1, condition.keep)
+    other = Condition(
+        condition.image + 1, condition.orders, condition.log_scale - 1, condition.features + 1, condition.keep
+    )
     with torch.no_grad():
         first, second = (denoiser(x, level, each.dropped(drop)) for each in (condition, other))
     assert torch.equal(first[:2], second[:2])
@@ -80,11 +87,47 @@ def test_the_output_depends_on_all_that_is_given(denoiser: Denoiser, make_condit
             denoiser(x + 0.1, level, condition),
             denoiser(x, level - 0.2, condition),
             denoiser(x, level, condition.with_image(other.image)),
-            denoiser(x, level, Condition(condition.image, other.orders, condition.log_scale, condition.keep)),
-            denoiser(x, level, Condition(condition.image, condition.orders, other.log_scale, condition.keep)),
+            denoiser(x, level, replace(condition, orders=other.orders)),
+            denoiser(x, level, replace(condition, log_scale=other.log_scale)),
         ]
+        of_another_scan = denoiser(x, level, replace(condition, features=other.features))
     for variant in variants:
         assert (variant - reference).abs().max() > 1e-5
+    with_context = denoiser.component.context is not None  # type: ignore[union-attr]
+    assert ((of_another_scan - reference).abs().max() > 1e-5) == with_context
+
+
+def test_gradients_reach_every_parameter_and_every_pixel(denoiser: Denoiser, make_condition: Make) -> None:
+    images = torch.randn((4, 2, *SHAPE), generator=torch.Generator().manual_seed(3)).requires_grad_()
+    x = denoiser.to_state(images)
+    # Not the mean square: group norms would keep it.
+    output = denoiser(x, torch.full((4,), 0.5), make_condition(4))
+    (output * torch.linspace(-1, 2, output[0].numel()).view(output[0].shape)).sum().backward()
+    unused = [name for name, parameter in denoiser.named_parameters() if parameter.grad is None]
+    assert all("time_embedding" in name for name in unused)
+    assert images.grad is not None
+    assert (images.grad != 0).all()
+    denoiser.zero_grad()
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_parting_and_joining_pixels_are_exact_inverses_around_the_network(patch: int, make_condition: Make) -> None:
+    """A network that hands through its first channels, the parted x_t, makes the whole the identity."""
+
+    class Through(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor, timestep: int, class_labels: torch.Tensor) -> SimpleNamespace:
+            self.seen = pixels
+            return SimpleNamespace(sample=pixels[:, : 2 * patch**2])
+
+    built = build_denoiser(UNetSettings(channels=(8, 8), patch=patch), (8, 16), "x0")  # type: ignore[arg-type]
+    assert isinstance(built, UNetDenoiser)
+    built.net = Through()
+    x, condition = torch.randn(3, 2, 8, 16), make_condition(3, (8, 16))
+    assert torch.equal(built(x, torch.full((3,), 0.5), condition), x)
+    assert built.net.seen.shape == (3, 4 * patch**2 + 1, 8 // patch, 16 // patch)
+    assert built.net.seen.square().sum() == pytest.approx(
+        (x.square().sum() + condition.image.square().sum() + 3 * 8 * 16 / patch**2).item(), rel=1e-5
+    )
 
 
 def test_the_u_net_refuses_a_grid_that_cannot_be_halved() -> None:
@@ -92,6 +135,18 @@ def test_the_u_net_refuses_a_grid_that_cannot_be_halved() -> None:
     with pytest.raises(SettingsError, match=message):
         build_denoiser(UNetSettings(channels=(8, 8, 8)), (10, 12), "x0")
     build_denoiser(UNetSettings(channels=(8, 8, 8)), (8, 12), "x0")
+    message = "a grid of 12 × 8 cannot be parted into 4 × 4 pixels and halved 1 times .* must be multiples of 8"
+    with pytest.raises(SettingsError, match=message):
+        build_denoiser(UNetSettings(channels=(8, 8), patch=4), (8, 12), "x0")
+    build_denoiser(UNetSettings(channels=(8, 8), patch=4), (8, 16), "x0")
+
+
+def test_more_context_than_features_is_refused() -> None:
+    for settings in (SMALL, UNetSettings(channels=(8, 8))):
+        asked = settings.model_copy(update={"context": 7})
+        with pytest.raises(SettingsError, match=f"{settings.backbone}: context = 7 exceeds the 6 features of a scan"):
+            build_denoiser(asked, SHAPE, "x0", FEATURES)
+        build_denoiser(asked, SHAPE, "x0", 7)
 
 
 def test_the_basis_has_no_more_vectors_than_pixels() -> None:
@@ -110,7 +165,7 @@ def test_a_fresh_linear_basis_is_the_ideal_denoiser_of_its_prior(prediction: Pre
     built = build_denoiser(LinearBasisSettings(coefficients=48, width=16, blocks=1), SHAPE, prediction)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn((500, 2, *SHAPE), generator=generator) * torch.logspace(-3, 1, SHAPE[1])
-    built.fit_constants(images, images)
+    built.fit_constants(images, make_condition(500).with_image(images))
     spread = built.target_basis.spread_D / built.scale
     assert spread.max() / spread.min() > 10
     alpha_bar = torch.tensor([0.9999, 0.7, 0.1, 1e-4])[:, None]
@@ -140,9 +195,12 @@ def test_features_are_finite_at_both_ends_and_told_apart(make_condition: Make) -
     assert features.shape == (6, NOISE_FEATURES)
     assert torch.isfinite(features).all()
     assert torch.cdist(features, features).add(torch.eye(6)).min() > 0.1
-    condition = make_condition(3)
-    assert component_features(condition).shape == (3, COMPONENT_FEATURES)
     orders = torch.cartesian_prod(torch.arange(13.0), torch.arange(13.0))
-    every = Condition(torch.zeros(169, 2, 1, 1), orders, torch.zeros(169), torch.ones(169))
-    features = component_features(every)
+    every = replace(make_condition(169), orders=orders, log_scale=torch.zeros(169))
+    component = ComponentFeatures(SMALL, 0)
+    features = component(every)
+    assert features.shape == (169, component.size)
     assert torch.cdist(features, features).add(torch.eye(169)).min() > 0.1
+    without = ComponentFeatures(SMALL.model_copy(update={"order_embedding": "none"}), 0)
+    assert not without(every).any()
+    assert without(make_condition(3)).shape == (3, without.size)
