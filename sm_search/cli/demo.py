@@ -60,8 +60,8 @@ def run_demo(options: Namespace, output: Output) -> dict[str, Any]:
     step("synthesize", models.synthesize, model=champion, input=str(low), output=str(made), seed=0, force=True)
     step("validate", datasets.validate, file=str(made))
     figure = home / "comparison.png"
-    arguments = {"model": champion, "data": str(data), "split": "test", "figure": str(figure)}
-    evaluated = step("evaluate", models.evaluate, force=True, phantom="shape", regression=False, **arguments)
+    arguments = {"model": champion, "data": str(data), "split": "test", "figure": str(figure), "phantom": "shape"}
+    evaluated = step("evaluate", models.evaluate, force=True, regression=False, noise_free=False, **arguments)
     step("report", studies.report, study=study, out=None, force=True)
     output.progress("seconds: " + ", ".join(f"{name} {value:g}" for name, value in seconds.items()))
     output.result(f"Look at {figure} and {home / f'{study}.html'}; compare all runs with `make ui`.")

@@ -60,6 +60,7 @@ def add_verbs(add: Adder) -> None:
     p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument("--split", default="test", metavar="NAME", help="split of the dataset (default test)")
     p.add_argument("--regression", action="store_true", help="train a regression network as a further baseline")
+    p.add_argument("--noise-free", action="store_true", help="rate against the truth simulated without its noise")
     p.add_argument("--phantom", metavar="NAME", help="also image dots, bars, shape or vessel with every matrix")
     p.add_argument("--figure", metavar="FILE", help="write the comparison figure of the first scan (PNG)")
     p.add_argument("--force", action="store_true", help="overwrite the figure")
@@ -156,8 +157,9 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
         output.progress(f"training a regression network for {steps} steps")
         methods["regression"] = regression_network(model.checkpoint.info.training, dataset)
     methods["model"] = model
-    rows = compare(methods, dataset, options.split)
-    logged = log_evaluation(store, options.model, options.split, quality_objects(rows))
+    rows = compare(methods, dataset, options.split, noise_free=options.noise_free)
+    logged_as = f"{options.split}_noise_free" if options.noise_free else options.split
+    logged = log_evaluation(store, options.model, logged_as, quality_objects(rows))
     if options.figure:
         pair = next(iter(dataset.pairs(options.split)))
         made = model.predict(pair.low)

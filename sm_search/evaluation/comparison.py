@@ -1,15 +1,20 @@
 """Methods against the truth, scan by scan."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sm_search.config.dataset import DatasetSettings
 from sm_search.data.dataset import Dataset, Pair
 from sm_search.data.scaling import ScaledImages
 from sm_search.evaluation.baselines import Method
 from sm_search.evaluation.metrics import Quality, quality
-from sm_search.physics.system_matrix import SystemMatrix
+from sm_search.physics.receive import receive
+from sm_search.physics.system_matrix import SystemMatrix, simulate
 
 RECEIVE_CHANNEL = 0
+MEASURED = "measured"
+"""A high-gradient matrix as it was measured, rated against the truth without noise."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,28 @@ class Row:
     quality: Quality
 
 
-def compare(methods: Mapping[str, Method], dataset: Dataset, split: str) -> list[Row]:
-    """The quality of every method on every scan of a split, scan by scan."""
-    return [
-        Row(name, pair.scan.id, pair_quality(method.predict(pair.low), pair))
-        for pair in dataset.pairs(split)
-        for name, method in methods.items()
-    ]
+def compare(methods: Mapping[str, Method], dataset: Dataset, split: str, *, noise_free: bool = False) -> list[Row]:
+    """The quality of every method on every scan of a split, scan by scan.
+
+    Args:
+        noise_free: compare with the truth simulated without noise, which the measured one, noise and all, is then
+            compared with too, as a method of its own.
+    """
+    rows = []
+    for pair in dataset.pairs(split):
+        estimates = {name: method.predict(pair.low) for name, method in methods.items()}
+        if noise_free:
+            estimates = {MEASURED: pair.high} | estimates
+            pair = without_noise(pair, dataset.settings)
+        rows += [Row(name, pair.scan.id, pair_quality(each, pair)) for name, each in estimates.items()]
+    return rows
+
+
+def without_noise(pair: Pair, settings: DatasetSettings) -> Pair:
+    """The pair with its high-gradient matrix simulated again, without noise."""
+    chain = settings.receive_of(pair.scan).model_copy(update={"noise_nv": 0.0, "background_frames": 0})
+    high = receive(simulate(settings, pair.scan, "high"), chain, pair.scan.id, "high")
+    return dataclasses.replace(pair, high=high)
 
 
 def pair_quality(estimate: SystemMatrix, pair: Pair) -> Quality:
