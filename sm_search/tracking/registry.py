@@ -35,17 +35,17 @@ MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<vers
 RUN_URI = re.compile(r"runs:/(?P<run_id>[0-9a-f]{32})/(?P<path>[^/].*)")
 URI_RULE = "must be models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID/PATH or a checkpoint folder"
 
-# One system matrix a request: (re, im) last, C channels, K components, N voxels with x fastest.
+# B matrices a request: (re, im) last, C channels, K components, N voxels with x fastest; each has its own f_x and N_d.
 SIGNATURE = ModelSignature(
     inputs=Schema(
         [
-            TensorSpec(np.dtype("float64"), (-1, -1, -1, 2), "values"),
+            TensorSpec(np.dtype("float64"), (-1, -1, -1, -1, 2), "values"),
             TensorSpec(np.dtype("int64"), (-1, 2), "mixing_orders"),
-            TensorSpec(np.dtype("float64"), (1,), "fx_hz"),
-            TensorSpec(np.dtype("int64"), (1,), "nd"),
+            TensorSpec(np.dtype("float64"), (-1,), "fx_hz"),
+            TensorSpec(np.dtype("int64"), (-1,), "nd"),
         ]
     ),
-    outputs=Schema([TensorSpec(np.dtype("float64"), (-1, -1, -1, 2), "values")]),
+    outputs=Schema([TensorSpec(np.dtype("float64"), (-1, -1, -1, -1, 2), "values")]),
 )
 
 

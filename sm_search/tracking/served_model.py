@@ -2,11 +2,13 @@
 
 MLflow executes this file by its path ("model from code"), so no pickle is stored. A request is JSON:
 
-    {"inputs": {"values": [[[[re, im], …N voxels], …K components], …C channels],
-                "mixing_orders": [[m_x, m_y], …K], "fx_hz": [25000.0], "nd": [99]}}
+    {"inputs": {"values": [[[[[re, im], …N voxels], …K components], …C channels], …B matrices],
+                "mixing_orders": [[m_x, m_y], …K], "fx_hz": [25000.0, …B], "nd": [99, …B]}}
 
-and the answer {"predictions": {"values": …}} has the same shape. Units as in `SystemMatrix`: A/m. The grid and the
-low field belong to the checkpoint.
+and the answer {"predictions": {"values": …}} has the same shape. Units as in `SystemMatrix`: A/m, or V for a model of
+the voltage. The grid and the low field belong to the checkpoint. What does not fit is answered with status 400 and the
+rule that it breaks. A request takes as long as the synthesis of its matrices; the server ends one after
+MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT seconds (60).
 """
 
 from pathlib import Path
@@ -18,7 +20,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
-from sm_search.config.errors import SmSearchError
+from sm_search.config.errors import DataError, SmSearchError
 from sm_search.physics.system_matrix import SystemMatrix
 
 
@@ -40,29 +42,47 @@ class Prediction:
         Raises:
             MlflowException: the tensors do not fit together, or not the checkpoint; the server answers with status 400.
         """
-        values_CKN = model_input["values"][..., 0] + 1j * model_input["values"][..., 1]
-        orders = tuple((int(m_x), int(m_y)) for m_x, m_y in model_input["mixing_orders"])
+        try:
+            return {"values": self._answer({name: np.asarray(value) for name, value in model_input.items()})}
+        except SmSearchError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
+
+    def _answer(self, given: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """(B, C, K, N, 2)."""
+        batch = given["values"]
+        if batch.ndim != 5 or batch.shape[-1] != 2 or 0 in batch.shape:
+            rule = "must be matrices, channels, components, voxels, 2"
+            raise DataError(f"values has the shape {list(batch.shape)}; {rule}")
+        if not np.isfinite(batch).all():
+            at = tuple(np.argwhere(~np.isfinite(batch))[0])
+            matrix, channel, component, voxel, _ = at
+            where = f"matrix {matrix}, channel {channel}, component {component}, voxel {voxel}"
+            raise DataError(f"values: {where} is {batch[at]}: must be finite")
+        for name in ("fx_hz", "nd"):
+            if given[name].shape != (len(batch),):
+                raise DataError(f"{name} has the shape {list(given[name].shape)}; must be [{len(batch)}], one a matrix")
+            for value in given[name].tolist():
+                if not 0 < value < np.inf:
+                    raise DataError(f"{name} is {value}: must be a positive number")
+        orders = tuple((int(m_x), int(m_y)) for m_x, m_y in given["mixing_orders"])
+        made = [
+            self._synthesise(matrix[..., 0] + 1j * matrix[..., 1], orders, fx_hz, nd)
+            for matrix, fx_hz, nd in zip(batch, given["fx_hz"].tolist(), given["nd"].tolist(), strict=True)
+        ]
+        return np.stack([np.stack([high_CKN.real, high_CKN.imag], axis=-1) for high_CKN in made])
+
+    def _synthesise(
+        self, values_CKN: NDArray[np.complex128], orders: tuple[tuple[int, int], ...], fx_hz: float, nd: int
+    ) -> NDArray[np.complex128]:
         _, components, voxels = values_CKN.shape
         grid = self._synthesiser.grid
         if (components, voxels) != (len(orders), grid.voxels):
-            raise MlflowException.invalid_parameter_value(
+            raise DataError(
                 f"values has {components} components of {voxels} voxels; "
                 f"mixing_orders asks for {len(orders)} components, the model for {grid.voxels} voxels"
             )
-        low = SystemMatrix(
-            values_CKN,
-            orders,
-            grid,
-            self._synthesiser.low,
-            float(model_input["fx_hz"][0]),
-            int(model_input["nd"][0]),
-            unit=self._synthesiser.unit,
-        )
-        try:
-            high_CKN = self._synthesiser.predict(low).values_CKN
-        except SmSearchError as error:
-            raise MlflowException.invalid_parameter_value(str(error)) from None
-        return {"values": np.stack([high_CKN.real, high_CKN.imag], axis=-1)}
+        low, unit = self._synthesiser.low, self._synthesiser.unit
+        return self._synthesiser.predict(SystemMatrix(values_CKN, orders, grid, low, fx_hz, nd, unit=unit)).values_CKN
 
 
 # MLflow warns about a `predict` without such a hint, but only in the class that it finds it in.

@@ -29,8 +29,8 @@ class Doubler:
         self.seen: list[SystemMatrix] = []
 
     def predict(self, low: SystemMatrix) -> SystemMatrix:
-        if low.nd == 0:
-            raise CheckpointError("nd must be positive")
+        if low.nd == 7:
+            raise CheckpointError("the model knows better")
         self.seen.append(low)
         return replace(low, values_CKN=2 * low.values_CKN)
 
@@ -60,14 +60,14 @@ def server(store: Store, study: str, checkpoint: Path, loaded: list[Doubler], mo
 
 def test_the_server_answers_with_the_synthesised_values(server: Any, loaded: list[Doubler]) -> None:
     inputs = {
-        "values": [[[[1.5, 2], [3, 4]], [[0, -1], [1e-9, 0]]]],
+        "values": [[[[[1.5, 2], [3, 4]], [[0, -1], [1e-9, 0]]]]],
         "mixing_orders": [[1, 0], [2, 3]],
         "fx_hz": [25e3],
         "nd": [99],
     }
     answer = server.post("/invocations", json={"inputs": inputs})
     assert answer.status_code == 200, answer.text
-    assert answer.json() == {"predictions": {"values": [[[[3, 4], [6, 8]], [[0, -2], [2e-9, 0]]]]}}
+    assert answer.json() == {"predictions": {"values": [[[[[3, 4], [6, 8]], [[0, -2], [2e-9, 0]]]]]}}
     (doubler,) = loaded
     (low,) = doubler.seen
     assert doubler.settings == '{"grid": [2, 1]}'
@@ -77,8 +77,9 @@ def test_the_server_answers_with_the_synthesised_values(server: Any, loaded: lis
 
     for change, rule in [
         ({"mixing_orders": [[1, 0]]}, "mixing_orders asks for 1 components"),
-        ({"values": [[[[1, 2]], [[1, 2]]]]}, "the model for 2 voxels"),
-        ({"nd": [0]}, "nd must be positive"),
+        ({"values": [[[[[1, 2]], [[1, 2]]]]]}, "the model for 2 voxels"),
+        ({"nd": [0]}, "nd is 0: must be a positive number"),
+        ({"nd": [7]}, "the model knows better"),
         ({"nd": None}, ""),
     ]:
         refused = server.post("/invocations", json={"inputs": {**inputs, **change}})
