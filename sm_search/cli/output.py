@@ -1,12 +1,14 @@
 """What the user sees: results on stdout, progress on stderr."""
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -55,6 +57,25 @@ class Output:
             task = bar.add_task("", total=None)
             yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
 
+    @contextmanager
+    def live_study(self) -> Iterator[Callable[[Any], None] | None]:
+        """Takes each `search.recording.Progress` of a search and shows it as a table that stays in place; None where
+        stderr is no terminal: there the lines of finished trials are all.
+        """
+        if not self.stderr.is_terminal:
+            yield None
+            return
+        begin, before = time.monotonic(), -1
+        with Live(console=self.stderr, refresh_per_second=2, transient=True) as live:
+
+            def show(progress: Any) -> None:
+                nonlocal before
+                # Trials that ended before a study was resumed say nothing about its speed now.
+                before = progress.ended if before < 0 else before
+                live.update(study_table(progress, progress.ended - before, time.monotonic() - begin))
+
+            yield show
+
     def error(self, line: str) -> None:
         self.stderr.print(f"error: {' '.join(line.split())}", markup=False)
 
@@ -84,6 +105,20 @@ class Output:
                 for row in rows
             ],
         )
+
+
+def study_table(progress: Any, ended: int, seconds: float) -> Table:
+    """Where a search stands, `ended` trials and `seconds` after this process began to search."""
+    rate = ended / seconds if seconds else 0.0
+    left = f"{(progress.trials - progress.ended) / rate / 60:.0f} min left" if rate else "time left unknown"
+    best = "none yet" if progress.best is None else f"{progress.best:.4g}"
+    title = f"{progress.ended}/{progress.trials} trials, best {progress.metric} {best}, {60 * rate:.1f}/min, {left}"
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for name in ("running", "step", progress.metric):
+        table.add_column(name, justify="left" if name == "running" else "right")
+    for trial_id, step, value in progress.running:
+        table.add_row(trial_id, str(step), "–" if value is None else f"{value:.4g}")
+    return table
 
 
 def quality_objects(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -14,7 +14,9 @@ from sm_search.cli.parsing import Adder, add_ray, add_store
 from sm_search.config.errors import InputError
 
 if TYPE_CHECKING:
-    pass
+    from sm_search.data.dataset import Dataset
+    from sm_search.search.result import SweepResult
+    from sm_search.search.space import Space
 
 
 def add_verbs(add: Adder) -> None:
@@ -23,7 +25,10 @@ def add_verbs(add: Adder) -> None:
     p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument("--resume", action="store_true", help="continue the study after an interruption")
     p.add_argument("--storage", metavar="URI", help="folder or s3:// URI that every node reaches (default: under home)")
-    p.add_argument("--dry-run", action="store_true", help="check everything and print what would run")
+    p.add_argument("--warm-start", action="append", metavar="STUDY", help="learn from an earlier study; repeatable")
+    p.add_argument(
+        "--dry-run", action="store_true", help="check everything, print what would run and what it costs"
+    )
     add_ray(p)
     add_store(p)
 
@@ -47,31 +52,22 @@ def sweep(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.dataset import Dataset
     from sm_search.report.publication import publish_study
     from sm_search.search import sweep as search
+    from sm_search.search.result import as_object
     from sm_search.search.session import ray_session
     from sm_search.search.space import load_space, parameter_names
     from sm_search.search.study_folder import check_study
     from sm_search.tracking.store import open_store
 
     space = load_space(options.space)
+    if options.warm_start:
+        space = space.model_validate({**space.model_dump(), "warm_start": (*space.warm_start, *options.warm_start)})
     dataset = Dataset.open(options.data)
-    names = parameter_names(space.outer_tree())
-    plan = {
-        "study": space.study,
-        "mode": space.mode,
-        "trials": space.budget.trials,
-        "rungs": space.rungs(),
-        "parameters": names,
-        "schedule_parameters": parameter_names(space.schedule),
-        "schedules_per_trial": space.budget.schedules,
-        "most_training_steps": space.budget.trials * space.training_steps(),
-    }
     if options.dry_run:
-        output.table("What would run", ("setting", "value"), [(key, str(value)) for key, value in plan.items()])
-        return plan
+        return _plan(space, dataset, output)
     # Before Ray is started, which takes a while.
     check_study(space, dataset, options.home, options.resume)
     store = open_store(options.home, options.tracking_uri)
-    with ray_session(options.ray_address):
+    with ray_session(options.ray_address), output.live_study() as watch:
         result = search.sweep(
             space,
             options.data,
@@ -80,27 +76,70 @@ def sweep(options: Namespace, output: Output) -> dict[str, Any]:
             storage=options.storage,
             resume=options.resume,
             announce=output.progress,
+            watch=watch,
         )
     publish_study(store, space.study, space.metric, dataset)
-    output.table(
-        f"Study {result.study}",
-        ("trial", "state", "PSNR dB", "SSIM", "steps", *names),
-        [
-            (
-                trial.trial_id,
-                trial.state,
-                f"{trial.metrics.get('val_psnr_db', float('nan')):.2f}",
-                f"{trial.metrics.get('val_ssim', float('nan')):.4f}",
-                f"{trial.metrics.get('training_step', 0):.0f}",
-                *(_shown(trial.params.get(name)) for name in names),
-            )
-            for trial in result.trials
-        ],
+    _print_trials(space, result, parameter_names(space.outer_tree()), output)
+    return as_object(result)
+
+
+def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
+    """What would run, and what it would cost."""
+    from sm_search.search.cost import expected_seconds, expected_work, measured_speed, workers
+    from sm_search.search.space import parameter_names
+
+    names = parameter_names(space.outer_tree())
+    work = expected_work(space, space.budget.trials if names else 1)
+    speed, at_once = measured_speed(space, dataset, output.progress), workers(space)
+    confirm = work.confirmations * space.training_steps()
+    plan = {
+        "study": space.study,
+        "mode": space.mode,
+        "objectives": space.objectives(),
+        "warm_start": list(space.warm_start),
+        "trials": work.trials,
+        "rungs": space.rungs(),
+        "parameters": names,
+        "schedule_parameters": parameter_names(space.schedule),
+        "schedules_per_trial": space.budget.schedules if space.mode == "two-level" else 0,
+        "trainings_with_other_seeds": work.confirmations,
+        "most_training_steps": work.most_steps + confirm,
+        "expected_training_steps": round(work.expected_steps + confirm),
+        "expected_training_images": round((work.expected_steps + confirm) * speed.batch_size),
+        "trials_at_once": at_once,
+        "measured_seconds_per_step": speed.step_s,
+        "measured_seconds_per_validation": speed.validation_s,
+        "measured_seconds_per_schedule_search": speed.inner_search_s,
+        "estimated_minutes": expected_seconds(space, work, speed, at_once) / 60,
+    }
+    output.table("What would run", ("setting", "value"), [(key, _shown(value)) for key, value in plan.items()])
+    output.result(
+        "The time is an estimate: steps and validations timed for some seconds on this machine, by ASHA's expected "
+        "share of the trials; it leaves out the start of Ray and MLflow."
     )
-    trials = [
-        {"trial_id": t.trial_id, "state": t.state, "params": t.params, "metrics": t.metrics} for t in result.trials
+    return plan
+
+
+def _print_trials(space: "Space", result: "SweepResult", names: list[str], output: Output) -> None:
+    mean, deviation = f"{space.metric}_mean", f"{space.metric}_std"
+    columns = [("PSNR dB", "val_psnr_db", ".2f"), ("SSIM", "val_ssim", ".4f")]
+    if "evaluations" in space.objectives():
+        columns.append(("evaluations", "evaluations", ".0f"))
+    if space.budget.confirm:
+        columns += [("mean over seeds", mean, ".4g"), ("±", deviation, ".2g")]
+    columns.append(("steps", "training_step", ".0f"))
+    rows = [
+        (
+            trial.trial_id,
+            f"{trial.state}, front" if trial.trial_id in result.front else trial.state,
+            *(f"{trial.metrics[key]:{form}}" if key in trial.metrics else "–" for _, key, form in columns),
+            *(_shown(trial.params.get(name)) for name in names),
+        )
+        for trial in result.trials
     ]
-    return {"study": result.study, "run_id": result.run_id, "metric": result.metric, "trials": trials}
+    output.table(f"Study {result.study}", ("trial", "state", *(title for title, _, _ in columns), *names), rows)
+    if result.repeated:
+        output.result(f"{result.repeated} suggestions repeated an earlier trial and were answered from the record.")
 
 
 def _shown(value: Any) -> str:

@@ -191,3 +191,15 @@ class RememberingASHA(ASHAScheduler):
         if result["training_step"] >= self.stopped.get(trial.trial_id, math.inf):
             return TrialScheduler.STOP
         return decision
+
+
+def make_asha(space: Space) -> RememberingASHA:
+    """The scheduler of a study: it stops what is not among the best of its rung, by the metric."""
+    return RememberingASHA(
+        time_attr="training_step",
+        metric=space.metric,
+        mode="max",
+        max_t=space.training_steps(),
+        grace_period=space.budget.first_rung,
+        reduction_factor=space.budget.reduction,
+    )

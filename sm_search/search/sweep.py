@@ -19,7 +19,7 @@ from sm_search.search.confirmation import ConfirmationCallback, confirmation_nam
 from sm_search.search.recording import DISK_FAULTS, Announce, Recorder, TrialSummary, Watch, summary
 from sm_search.search.replacing_files import replacing_files
 from sm_search.search.result import RESULT_FILE, SweepResult, front, keep, ranked
-from sm_search.search.searcher import RememberingASHA, TruthfulOptunaSearch
+from sm_search.search.searcher import TruthfulOptunaSearch, make_asha
 from sm_search.search.space import Space, parameter_names
 from sm_search.search.study_folder import check_study, environment_tags, note_study, only_driver, study_folder
 from sm_search.search.trial import TrialContext, run_confirmation, run_trial
@@ -198,14 +198,7 @@ def _search(study: _Study, log: StudyLog, recorder: Recorder, resume: bool) -> t
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=TruthfulOptunaSearch(space, known),
-            scheduler=RememberingASHA(
-                time_attr="training_step",
-                metric=space.metric,
-                mode="max",
-                max_t=space.training_steps(),
-                grace_period=space.budget.first_rung,
-                reduction_factor=space.budget.reduction,
-            ),
+            scheduler=make_asha(space),
             num_samples=space.budget.trials if parameter_names(space.outer_tree()) else 1,
             max_concurrent_trials=space.resources.concurrent,
             time_budget_s=60 * space.budget.minutes if space.budget.minutes else None,

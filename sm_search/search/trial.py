@@ -19,7 +19,7 @@ from sm_search.config.model import Mean, ScheduleSettings
 from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.scan_models import ScanModels
-from sm_search.search.schedule_search import base_schedule, search_schedule
+from sm_search.search.schedule_search import ScheduleSearch, base_schedule, search_schedule
 from sm_search.search.space import Recorded, Space, schedule_settings, suggest, training_settings
 from sm_search.search.validation import Validation
 from sm_search.tracking.records import SCHEDULES_FILE
@@ -120,16 +120,22 @@ def _validate(
     if until < space.rungs()[-1]:
         schedule = base_schedule(space.schedule)
         return schedule, validation.metrics(trainer.ema, diffusion, schedule, device), []
-    found = search_schedule(
+    found = search_trial_schedule(space, trainer, validation, device, space.budget.schedules)
+    return found.best, found.metrics, [tried.as_dict() for tried in found.trials]
+
+
+def search_trial_schedule(
+    space: Space, trainer: Trainer, validation: Validation, device: str, schedules: int
+) -> ScheduleSearch:
+    """The inner search of a trial."""
+    return search_schedule(
         trainer.ema,
-        diffusion,
+        trainer.settings.diffusion,
         space.schedule,
         validation,
         metric=space.metric,
-        trials=space.budget.schedules,
+        trials=schedules,
         images=space.budget.images,
         seed=stream_seed(space.seed, "schedule") % 2**32,
         device=device,
     )
-    tried = [{"schedule": t.schedule.model_dump(mode="json"), "value": t.value} for t in found.trials]
-    return found.best, found.metrics, tried

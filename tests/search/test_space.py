@@ -14,6 +14,7 @@ from sm_search.search.space import (
     Space,
     load_space,
     parameter_names,
+    parameters_of,
     schedule_settings,
     suggest,
     training_settings,
@@ -40,7 +41,7 @@ def test_every_space_of_the_repository_loads_under_its_own_name() -> None:
         space = load_space(path)
         assert space.study == path.stem
         assert space.rungs()[-1] == space.training_steps()
-        assert parameter_names(space.outer_tree())
+        assert parameter_names({"training": space.training, "schedule": space.schedule})
 
 
 @pytest.mark.parametrize(
@@ -66,13 +67,26 @@ def test_every_space_of_the_repository_loads_under_its_own_name() -> None:
             2,
             ["training.backbone.layers", "99"],
         ),
-        ("training:\n  steps: {int: [10, 20]}\n", 1, ["training.steps", "budget, not a parameter"]),
-        ("training: {steps: 10}\nbudget: {first_rung: 20}\n", 1, ["first_rung = 20", "training.steps = 10"]),
+        ("training:\n  steps: {int: [10, 20]}\n", 2, ["training.steps", "budget, not a parameter"]),
+        ("training: {steps: 10}\nbudget: {first_rung: 20}\n", 2, ["first_rung = 20", "training.steps = 10"]),
         ("training:\n  p_uncond: {float: [0, 1]}\nfirst:\n  - {p_uncon: 0.1}\n", 4, ["p_uncon", "p_uncond"]),
         ("training:\n  p_uncond: {float: [0, 0.5]}\nfirst:\n  - {p_uncond: 0.7}\n", 4, ["first.0.p_uncond", "0.7"]),
         ("training:\n  batch_size: {choice: [1, 2]}\nfirst:\n  - {batch_size: 3}\n", 4, ["first.0.batch_size", "3"]),
         ("study: ../elsewhere\n", 1, ["study", "../elsewhere"]),
         ("mode: both\n", 1, ["mode", "'both'", "'joint'"]),
+        ("seed: 1\nmetric: [val_psnr_db, val_psn]\n", 2, ["metric", "'val_psn'", "evaluations"]),
+        ("seed: 1\nmetric: [evaluations, val_ssim]\n", 2, ["'evaluations'", "the first of the list a quality"]),
+        ("metric:\n  val_ssim: max\n  evaluations: max\n", 3, ["'evaluations'", "its direction is min, not 'max'"]),
+        ("metric: [val_ssim, val_ssim]\n", 1, ["'val_ssim'", "appears twice"]),
+        ("budget:\n  confirm: {best: 0}\n", 2, ["budget.confirm.best", "0", "greater than or equal to 1"]),
+        ("training: {seed: {int: [0, 3]}}\nbudget: {confirm: {}}\n", 2, ["training.seed must be one number"]),
+        ("study: a\nwarm_start: [b, a]\n", 2, ["'a' is this study itself"]),
+        ("training:\n  p_uncond: {float: [0, 0.1], step: 0.2}\n", 2, ["training.p_uncond", "0.2 exceeds the range"]),
+        (
+            "training:\n  p_uncond: {float: [0, 0.5], step: 0.1}\nfirst:\n  - {p_uncond: 0.25}\n",
+            4,
+            ["first.0.p_uncond", "0.25", "0 plus a multiple of 0.1"],
+        ),
     ],
 )
 def test_an_error_names_file_line_key_value_and_rule(tmp_path: Path, text: str, line: int, words: list[str]) -> None:
@@ -172,3 +186,42 @@ def test_the_hash_of_a_space_is_of_what_is_searched_and_not_of_the_budget() -> N
         {"schedule": {"steps": 2}},
     ):
         assert base.model_copy(update=change).space_hash() != base.space_hash()
+
+
+@pytest.mark.parametrize("text", ["[val_ssim, evaluations]", "{val_ssim: max, evaluations: min}"])
+def test_several_objectives_are_the_metric_and_what_stands_beside_it(tmp_path: Path, text: str) -> None:
+    space = load_space(written(tmp_path, f"metric: {text}\n"))
+    assert (space.metric, space.beside) == ("val_ssim", ("evaluations",))
+    assert space.objectives() == {"val_ssim": "max", "evaluations": "min"}
+    assert Space.model_validate_json(space.model_dump_json()) == space
+
+
+def test_a_quantised_range_gives_only_values_of_its_grid() -> None:
+    tree = {"p_uncond": {"float": [0.0, 0.3], "step": 0.1}, "batch_size": {"int": [8, 32], "step": 8}}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = [suggest(study.ask(), tree) for _ in range(40)]
+    assert {round(each["p_uncond"], 12) for each in seen} == {0.0, 0.1, 0.2, 0.3}
+    assert {each["batch_size"] for each in seen} == {8, 16, 24, 32}
+
+
+@pytest.mark.parametrize(
+    ("leaf", "text", "value"),
+    [
+        ({"float": [0.0, 1.0]}, "0.25", 0.25),
+        ({"int": [0, 8]}, "4", 4),
+        ({"choice": ["ddim", "ddpm"]}, "ddpm", "ddpm"),
+        ({"choice": [1, 4]}, "4", 4),
+        ({"choice": [True, False]}, "true", True),
+    ],
+)
+def test_a_stored_text_is_read_as_the_value_it_was(leaf: Any, text: str, value: Any) -> None:
+    read = parameters_of({"p": leaf})["p"].read(text)
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_a_joint_space_searches_the_same_parameters_as_the_papers_own() -> None:
+    joint, paper = load_space(SPACES / "joint.yaml"), load_space(SPACES / "paper.yaml")
+    assert (joint.mode, joint.training, joint.schedule) == ("joint", paper.training, paper.schedule)
+    both = {f"training.{name}" for name in parameter_names(paper.training)}
+    both |= {f"schedule.{name}" for name in parameter_names(paper.schedule)}
+    assert set(parameter_names(joint.outer_tree())) == both

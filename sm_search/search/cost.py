@@ -1,0 +1,162 @@
+"""What a study would cost: how many training steps ASHA leaves of the worst case, and a measured guess at the time."""
+
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import torch
+from ray.tune.schedulers import TrialScheduler
+
+from sm_search.data.dataset import Dataset
+from sm_search.search.schedule_search import base_schedule
+from sm_search.search.searcher import make_asha
+from sm_search.search.space import Recorded, Space, schedule_settings, suggest, training_settings
+from sm_search.search.trial import search_trial_schedule
+from sm_search.search.validation import Validation
+from sm_search.training import Trainer, training_images
+
+ORDERS = 20
+"""Random orders of good and bad trials over which ASHA's saving is averaged."""
+PROBES = 2
+"""Points of the space whose speed is measured."""
+PROBE_S = 2.0
+WARM_UP_STEPS = 2
+PROBED_SCHEDULES = 8
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a study does, in numbers.
+
+    Attributes:
+        most_steps, expected_steps: training steps of all trials; expected with ASHA, if a trial that is better at one
+            rung is better at all.
+        expected_reports: validations at early rungs; expected_full: trials at the full budget, which search schedules.
+        confirmations: trainings with other seeds after the search.
+    """
+
+    trials: int
+    most_steps: int
+    expected_steps: float
+    expected_reports: float
+    expected_full: float
+    confirmations: int
+
+
+def expected_work(space: Space, trials: int) -> Work:
+    """The work of `trials` trials, from ASHA's own rule on trials in random order."""
+    rungs, steps, reports, full = space.rungs(), [], [], []
+    for order in range(ORDERS):
+        asha, ranks = make_asha(space), list(range(trials))
+        random.Random(order).shuffle(ranks)
+        done = 0.0
+        reached = told = 0
+        for rank in ranks:
+            trial = SimpleNamespace(trial_id=str(rank))
+            asha.on_trial_add(None, trial)
+            for rung in rungs:
+                last = rung
+                told += 1
+                result = {space.metric: float(rank), "training_step": rung}
+                if asha.on_trial_result(None, trial, result) == TrialScheduler.STOP:
+                    break
+            done += last
+            reached += last == rungs[-1]
+        steps.append(done)
+        reports.append(told - reached)
+        full.append(reached)
+    confirm = space.budget.confirm
+    # The search's own seed is one of them already.
+    confirmations = min(confirm.best, max(1, round(statistics.fmean(full)))) * confirm.seeds if confirm else 0
+    return Work(
+        trials=trials,
+        most_steps=trials * rungs[-1],
+        expected_steps=statistics.fmean(steps),
+        expected_reports=statistics.fmean(reports),
+        expected_full=statistics.fmean(full),
+        confirmations=confirmations,
+    )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds on this machine, means over a few points of the space: a training step, a validation, an inner search."""
+
+    step_s: float
+    validation_s: float
+    inner_search_s: float
+    batch_size: float
+
+
+def measured_speed(space: Space, dataset: Dataset, announce: Callable[[str], None]) -> Speed:
+    """Train and validate for some seconds at each of a few points of the space."""
+    torch.set_num_threads(space.resources.threads)
+    device = "cuda" if space.resources.gpus and torch.cuda.is_available() else "cpu"
+    found = []
+    for number, params in enumerate(_points(space)):
+        announce(f"measuring point {number + 1} of {PROBES}: {', '.join(f'{k} {v}' for k, v in params.items())}")
+        found.append(_speed_at(space, dataset, params, device))
+    return Speed(*(statistics.fmean(values) for values in zip(*found, strict=True)))
+
+
+def _points(space: Space) -> list[Mapping[str, Any]]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=space.seed))
+    for point in space.first:
+        study.enqueue_trial(dict(point))
+    points = []
+    for _ in range(PROBES):
+        trial = study.ask()
+        suggest(trial, space.outer_tree())
+        points.append(trial.params)
+    return points
+
+
+def _speed_at(
+    space: Space, dataset: Dataset, params: Mapping[str, Any], device: str
+) -> tuple[float, float, float, float]:
+    settings = training_settings(space, params)
+    images, models = training_images(dataset, "train", settings.receive_channels, settings.mean)
+    trainer, validation = Trainer(settings, images, device), Validation.of(dataset, models)
+    list(trainer.train(WARM_UP_STEPS))
+    begin, steps = time.perf_counter(), trainer.step
+    while (passed := time.perf_counter() - begin) < PROBE_S or trainer.step == steps:
+        list(trainer.train(trainer.step + 1))
+    step_s = passed / (trainer.step - steps)
+    if space.mode == "joint":
+        schedule = schedule_settings(suggest(Recorded(params), space.outer_tree())["schedule"])
+    else:
+        schedule = base_schedule(space.schedule)
+    begin = time.perf_counter()
+    validation.metrics(trainer.ema, settings.diffusion, schedule, device)
+    validation_s = inner_s = time.perf_counter() - begin
+    tried = min(PROBED_SCHEDULES, space.budget.schedules)
+    if space.mode == "two-level" and tried:
+        begin = time.perf_counter()
+        search_trial_schedule(space, trainer, validation, device, schedules=tried)
+        inner_s = (time.perf_counter() - begin) * space.budget.schedules / tried
+    return step_s, validation_s, inner_s, float(settings.batch_size)
+
+
+def workers(space: Space) -> int:
+    """Trials that run at once on this machine."""
+    fit = [len(os.sched_getaffinity(0)) / space.resources.cpus]
+    if space.resources.gpus:
+        fit.append(torch.cuda.device_count() / space.resources.gpus)
+    most = min(int(each) for each in fit)
+    return max(1, min(most, space.resources.concurrent or most))
+
+
+def expected_seconds(space: Space, work: Work, speed: Speed, at_once: int) -> float:
+    """Wall-clock of the search and its confirmation; the start of Ray and MLflow comes on top."""
+    per_trial = space.training_steps() * speed.step_s + (len(space.rungs()) - 1) * speed.validation_s
+    busy = work.expected_steps * speed.step_s + work.expected_reports * speed.validation_s
+    busy += work.expected_full * speed.inner_search_s
+    if space.budget.minutes is not None:
+        busy = min(busy, 60 * space.budget.minutes * at_once)
+    return (busy + work.confirmations * (per_trial + speed.inner_search_s)) / at_once
