@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from sm_search.config.errors import SettingsError
 from sm_search.config.model import LinearBasisSettings, Prediction, UNetSettings
@@ -204,3 +205,11 @@ def test_features_are_finite_at_both_ends_and_told_apart(make_condition: Make) -
     without = ComponentFeatures(SMALL.model_copy(update={"order_embedding": "none"}), 0)
     assert not without(every).any()
     assert without(make_condition(3)).shape == (3, without.size)
+
+
+@pytest.mark.parametrize("settings", [LinearBasisSettings, UNetSettings])
+def test_the_bounds_of_the_switches(settings: type[LinearBasisSettings | UNetSettings]) -> None:
+    assert settings.model_validate({"context": 64}).context == 64
+    for refused in ({"context": -1}, {"context": 65}, {"patch": 3}, {"order_embedding": "learned"}):
+        with pytest.raises(ValidationError):
+            settings.model_validate(refused)
