@@ -195,15 +195,15 @@ def test_the_file_says_how_far_to_trust_it(checkpoint: Checkpoint, tiny_dataset:
     drawn = []
     low = tiny_dataset.read(scan, "low")
     scaled = ScaledImages.of(low.channel_images(0))
-    condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales)
+    features = scan_features(scaled.patterns, scaled.scales, low.fx_hz, low.nd)
+    condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales, features)
     noise = ImageNoise(0, [f"0/{m_x},{m_y}" for m_x, m_y in low.mixing_orders], (12, 12))
     one = schedule.model_copy(update={"samples": 1})
-    for _ in range(5):
-        drawn.append(sample(checkpoint.denoiser, checkpoint.info.training.diffusion, one, condition, noise))
+    for draw in range(5):
+        drawn.append(sample(checkpoint.denoiser, checkpoint.info.training.diffusion, one, condition, noise, draw))
     images = torch.stack(drawn).double()
     deviation = images.var(0).sum(1).sqrt().flatten(1)
     largest = images.mean(0).square().sum(1).sqrt().flatten(1).amax(1)
-    features = scan_features(scaled.patterns, scaled.scales, low.fx_hz, low.nd)
     scales = checkpoint.scan_models.gain(features, torch.from_numpy(scaled.scales))
     expected = deviation * (scales / largest)[:, None]
     np.testing.assert_allclose(made.deviation_CKN[0], expected, rtol=1e-3, atol=1e-6 * expected.max())

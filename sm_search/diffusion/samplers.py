@@ -1,12 +1,18 @@
 """Samplers: from white noise to images under the condition-decay schedule (paper, Algorithm 2).
 
 The schedule is a function of u = t/T at the t that are visited, which begin at T (trailing spacing), so it means the
-same at 10 steps and at 1000. Each image draws from a generator of its own: a result does not depend on its batch.
+same at 10 steps and at 1000. Noise has names: a result depends neither on its batch nor on what was drawn before.
+
+Every sampler moves x by a linear step, x ← a·x + b·x_0 + c·x_0' + d·z, with the estimate of x_0 here, the one before it
+(x_0') and white noise z; only the numbers differ. So one batch holds images under many schedules.
+
+Shapes: S schedules, B images, 2 parts (real, imaginary), Y and X pixels.
 """
 
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,15 +26,25 @@ from sm_search.diffusion.noise_schedule import alpha_bars, x0_and_noise
 
 
 class ImageNoise:
-    """White noise images, one generator per image, so that every caller with the same names sees the same noise."""
+    """White noise images by seed, image name, purpose and numbers: every caller with the same names sees the same."""
 
-    def __init__(self, seed: int, names: Sequence[str], shape: tuple[int, int]) -> None:
-        self.shape = (2, *shape)
-        self.generators = [torch.Generator().manual_seed(stream_seed(seed, "sampling", name)) for name in names]
+    def __init__(self, seed: int, names: Sequence[str], shape: tuple[int, int], kept: int = 0) -> None:
+        """`kept`: how many different draws are remembered, for callers that ask for the same ones again."""
+        self.seed, self.names, self.shape, self.kept = seed, names, (2, *shape), kept
+        self._drawn: dict[tuple[str, int, int], Tensor] = {}
 
-    def draw(self) -> Tensor:
-        """(B, 2, Y, X), float32."""
-        return torch.stack([torch.randn(self.shape, generator=generator) for generator in self.generators])
+    def draw(self, purpose: str, sample: int = 0, index: int = 0) -> Tensor:
+        """(B, 2, Y, X), float32; read only."""
+        key = (purpose, sample, index)
+        if key in self._drawn:
+            return self._drawn[key]
+        images = torch.empty(len(self.names), *self.shape)
+        generator = torch.Generator()
+        for image, name in zip(images, self.names, strict=True):
+            image.normal_(generator=generator.manual_seed(stream_seed(self.seed, "sampling", name, *key)))
+        if len(self._drawn) < self.kept:
+            self._drawn[key] = images
+        return images
 
 
 def visited_steps(timesteps: int, steps: int) -> list[int]:
@@ -37,49 +53,161 @@ def visited_steps(timesteps: int, steps: int) -> list[int]:
     return [round(timesteps * (1 - index / steps)) for index in range(steps)] + [0]
 
 
+class Step(NamedTuple):
+    """One step of a schedule as numbers: ỹ = image·y + noise·ε_y, and x ← x·x + x0·x_0 + before·x_0' + z·z.
+
+    `noise` and `z` are for the noise that is drawn once, `fresh_noise` and `fresh_z` for that of this step.
+    """
+
+    alpha_bar: float
+    image: float
+    noise: float
+    fresh_noise: float
+    x: float
+    x0: float
+    before: float = 0.0
+    z: float = 0.0
+    fresh_z: float = 0.0
+
+
+def schedule_steps(diffusion: DiffusionSettings, schedule: ScheduleSettings) -> list[Step]:
+    """The steps of a schedule from t = T down; the last one goes to x_0."""
+    bars = alpha_bars(diffusion).tolist()
+    visited = visited_steps(diffusion.timesteps, schedule.steps)
+    before = None
+    steps = []
+    for t, t_next in itertools.pairwise(visited):
+        u = t / diffusion.timesteps
+        weight = condition_weight(schedule, u)
+        noise = weight * condition_noise_level(schedule, u)
+        once, fresh = (0.0, noise) if schedule.fresh_condition_noise else (noise, 0.0)
+        move = _move(schedule.sampler, before, bars[t], bars[t_next]) if t_next else {"x": 0.0, "x0": 1.0}
+        steps.append(Step(bars[t], weight, once, fresh, **move))
+        before = bars[t]
+    return steps
+
+
+def _move(sampler: str, before: float | None, here: float, after: float) -> dict[str, float]:
+    """The factors of x, x_0, x_0' and z between ᾱ = `here` and `after` < 1; `before` is the ᾱ of x_0'."""
+    if sampler == "paper":
+        # Line 8 as printed has ᾱ_t where the posterior mean has α_t: its mean is the estimate of x_0 itself.
+        return {"x": 0.0, "x0": 1.0, "z": (1 - here / after) ** 0.5}
+    if sampler == "ddpm":
+        # q(x_s | x_t, x_0) for s < t (Ho et al. 2020, eq. 6–7, with α_t = ᾱ_t/ᾱ_s for skipped steps).
+        alpha = here / after
+        x0 = after**0.5 * (1 - alpha) / (1 - here)
+        x = alpha**0.5 * (1 - after) / (1 - here)
+        return {"x": x, "x0": x0, "fresh_z": ((1 - after) / (1 - here) * (1 - alpha)) ** 0.5}
+    ratio = ((1 - after) / (1 - here)) ** 0.5
+    if sampler == "ddim":
+        # √ᾱ_s x_0 + √(1−ᾱ_s) ε with ε = (x − √ᾱ_t x_0)/√(1−ᾱ_t) (Song et al. 2021, eq. 12 at σ = 0).
+        return {"x": ratio, "x0": after**0.5 - ratio * here**0.5}
+    # DPM-Solver++ 2M in its form for x_0 (Lu et al. 2022, "DPM-Solver++", Algorithm 2): the first step is DDIM's.
+    h = _log_snr(after) - _log_snr(here)
+    x0 = -(after**0.5) * math.expm1(-h)
+    if before is None:
+        return {"x": ratio, "x0": x0}
+    extrapolated = h / (2 * (_log_snr(here) - _log_snr(before)))
+    return {"x": ratio, "x0": x0 * (1 + extrapolated), "before": -x0 * extrapolated}
+
+
+def _log_snr(alpha_bar: float) -> float:
+    """λ = log(√ᾱ/√(1−ᾱ))."""
+    return 0.5 * math.log(alpha_bar / (1 - alpha_bar))
+
+
 @torch.inference_mode()
+def sample_each(
+    denoiser: Denoiser,
+    diffusion: DiffusionSettings,
+    schedules: Sequence[ScheduleSettings],
+    condition: Condition,
+    noise: ImageNoise,
+    draw: int = 0,
+) -> Tensor:
+    """Draw number `draw` of every image under every schedule, in the scaling of the training targets.
+
+    All schedules share x_T, ε_y and z. They go on in step; those with fewer steps leave the batch earlier.
+
+    Returns:
+        Shape (S, B, 2, Y, X); not finite where a schedule diverges.
+    """
+    paths = [schedule_steps(diffusion, schedule) for schedule in schedules]
+    # The longest first: those that are still under way are then always the first ones.
+    order = sorted(range(len(schedules)), key=lambda s: -len(paths[s]))
+    device = condition.image.device
+    start = denoiser.encode(noise.draw("start", draw).to(device))
+    rows = condition[torch.arange(len(start), device=device).repeat(len(order))]
+    x_S = start.expand(len(order), *start.shape).clone()
+    x0_before_S = x_S
+    for index in range(len(paths[order[0]])):
+        active = [s for s in order if len(paths[s]) > index]
+        step = {name: [getattr(paths[s][index], name) for s in active] for name in Step._fields}
+        seen_S = _each(step["image"], condition.image)
+        for factors, number in ((step["noise"], 0), (step["fresh_noise"], index)):
+            if any(factors):
+                seen_S += _each(factors, noise.draw("condition", draw, number).to(device))
+        here_S = x_S[: len(active)]
+        guidance = [schedules[s].guidance for s in active]
+        x0_S = _estimate(
+            denoiser,
+            diffusion,
+            guidance,
+            here_S,
+            step["alpha_bar"],
+            rows[: len(active) * len(start)].with_image(seen_S.flatten(0, 1)),
+        )
+        moved_S = _scaled(step["x"], here_S) + _scaled(step["x0"], x0_S)
+        if any(step["before"]):
+            moved_S += _scaled(step["before"], x0_before_S[: len(active)])
+        for factors, number in ((step["z"], 0), (step["fresh_z"], index)):
+            if any(factors):
+                moved_S += _each(factors, denoiser.encode(noise.draw("step", draw, number).to(device)))
+        here_S.copy_(moved_S)
+        x0_before_S = x0_S
+    images = denoiser.to_images(x_S.flatten(0, 1)).unflatten(0, x_S.shape[:2])
+    return images[[order.index(s) for s in range(len(order))]]
+
+
 def sample(
     denoiser: Denoiser,
     diffusion: DiffusionSettings,
     schedule: ScheduleSettings,
     condition: Condition,
     noise: ImageNoise,
+    draw: int = 0,
 ) -> Tensor:
-    """Draw one image per condition, shape (B, 2, Y, X), in the scaling of the training targets.
+    """Draw number `draw` of every image under one schedule, (B, 2, Y, X), in the scaling of the training targets.
 
     Raises:
         DivergenceError: the result is not finite.
     """
-    bars = alpha_bars(diffusion)
-    device = condition.image.device
-    x = denoiser.encode(noise.draw().to(device))
-    condition_noise = noise.draw().to(device)
-    step_noise = denoiser.encode(noise.draw().to(device)) if schedule.sampler == "paper" else None
-    solver = _SecondOrder()
-    visited = visited_steps(diffusion.timesteps, schedule.steps)
-    for index, (t, t_next) in enumerate(itertools.pairwise(visited)):
-        if schedule.fresh_condition_noise and index:
-            condition_noise = noise.draw().to(device)
-        u = t / diffusion.timesteps
-        image = condition.image + condition_noise_level(schedule, u) * condition_noise
-        perturbed = condition.with_image(condition_weight(schedule, u) * image)
-        alpha_bar, alpha_bar_next = bars[t].item(), bars[t_next].item()
-        x0, epsilon = _estimate(denoiser, diffusion, schedule, x, alpha_bar, perturbed)
-        if t_next == 0:
-            x = x0
-        elif schedule.sampler == "ddim":
-            x = alpha_bar_next**0.5 * x0 + (1 - alpha_bar_next) ** 0.5 * epsilon
-        elif schedule.sampler == "dpmpp":
-            x = solver.step(x, x0, alpha_bar, alpha_bar_next)
-        elif schedule.sampler == "ddpm":
-            x = _posterior_sample(x, x0, alpha_bar, alpha_bar_next, denoiser.encode(noise.draw().to(device)))
-        else:
-            # Line 8 as printed has ᾱ_t where the posterior mean has α_t: its mean is the estimate of x_0 itself.
-            x = x0 + (1 - alpha_bar / alpha_bar_next) ** 0.5 * step_noise
-    images = denoiser.to_images(x)
-    if not torch.isfinite(images).all():
-        raise DivergenceError(f"sampling left the finite numbers (sampler {schedule.sampler}, {schedule.steps} steps)")
-    return images
+    return _finite(sample_each(denoiser, diffusion, [schedule], condition, noise, draw)[0], schedule)
+
+
+@torch.inference_mode()
+def sample_mean_each(
+    denoiser: Denoiser,
+    diffusion: DiffusionSettings,
+    schedules: Sequence[ScheduleSettings],
+    condition: Condition,
+    noise: ImageNoise,
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over each schedule's `samples` draws; a single draw deviates by 0.
+
+    Returns:
+        Two of shape (S, B, 2, Y, X); not finite where a schedule diverges.
+    """
+    mean = sample_each(denoiser, diffusion, schedules, condition, noise)
+    squares = torch.zeros_like(mean)
+    for draw in range(1, max(schedule.samples for schedule in schedules)):
+        still = [s for s, schedule in enumerate(schedules) if schedule.samples > draw]
+        drawn = sample_each(denoiser, diffusion, [schedules[s] for s in still], condition, noise, draw)
+        away = drawn - mean[still]
+        mean[still] += away / (draw + 1)
+        squares[still] += away * (drawn - mean[still])
+    pairs = [max(1, schedule.samples - 1) for schedule in schedules]
+    return mean, _scaled([1 / count for count in pairs], squares).sqrt()
 
 
 def sample_mean(
@@ -94,64 +222,44 @@ def sample_mean(
     Raises:
         DivergenceError: the result is not finite.
     """
-    mean = sample(denoiser, diffusion, schedule, condition, noise)
-    squares = torch.zeros_like(mean)
-    for count in range(2, schedule.samples + 1):
-        drawn = sample(denoiser, diffusion, schedule, condition, noise)
-        before = drawn - mean
-        mean = mean + before / count
-        squares = squares + before * (drawn - mean)
-    return mean, (squares / max(1, schedule.samples - 1)).sqrt()
+    mean, deviation = sample_mean_each(denoiser, diffusion, [schedule], condition, noise)
+    return _finite(mean[0], schedule), deviation[0]
 
 
-class _SecondOrder:
-    """DPM-Solver++ 2M in its form for x_0 (Lu et al. 2022, "DPM-Solver++", Algorithm 2): the first step is DDIM's."""
-
-    def __init__(self) -> None:
-        self.earlier: tuple[Tensor, float] | None = None
-
-    def step(self, x: Tensor, x0: Tensor, alpha_bar: float, alpha_bar_next: float) -> Tensor:
-        """x at the next ᾱ < 1, from x and the estimate of x_0 at this one."""
-        log_snr, log_snr_next = _log_snr(alpha_bar), _log_snr(alpha_bar_next)
-        h = log_snr_next - log_snr
-        extrapolated = x0
-        if self.earlier is not None:
-            x0_before, log_snr_before = self.earlier
-            ratio = (log_snr - log_snr_before) / h
-            extrapolated = x0 + (x0 - x0_before) / (2 * ratio)
-        self.earlier = (x0, log_snr)
-        sigma, sigma_next = (1 - alpha_bar) ** 0.5, (1 - alpha_bar_next) ** 0.5
-        return sigma_next / sigma * x - alpha_bar_next**0.5 * math.expm1(-h) * extrapolated
+def _finite(images: Tensor, schedule: ScheduleSettings) -> Tensor:
+    if not torch.isfinite(images).all():
+        raise DivergenceError(f"sampling left the finite numbers (sampler {schedule.sampler}, {schedule.steps} steps)")
+    return images
 
 
-def _log_snr(alpha_bar: float) -> float:
-    """λ = log(√ᾱ/√(1−ᾱ))."""
-    return 0.5 * math.log(alpha_bar / (1 - alpha_bar))
+def _each(factors: Sequence[float], images: Tensor) -> Tensor:
+    """Images (B, …) times every factor: (S, B, …)."""
+    return _scaled(factors, images[None])
+
+
+def _scaled(factors: Sequence[float], states_S: Tensor) -> Tensor:
+    """States (S, B, …) times the factor of their schedule."""
+    factor_S = torch.tensor(factors, dtype=states_S.dtype, device=states_S.device)
+    return factor_S.view(-1, *(1,) * (states_S.ndim - 1)) * states_S
 
 
 def _estimate(
     denoiser: Denoiser,
     diffusion: DiffusionSettings,
-    schedule: ScheduleSettings,
-    x: Tensor,
-    alpha_bar: float,
+    guidance: Sequence[float],
+    x_S: Tensor,
+    alpha_bars: Sequence[float],
     condition: Condition,
-) -> tuple[Tensor, Tensor]:
-    """x_0 and ε under classifier-free guidance (Ho and Salimans 2022)."""
-    level = torch.full((len(x),), alpha_bar, dtype=x.dtype, device=x.device)
-    output = denoiser(x, level, condition)
-    if schedule.guidance != 1.0:
-        without = denoiser(x, level, condition.dropped(torch.ones_like(level, dtype=torch.bool)))
-        output = without + schedule.guidance * (output - without)
-    return x0_and_noise(diffusion.prediction, output, x, torch.tensor(alpha_bar))
-
-
-def _posterior_sample(x: Tensor, x0: Tensor, alpha_bar: float, alpha_bar_next: float, z: Tensor) -> Tensor:
-    """q(x_s | x_t, x_0) for s < t (Ho et al. 2020, eq. 6–7, with α_t = ᾱ_t/ᾱ_s for skipped steps)."""
-    alpha = alpha_bar / alpha_bar_next
-    mean = (
-        alpha_bar_next**0.5 * (1 - alpha) / (1 - alpha_bar) * x0
-        + alpha**0.5 * (1 - alpha_bar_next) / (1 - alpha_bar) * x
-    )
-    variance = (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha)
-    return mean + variance**0.5 * z
+) -> Tensor:
+    """x_0, (S, B, …), under classifier-free guidance (Ho and Salimans 2022); the condition has S·B rows."""
+    images = x_S.shape[1]
+    bar_S = torch.tensor(alpha_bars, dtype=x_S.dtype, device=x_S.device)
+    level = bar_S.repeat_interleave(images)
+    output_S = denoiser(x_S.flatten(0, 1), level, condition).unflatten(0, x_S.shape[:2])
+    guided = [s for s, scale in enumerate(guidance) if scale != 1.0]
+    if guided:
+        rows = torch.tensor([s * images + b for s in guided for b in range(images)], device=x_S.device)
+        nothing = condition[rows].dropped(torch.ones(len(rows), dtype=torch.bool, device=x_S.device))
+        without_S = denoiser(x_S[guided].flatten(0, 1), level[rows], nothing).unflatten(0, (len(guided), images))
+        output_S[guided] = without_S + _scaled([guidance[s] for s in guided], output_S[guided] - without_S)
+    return x0_and_noise(diffusion.prediction, output_S, x_S, bar_S.view(-1, *(1,) * (x_S.ndim - 1)))[0]

@@ -207,7 +207,7 @@ def image_quality(image: NDArray[np.float64], truth: NDArray[np.float64]) -> tup
         raise DataError("the phantom is zero everywhere: no PSNR is defined")
     mse = float(np.mean((image - truth) ** 2))
     psnr = 10 * np.log10(peak**2 / mse) if mse > 0 else MAX_PSNR_DB
-    return min(float(psnr), MAX_PSNR_DB), gaussian_ssim(image[None], truth[None], peak)
+    return min(float(psnr), MAX_PSNR_DB), float(gaussian_ssim(image[None], truth[None], peak))
 
 
 def _require_same(sm: SystemMatrix, truth: SystemMatrix) -> None:

@@ -1,48 +1,88 @@
-"""The inner level: the sampling schedule, searched on frozen weights."""
+"""The inner level: the sampling schedule, searched on frozen weights.
 
-from collections.abc import Sequence
+Schedules are asked for in batches. Each batch is a race: measured on a few images first, and only what looks promising
+there on more, up to all. All see the same images in the same order with the same noise, so that differences count.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
+from optuna.trial import TrialState
 
 from sm_search.config.errors import DivergenceError
 from sm_search.config.model import DiffusionSettings, ScheduleSettings
 from sm_search.diffusion.denoiser import Denoiser
-from sm_search.evaluation.metrics import psnr_db, ssim
 from sm_search.search.space import Tree, parameter_names, schedule_settings, suggest
-from sm_search.search.validation import Validation
+from sm_search.search.validation import ScheduleScorer, Scores, Validation
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-
 UNPERTURBED = {"eta_max": 0.0, "w_min": 1.0, "w_max": 1.0}
 """The condition as it is, at every step."""
+ASKED_AT_ONCE = 8
+FEWEST_IMAGES = 8
+CERTAIN = 2.0
+"""Standard errors of the paired difference to the best by which a schedule must be worse to be dropped at once."""
+
+Measure = Callable[[Sequence[ScheduleSettings], int, int], Scores]
+"""Scores schedules on the images from one number to another."""
+Progress = Callable[[int, int, str], None]
+"""Called with schedules done, schedules in all, and the best value so far in words."""
 
 
 @dataclass(frozen=True)
 class ScheduleTrial:
-    """One schedule that was tried, with its metric on the inner search's images; None if it diverged."""
+    """One schedule that was tried.
+
+    Attributes:
+        state: `dropped` is one that did not look promising on the first images.
+        images: how many it was measured on.
+        evaluations: of the network, for each image.
+        metrics: PSNR and SSIM, means over these images; empty if it diverged.
+        value: the metric of the search on all its images; None if it was dropped or diverged.
+    """
 
     params: dict[str, Any]
     schedule: ScheduleSettings
+    state: Literal["complete", "dropped", "diverged"]
+    images: int
+    evaluations: int
+    metrics: dict[str, float]
     value: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON, without the parameters: they are in the schedule."""
+        return {
+            "schedule": self.schedule.model_dump(mode="json"),
+            "value": self.value,
+            "state": self.state,
+            "images": self.images,
+            "evaluations": self.evaluations,
+            "metrics": self.metrics,
+        }
 
 
 @dataclass(frozen=True)
 class ScheduleSearch:
-    """What an inner search found: the best schedule, its metrics on all images, and every schedule tried."""
+    """What an inner search found.
+
+    Attributes:
+        best: the best schedule by the metric, and its `metrics` on all validation images.
+        trials: every schedule tried, in order.
+        front: of the schedules measured to the end those that no other one beats in PSNR, SSIM and number of network
+            evaluations together, the fewest evaluations first.
+    """
 
     best: ScheduleSettings
     metrics: dict[str, float]
     trials: tuple[ScheduleTrial, ...]
-
-
-def _best(tried: Sequence[ScheduleTrial]) -> ScheduleSettings:
-    finite = [trial for trial in tried if trial.value is not None]
-    if not finite:
-        raise DivergenceError(f"none of {len(tried)} schedules stayed within the finite numbers")
-    return max(finite, key=lambda trial: trial.value or 0.0).schedule
+    front: tuple[ScheduleTrial, ...]
 
 
 def base_schedule(tree: Tree) -> ScheduleSettings:
@@ -62,42 +102,185 @@ def search_schedule(
     images: int,
     seed: int,
     device: str = "cpu",
+    asked_at_once: int = ASKED_AT_ONCE,
+    measure: Measure | None = None,
+    progress: Progress | None = None,
 ) -> ScheduleSearch:
     """Search `tree` with `trials` schedules on `images` validation images; the result is measured on all of them.
 
-    The base schedule is tried first, so the search never returns anything that looks worse than it; and at the end the
-    best one without noise or weight on the condition, so that one sees what the paper's decay does.
+    The base schedule is tried first, and to the end, so the search never returns anything that looks worse than it; and
+    at the end the best one without noise or weight on the condition, so that one sees what the paper's decay does.
+
+    Args:
+        asked_at_once: schedules of one race; the sampler learns from a race when it is over.
+        measure: scores on `search_images(validation, images)`; None for one that computes them here.
 
     Raises:
         DivergenceError: not one schedule stayed finite.
     """
-    subset = validation.subset(images)
-    score = psnr_db if metric == "val_psnr_db" else ssim
-    tried: list[ScheduleTrial] = []
-
-    def value_of(schedule: ScheduleSettings) -> float | None:
-        try:
-            estimates = subset.estimates(denoiser, diffusion, schedule, device)
-        except DivergenceError:
-            return None
-        return float(score(estimates, subset.targets).mean())
-
-    base = base_schedule(tree)
-    tried.append(ScheduleTrial({}, base, value_of(base)))
+    subset = search_images(validation, images)
+    race = Race(measure or ScheduleScorer(denoiser, diffusion, subset, device), metric, len(subset), diffusion)
+    tried: list[tuple[dict[str, Any], ScheduleSettings]] = [({}, base_schedule(tree))]
+    race.finish([tried[0][1]])
     if parameter_names(tree):
-        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-        for _ in range(trials):
-            trial = study.ask()
-            schedule = schedule_settings(suggest(trial, tree))
-            known = [earlier.value for earlier in tried if earlier.schedule == schedule]
-            value = known[0] if known else value_of(schedule)
-            if value is None:
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            else:
-                study.tell(trial, value)
-            tried.append(ScheduleTrial(dict(trial.params), schedule, value))
-        plain = _best(tried).model_copy(update=UNPERTURBED)
-        if all(earlier.schedule != plain for earlier in tried):
-            tried.append(ScheduleTrial({}, plain, value_of(plain)))
-    best = _best(tried)
-    return ScheduleSearch(best, validation.metrics(denoiser, diffusion, best, device), tuple(tried))
+        study = optuna.create_study(direction="maximize", sampler=_sampler(seed))
+        while (done := len(tried) - 1) < trials:
+            asked = [study.ask() for _ in range(min(asked_at_once, trials - done))]
+            schedules = [schedule_settings(suggest(trial, tree)) for trial in asked]
+            race.run([schedule for schedule in dict.fromkeys(schedules) if schedule not in race.known])
+            for trial, schedule in zip(asked, schedules, strict=True):
+                _tell(study, trial, metric, race.trial(dict(trial.params), schedule))
+                tried.append((dict(trial.params), schedule))
+            if progress is not None:
+                progress(len(tried) - 1, trials, race.best_in_words())
+        plain = race.best(len(tried)).model_copy(update=UNPERTURBED)
+        if not race.is_finished(plain):
+            race.finish([plain])
+            tried.append(({}, plain))
+    best = race.best(len(tried))
+    found = tuple(race.trial(params, schedule) for params, schedule in tried)
+    metrics = validation.metrics(denoiser, diffusion, best, device)
+    return ScheduleSearch(best, metrics, found, _front(found))
+
+
+def search_images(validation: Validation, images: int) -> Validation:
+    """The images that a search looks at, in the order in which a race looks at them."""
+    return validation.subset(images).spread_out()
+
+
+class Race:
+    """Schedules on the same images in the same order, and what is known of each, image by image."""
+
+    def __init__(self, measure: Measure, metric: str, images: int, diffusion: DiffusionSettings) -> None:
+        self.measure, self.metric, self.images, self.timesteps = measure, metric, images, diffusion.timesteps
+        self.known: dict[ScheduleSettings, dict[str, NDArray[np.float64]]] = {}
+
+    def run(self, schedules: Sequence[ScheduleSettings]) -> None:
+        """Measure new schedules, each as far as it looks promising. Cost doubles from rung to rung."""
+        alive = list(schedules)
+        for until in rungs(self.images):
+            self._measure(alive, until)
+            alive = [schedule for schedule in alive if self._is_finite(schedule)]
+            if until < self.images:
+                alive = self._promising(alive, until)
+
+    def finish(self, schedules: Sequence[ScheduleSettings]) -> None:
+        """Measure schedules on all images, whatever they look like."""
+        self._measure(schedules, self.images)
+
+    def is_finished(self, schedule: ScheduleSettings) -> bool:
+        return schedule in self.known and (self._seen(schedule) == self.images or not self._is_finite(schedule))
+
+    def best(self, tried: int) -> ScheduleSettings:
+        """The best of the schedules measured on all images.
+
+        Raises:
+            DivergenceError: none of the `tried` schedules is finite.
+        """
+        finished = [s for s in self.known if self._seen(s) == self.images and self._is_finite(s)]
+        if not finished:
+            raise DivergenceError(f"none of {tried} schedules stayed within the finite numbers")
+        return max(finished, key=lambda schedule: self._mean(schedule, self.metric, self.images))
+
+    def best_in_words(self) -> str:
+        try:
+            return f"best {self._mean(self.best(0), self.metric, self.images):.4g}"
+        except DivergenceError:
+            return "all diverged"
+
+    def trial(self, params: dict[str, Any], schedule: ScheduleSettings) -> ScheduleTrial:
+        """What is known of a schedule."""
+        seen, is_finite = self._seen(schedule), self._is_finite(schedule)
+        metrics = {name: self._mean(schedule, name, seen) for name in self.known[schedule]} if is_finite else {}
+        state: Literal["complete", "dropped", "diverged"] = (
+            "diverged" if not is_finite else "complete" if seen == self.images else "dropped"
+        )
+        value = metrics[self.metric] if state == "complete" else None
+        return ScheduleTrial(params, schedule, state, seen, schedule.evaluations(self.timesteps), metrics, value)
+
+    def _measure(self, schedules: Sequence[ScheduleSettings], until: int) -> None:
+        """Measure schedules up to image `until`, from where each is."""
+        for begin in sorted({self._seen(schedule) for schedule in schedules}):
+            here = [schedule for schedule in schedules if self._seen(schedule) == begin]
+            if begin == until:
+                continue
+            scores = self.measure(here, begin, until)
+            for s, schedule in enumerate(here):
+                before = self.known.get(schedule, {})
+                self.known[schedule] = {
+                    name: np.concatenate([before.get(name, values[s, :0]), values[s]])
+                    for name, values in scores.items()
+                }
+
+    def _promising(self, schedules: Sequence[ScheduleSettings], images: int) -> list[ScheduleSettings]:
+        """The better half, less what is certainly worse than the best known; and whatever nothing known beats in
+        PSNR, SSIM and evaluations together.
+        """
+        if not schedules:
+            return []
+        field = [s for s in self.known if self._seen(s) >= images and self._is_finite(s)]
+        ranked = sorted(schedules, key=lambda schedule: -self._mean(schedule, self.metric, images))
+        best = max(field, key=lambda schedule: self._mean(schedule, self.metric, images))
+        half = [s for s in ranked[: math.ceil(len(ranked) / 2)] if not self._is_surely_worse(s, best, images)]
+        unbeaten = pareto_front([self._objectives(schedule, images) for schedule in field])
+        kept = {*half, *(s for s, is_unbeaten in zip(field, unbeaten, strict=True) if is_unbeaten)}
+        return [schedule for schedule in schedules if schedule in kept]
+
+    def _is_surely_worse(self, schedule: ScheduleSettings, best: ScheduleSettings, images: int) -> bool:
+        difference = self.known[schedule][self.metric][:images] - self.known[best][self.metric][:images]
+        return bool(difference.mean() + CERTAIN * difference.std(ddof=1) / math.sqrt(images) < 0)
+
+    def _objectives(self, schedule: ScheduleSettings, images: int) -> tuple[float, ...]:
+        """To be maximised."""
+        scores = [self._mean(schedule, name, images) for name in self.known[schedule]]
+        return (*scores, -schedule.evaluations(self.timesteps))
+
+    def _seen(self, schedule: ScheduleSettings) -> int:
+        return len(self.known[schedule][self.metric]) if schedule in self.known else 0
+
+    def _mean(self, schedule: ScheduleSettings, name: str, images: int) -> float:
+        return float(self.known[schedule][name][:images].mean())
+
+    def _is_finite(self, schedule: ScheduleSettings) -> bool:
+        return bool(np.isfinite(self.known[schedule][self.metric]).all())
+
+
+def rungs(images: int) -> list[int]:
+    """Images after which a race looks around: all, half of them, and so on while there are enough."""
+    found = [images]
+    while found[0] >= 2 * FEWEST_IMAGES:
+        found.insert(0, found[0] // 2)
+    return found
+
+
+def pareto_front(points: Sequence[tuple[float, ...]]) -> list[bool]:
+    """Which points no other one beats: as large in every coordinate and larger in one."""
+    values = np.array(points).reshape(len(points), -1)
+    at_least = np.all(values[:, None] >= values[None], axis=2)
+    larger = np.any(values[:, None] > values[None], axis=2)
+    return [not is_beaten for is_beaten in np.any(at_least & larger, axis=0)]
+
+
+def _front(trials: Sequence[ScheduleTrial]) -> tuple[ScheduleTrial, ...]:
+    complete = list({trial.schedule: trial for trial in trials if trial.state == "complete"}.values())
+    unbeaten = pareto_front([(*trial.metrics.values(), -trial.evaluations) for trial in complete])
+    front = [trial for trial, is_unbeaten in zip(complete, unbeaten, strict=True) if is_unbeaten]
+    return tuple(sorted(front, key=lambda trial: trial.evaluations))
+
+
+def _sampler(seed: int) -> optuna.samplers.TPESampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # The liar: what is asked for and not yet told counts as bad, so that a batch is not eight times the same.
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+
+
+def _tell(study: optuna.Study, trial: optuna.Trial, metric: str, found: ScheduleTrial) -> None:
+    """A schedule that was dropped is PRUNED with what it reached, at the number of images as its step."""
+    if found.state == "diverged":
+        study.tell(trial, state=TrialState.FAIL)
+    elif found.value is not None:
+        study.tell(trial, found.value)
+    else:
+        trial.report(found.metrics[metric], found.images)
+        study.tell(trial, state=TrialState.PRUNED)

@@ -1,15 +1,28 @@
-"""The inner search: never worse than where it began, repeatable, and not stopped by a schedule that diverges."""
+"""The inner search: never worse than where it began, repeatable, frugal, not stopped by a schedule that diverges."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import optuna
 import pytest
 from _pytest.monkeypatch import MonkeyPatch
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState
 
 from sm_search.config.errors import DivergenceError
-from sm_search.config.model import ScheduleSettings
-from sm_search.evaluation.metrics import psnr_db, ssim
-from sm_search.search.schedule_search import ScheduleSearch, base_schedule, search_schedule
-from sm_search.search.validation import Validation
+from sm_search.config.model import DiffusionSettings, ScheduleSettings
+from sm_search.search.schedule_search import (
+    Race,
+    ScheduleSearch,
+    base_schedule,
+    pareto_front,
+    rungs,
+    search_images,
+    search_schedule,
+)
+from sm_search.search.validation import ScheduleScorer, Scores, Validation
 from sm_search.training import Trainer
 
 TREE = {"sampler": "ddim", "steps": {"choice": [1, 2, 3]}, "eta_max": {"float": [0.0, 1.0]}}
@@ -21,9 +34,15 @@ def run(trainer: Trainer, validation: Validation, tree: Any = TREE, **changes: A
     return search_schedule(denoiser, trainer.settings.diffusion, tree, validation, **arguments)
 
 
-@pytest.mark.parametrize(("metric", "score"), [("val_psnr_db", psnr_db), ("val_ssim", ssim)])
+def scored(trainer: Trainer, images: Validation, schedule: ScheduleSettings) -> dict[str, float]:
+    """Means over all images, of one schedule alone."""
+    found = ScheduleScorer(trainer.ema, trainer.settings.diffusion, images)([schedule], 0, len(images))
+    return {name: float(values.mean()) for name, values in found.items()}
+
+
+@pytest.mark.parametrize("metric", ["val_psnr_db", "val_ssim"])
 def test_the_base_is_tried_first_and_the_best_is_at_least_as_good(
-    trainer: Trainer, validation: Validation, metric: str, score: Any
+    trainer: Trainer, validation: Validation, metric: str
 ) -> None:
     found = run(trainer, validation, metric=metric)
     assert len(found.trials) == 7
@@ -32,10 +51,12 @@ def test_the_base_is_tried_first_and_the_best_is_at_least_as_good(
     best = next(trial for trial in found.trials if trial.schedule == found.best)
     assert best.value == max(v for v in values if v is not None)
     assert len(set(values)) > 3
-    subset = validation.subset(4)
     for trial in found.trials:
-        estimates = subset.estimates(trainer.ema, trainer.settings.diffusion, trial.schedule)
-        assert trial.value == float(score(estimates, subset.targets).mean())
+        expected = scored(trainer, search_images(validation, 4), trial.schedule)
+        assert trial.state == "complete"
+        assert trial.metrics == pytest.approx(expected, rel=1e-5)
+        assert trial.value == trial.metrics[metric]
+        assert trial.evaluations == trial.schedule.steps
     assert found.metrics == validation.metrics(trainer.ema, trainer.settings.diffusion, found.best)
 
 
@@ -51,39 +72,37 @@ def test_the_same_seed_finds_the_same_and_another_does_not(trainer: Trainer, val
     assert first.trials != other.trials
 
 
-def test_a_schedule_that_was_tried_is_not_sampled_again(
-    trainer: Trainer, validation: Validation, monkeypatch: MonkeyPatch
-) -> None:
-    sampled = []
-    real = Validation.estimates
+def counting(measured: list[tuple[ScheduleSettings, int, int]], measure: Any) -> Any:
+    def counted(schedules: Sequence[ScheduleSettings], begin: int, end: int) -> Scores:
+        measured.extend((schedule, begin, end) for schedule in schedules)
+        return measure(schedules, begin, end)
 
-    def counted(self: Validation, denoiser: Any, diffusion: Any, schedule: ScheduleSettings, device: str) -> Any:
-        sampled.append(schedule)
-        return real(self, denoiser, diffusion, schedule, device)
-
-    monkeypatch.setattr(Validation, "estimates", counted)
-    found = run(trainer, validation, {"steps": {"choice": [1, 2]}}, trials=8)
-    *searched, at_the_end = sampled
-    assert len(found.trials) == 9
-    assert len(searched) == len(set(searched)) == 3  # the base with 8 steps, and the two choices
-    assert at_the_end == found.best
+    return counted
 
 
-def test_a_schedule_that_diverges_is_failed_and_not_fatal(
-    trainer: Trainer, validation: Validation, monkeypatch: MonkeyPatch
-) -> None:
-    real = Validation.estimates
+def test_no_image_is_sampled_twice_under_one_schedule(trainer: Trainer, validation: Validation) -> None:
+    measured: list[tuple[ScheduleSettings, int, int]] = []
+    scorer = ScheduleScorer(trainer.ema, trainer.settings.diffusion, search_images(validation, 8))
+    tree = {"steps": {"choice": [1, 2]}, "w_max": {"choice": [1.0, 1.1]}}
+    found = run(trainer, validation, tree, trials=32, images=8, measure=counting(measured, scorer))
+    assert len(found.trials) == 33
+    seen = [(schedule, image) for schedule, begin, end in measured for image in range(begin, end)]
+    assert len(seen) == len(set(seen))
+    assert len({schedule for schedule, _, _ in measured}) == 5  # the base with 8 steps, and the four choices
+    assert {schedule for schedule, _ in seen} == {trial.schedule for trial in found.trials}
 
-    def limited(self: Validation, denoiser: Any, diffusion: Any, schedule: ScheduleSettings, device: str) -> Any:
-        if schedule.steps == 1:
-            raise DivergenceError("sampling left the finite numbers")
-        return real(self, denoiser, diffusion, schedule, device)
 
-    monkeypatch.setattr(Validation, "estimates", limited)
-    found = run(trainer, validation, trials=10)
-    failed = [trial for trial in found.trials if trial.value is None]
+def test_a_schedule_that_diverges_is_failed_and_not_fatal(trainer: Trainer, validation: Validation) -> None:
+    scorer = ScheduleScorer(trainer.ema, trainer.settings.diffusion, search_images(validation, 4))
+
+    def measure(schedules: Sequence[ScheduleSettings], begin: int, end: int) -> Scores:
+        fine = np.array([schedule.steps != 1 for schedule in schedules])[:, None]
+        return {name: np.where(fine, values, np.nan) for name, values in scorer(schedules, begin, end).items()}
+
+    found = run(trainer, validation, trials=10, measure=measure)
+    failed = [trial for trial in found.trials if trial.state == "diverged"]
     assert failed
-    assert all(trial.schedule.steps == 1 for trial in failed)
+    assert all(trial.schedule.steps == 1 and trial.value is None and trial.metrics == {} for trial in failed)
     assert found.best.steps != 1
 
 
@@ -98,3 +117,95 @@ def test_nothing_to_search_gives_the_fixed_schedule(trainer: Trainer, validation
     found = run(trainer, validation, {"steps": 3, "eta_max": 0.25})
     assert found.best == ScheduleSettings(steps=3, eta_max=0.25)
     assert len(found.trials) == 1
+
+
+class Made:
+    """Scores made up: PSNR falls by the distance of η_max from 0.3, noise of the image on it that all share."""
+
+    def __init__(self, images: int) -> None:
+        self.noise = np.random.default_rng(0).normal(0, 3, images)
+
+    def __call__(self, schedules: Sequence[ScheduleSettings], begin: int, end: int) -> Scores:
+        own = np.array([30 - 10 * abs(schedule.eta_max - 0.3) for schedule in schedules])[:, None]
+        steps = np.array([0.5 * np.log2(schedule.steps) for schedule in schedules])[:, None]
+        values = own + steps + self.noise[begin:end]
+        return {"val_psnr_db": values, "val_ssim": values / 100}
+
+
+def test_a_race_drops_the_bad_early_and_finds_the_best() -> None:
+    """24 schedules of one cost: the noise of the images, far larger than the differences, cancels in each pair."""
+    race = Race(Made(64), "val_psnr_db", 64, DiffusionSettings())
+    schedules = [ScheduleSettings(eta_max=0.025 * i) for i in range(24)]
+    for begin in (0, 8, 16):
+        race.run(schedules[begin : begin + 8])
+    trials = [race.trial({}, schedule) for schedule in schedules]
+    assert race.best(24) == schedules[12]
+    seen = [trial.images for trial in trials]
+    assert set(seen) <= {8, 16, 32, 64}
+    assert seen[12] == 64
+    assert sum(seen) < 0.4 * 24 * 64
+    for trial in trials:
+        assert trial.state == ("complete" if trial.images == 64 else "dropped")
+        assert (trial.value is None) == (trial.state == "dropped")
+        assert trial.metrics["val_psnr_db"] == pytest.approx(
+            30 - 10 * abs(trial.schedule.eta_max - 0.3) + 1.5 + Made(64).noise[: trial.images].mean()
+        )
+
+
+def test_a_race_keeps_what_is_cheap_for_its_quality() -> None:
+    """Fewer steps are worse here, but for every number of steps one schedule is unbeaten."""
+    race = Race(Made(64), "val_psnr_db", 64, DiffusionSettings())
+    race.run([ScheduleSettings(eta_max=eta, steps=steps) for eta in (0.3, 0.9) for steps in (1, 2, 4, 8)])
+    complete = {s for s in race.known if race.trial({}, s).state == "complete"}
+    assert complete == {ScheduleSettings(eta_max=0.3, steps=steps) for steps in (1, 2, 4, 8)}
+
+
+def test_optuna_is_told_the_truth(trainer: Trainer, validation: Validation, monkeypatch: MonkeyPatch) -> None:
+    studies: list[optuna.Study] = []
+    create = optuna.create_study
+    monkeypatch.setattr(optuna, "create_study", lambda **options: studies.append(create(**options)) or studies[0])
+    monkeypatch.setattr("sm_search.search.schedule_search.search_images", lambda *_: range(64))
+    found = run(trainer, validation, {"eta_max": {"float": [0.0, 1.0]}}, trials=24, images=64, measure=Made(64))
+    told = studies[0].trials
+    assert len(told) == 24 == len(found.trials) - 1 - (found.trials[-1].params == {})
+    assert {trial.state for trial in told} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for frozen, trial in zip(told, found.trials[1:], strict=False):
+        assert frozen.params == trial.params
+        if trial.state == "dropped":
+            assert frozen.state == TrialState.PRUNED
+            assert frozen.intermediate_values == {trial.images: trial.metrics["val_psnr_db"]}
+        else:
+            assert frozen.state == TrialState.COMPLETE
+            assert frozen.value == trial.value
+
+
+def test_the_front_is_what_nothing_beats(trainer: Trainer, validation: Validation) -> None:
+    tree = {"steps": {"choice": [1, 2, 4]}, "eta_max": {"float": [0.0, 1.0]}, "guidance": {"choice": [1.0, 2.0]}}
+    found = run(trainer, validation, tree, trials=16)
+    complete = [trial for trial in found.trials if trial.state == "complete"]
+    assert any(trial.schedule == found.best for trial in found.front)
+    assert [trial.evaluations for trial in found.front] == sorted(trial.evaluations for trial in found.front)
+    assert len({trial.schedule for trial in found.front}) == len(found.front)
+
+    def beats(a: Any, b: Any) -> bool:
+        pairs = [(a.metrics[name], b.metrics[name]) for name in ("val_psnr_db", "val_ssim")]
+        pairs.append((-a.evaluations, -b.evaluations))
+        return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
+
+    front = {trial.schedule for trial in found.front}
+    for trial in complete:
+        assert (trial.schedule in front) != any(beats(other, trial) for other in complete)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12))
+def test_the_pareto_front_by_its_definition(points: list[tuple[int, int]]) -> None:
+    found = pareto_front([tuple(map(float, point)) for point in points])
+    for point, is_unbeaten in zip(points, found, strict=True):
+        beaten = any(o[0] >= point[0] and o[1] >= point[1] and o != point for o in points)
+        assert is_unbeaten != beaten
+
+
+def test_the_rungs_of_a_race() -> None:
+    assert rungs(96) == [12, 24, 48, 96]
+    assert rungs(504) == [15, 31, 63, 126, 252, 504]
+    assert rungs(15) == [15]
