@@ -4,7 +4,7 @@ import base64
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,17 @@ from sm_search.report.evidence import (
     schedule_slices,
     slices,
 )
+from sm_search.report.study_figures import (
+    COSTS,
+    cost_figure,
+    evaluations_figure,
+    front_figure,
+    importance_figure,
+    objectives_of,
+    seeds_section,
+    trial_costs,
+)
+from sm_search.search.importance import parameter_importance
 from sm_search.tracking.records import RunRecord, best_trials, metric_history, study_runs
 from sm_search.tracking.store import Store
 
@@ -30,8 +41,7 @@ th:first-child, td:first-child { text-align: left; } tr.best { background: #e6f4
 img { max-width: 100%; } .note { color: #57606a; font-size: .9rem; }
 pre { background: #f6f8fa; padding: .7rem; overflow-x: auto; }
 """
-QUALITY_COLUMNS = ("val_psnr_db", "val_ssim", "training_step")
-COST_COLUMNS = ("training_seconds", "validation_seconds", "images_per_second")
+QUALITY_COLUMNS = ("val_psnr_db", "val_ssim", "evaluations", "training_step", "images_per_second")
 MAX_LEGEND = 12
 NO_EVIDENCE = Evidence()
 LOG_AXIS_RATIO = 10.0
@@ -42,6 +52,8 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
     """The HTML of a study's report."""
     parent, trials = study_runs(store, study)
     best = best_trials(store, study, metric)[0]
+    costs = trial_costs(store, trials)
+    importance = parameter_importance(store, study)
     parts = [
         f"<h1>Study {html.escape(study)}</h1>",
         f"<p>{len(trials)} trials, {sum(trial.state == 'complete' for trial in trials)} to the full budget. "
@@ -49,14 +61,19 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         "split. The test split was not read.</p>",
         f'<p class="note">{html.escape(METRIC_DEFINITION)}</p>',
         "<h2>Trials</h2>",
-        _trial_table(trials, best, metric),
+        _trial_table(trials, best, metric, costs),
+        seeds_section(store, trials, metric),
         "<h2>History</h2>",
         _chart(_history(trials, metric), first=True),
         "<h2>Rungs</h2>",
         _chart(_rungs(store, trials, metric)),
+        *_fronts(parent, trials, metric),
+        "<h2>Cost</h2>",
+        _chart(cost_figure(trials, costs)),
         "<h2>Parameters</h2>",
         _chart(_parallel(trials, metric)),
         *([_chart(over, height=480)] if (over := _trial_slices(trials, metric)) else []),
+        *_importance(importance, metric),
         quality_section(evidence.quality),
         *_schedules(evidence, metric),
         *(["<h2>Best model beside truth and condition</h2>"] if evidence.figures else []),
@@ -71,6 +88,28 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
     )
 
 
+def _fronts(parent: RunRecord, trials: Sequence[RunRecord], metric: str) -> list[str]:
+    others = objectives_of(parent)
+    if not others:
+        return []
+    directions = ", ".join(f"{name} {direction}" for name, direction in others.items())
+    about = f"Trials at the full budget by {metric} and the study's other objectives ({directions})."
+    charts = [_chart(front_figure(trials, metric, other)) for other in others]
+    return ["<h2>Pareto front</h2>", f"<p>{html.escape(about)}</p>", *charts]
+
+
+def _importance(shares: Mapping[str, float], metric: str) -> list[str]:
+    if not shares:
+        return []
+    about = f"Share of the variance of {metric} that each parameter explains among the trials at the full budget "
+    about += "(PED-ANOVA). With few trials it is a hint, no more."
+    return [
+        "<h2>Importance</h2>",
+        f"<p>{html.escape(about)}</p>",
+        _chart(importance_figure(shares), height=120 + 28 * len(shares)),
+    ]
+
+
 def _schedules(evidence: Evidence, metric: str) -> list[str]:
     figure = schedule_slices(evidence.schedules, metric)
     if figure is None:
@@ -80,7 +119,13 @@ def _schedules(evidence: Evidence, metric: str) -> list[str]:
         f"ones are lighter. {decay_verdict(evidence.schedules)}"
     )
     height = 240 * -(-len(figure.layout.annotations) // SLICE_COLUMNS)
-    return ["<h2>What the sampling schedule does</h2>", f"<p>{html.escape(about)}</p>", _chart(figure, height=height)]
+    price = evaluations_figure(evidence.schedules, metric)
+    return [
+        "<h2>What the sampling schedule does</h2>",
+        f"<p>{html.escape(about)}</p>",
+        _chart(figure, height=height),
+        *([_chart(price)] if price else []),
+    ]
 
 
 def _trial_slices(trials: Sequence[RunRecord], metric: str) -> go.Figure | None:
@@ -98,12 +143,12 @@ def _typed(text: str) -> float | str:
         return text
 
 
-def _trial_table(trials: Sequence[RunRecord], best: RunRecord, metric: str) -> str:
+def _trial_table(
+    trials: Sequence[RunRecord], best: RunRecord, metric: str, costs: Mapping[str, Mapping[str, float]]
+) -> str:
     params = sorted({name for trial in trials for name in trial.params})
-    quality, cost = (
-        [name for name in columns if any(name in trial.metrics for trial in trials)]
-        for columns in (QUALITY_COLUMNS, COST_COLUMNS)
-    )
+    quality = [name for name in QUALITY_COLUMNS if any(name in trial.metrics for trial in trials)]
+    cost = list(COSTS) if any(value for each in costs.values() for value in each.values()) else []
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", "state", *quality, *params, *cost))
     rows = []
     # The values of trials that were stopped early are of another budget, and stand below.
@@ -111,7 +156,7 @@ def _trial_table(trials: Sequence[RunRecord], best: RunRecord, metric: str) -> s
         cells = [trial.trial_id or "", trial.state or trial.status.lower()]
         cells += [_number(trial.metrics.get(name)) for name in quality]
         cells += [_number(trial.params.get(name)) for name in params]
-        cells += [_number(trial.metrics.get(name)) for name in cost]
+        cells += [_number(costs[trial.run_id][name]) for name in cost]
         mark = ' class="best"' if trial.run_id == best.run_id else ""
         rows.append(f"<tr{mark}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'

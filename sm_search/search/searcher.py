@@ -17,6 +17,8 @@ from ray.tune.search.optuna import OptunaSearch
 from sm_search.search.space import Space, Tree, parameter_names, suggest
 from sm_search.search.warm_start import NOTHING, Knowledge, Observation
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 STARTUP_TRIALS = 5
 MAX_REPEATS = 100
 """Repeated suggestions in a row after which a space counts as exhausted."""

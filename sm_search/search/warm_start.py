@@ -66,6 +66,13 @@ def earlier_knowledge(store: Store, space: Space, dataset_hash: str, studies: Se
     return Knowledge(tuple(observations.values()), tuple(guesses.values()))
 
 
+def observations_of(store: Store, study: str, space: Space) -> list[Observation]:
+    """The finished trials of a study as its metric sees them, whatever else it may have looked for."""
+    alone = space.model_copy(update={"beside": ()})
+    found = [_observation(store, alone, trial) for trial in study_runs(store, study)[1]]
+    return [each for each in found if each is not None]
+
+
 def _question(store: Store, study: str) -> str | None:
     try:
         return Space.model_validate_json(read_study_text(store, study, "space.json")).question_hash()

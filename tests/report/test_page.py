@@ -103,7 +103,7 @@ def test_the_page_loads_nothing_from_elsewhere(benign: Elements) -> None:
         assert "@import" not in (attributes.get("style") or "")
     assert benign.count("link") == benign.count("iframe") == 0
     charts = [script for script in benign.scripts if "Plotly.newPlot" in script and len(script) < 100_000]
-    assert len(charts) == 3
+    assert len(charts) == 4
 
 
 def test_what_somebody_typed_is_shown_and_never_run(benign: Elements, hostile: Elements) -> None:

@@ -1,0 +1,104 @@
+"""Figures of a whole study: what matters, what trials cost, what they trade, how far seeds spread."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from sm_search.tracking.records import RunRecord, metric_history
+from sm_search.tracking.store import Store
+
+COSTS = {"training_seconds": "training", "validation_seconds": "validation and schedule search"}
+FRONT = {"color": "#1a7f37", "width": 2}
+
+
+def trial_costs(store: Store, trials: Sequence[RunRecord]) -> dict[str, dict[str, float]]:
+    """Seconds of each trial, summed over its rungs, by run and kind."""
+    return {
+        trial.run_id: {name: sum(value for _, value in metric_history(store, trial.run_id, name)) for name in COSTS}
+        for trial in trials
+    }
+
+
+def cost_figure(trials: Sequence[RunRecord], costs: Mapping[str, Mapping[str, float]]) -> go.Figure:
+    """Seconds of each trial in the order of their start."""
+    figure = go.Figure()
+    names = [f"{trial.trial_id} ({trial.state})" for trial in trials]
+    for name, title in COSTS.items():
+        figure.add_bar(x=names, y=[costs[trial.run_id][name] for trial in trials], name=title)
+    return figure.update_layout(barmode="stack", yaxis_title="seconds", xaxis={"showticklabels": len(trials) <= 24})
+
+
+def importance_figure(shares: Mapping[str, float]) -> go.Figure:
+    """Share of the metric's variance by parameter, the largest on top."""
+    names = list(shares)[::-1]
+    figure = go.Figure(go.Bar(x=[shares[name] for name in names], y=names, orientation="h"))
+    return figure.update_layout(xaxis_title="share of the variance", yaxis={"automargin": True})
+
+
+def objectives_of(parent: RunRecord) -> dict[str, str]:
+    """Further objectives of a study beside its metric, with their directions; empty where it has one only."""
+    found = {name.removeprefix("objectives."): value for name, value in parent.params.items()}
+    metric = parent.params.get("metric")
+    return {
+        name: found[name] for name in ("val_psnr_db", "val_ssim", "evaluations") if name in found and name != metric
+    }
+
+
+def front_figure(trials: Sequence[RunRecord], metric: str, other: str) -> go.Figure:
+    """Complete trials over another objective; those on the Pareto front of all objectives are joined."""
+    whole = [t for t in trials if t.state == "complete" and metric in t.metrics and other in t.metrics]
+    figure = go.Figure()
+    for on_front, title in ((0.0, "beaten by another"), (1.0, "Pareto front")):
+        shown = sorted((t for t in whole if t.metrics.get("on_front", 0.0) == on_front), key=lambda t: t.metrics[other])
+        figure.add_scatter(
+            x=[t.metrics[other] for t in shown],
+            y=[t.metrics[metric] for t in shown],
+            text=[t.trial_id for t in shown],
+            mode="lines+markers" if on_front else "markers",
+            marker={"size": 10 if on_front else 7},
+            line={**FRONT, "dash": "dot"},
+            name=title,
+        )
+    return figure.update_layout(xaxis_title=other, yaxis_title=metric)
+
+
+def evaluations_figure(schedules: Sequence[Mapping[str, Any]], metric: str) -> go.Figure | None:
+    """What the best trial's schedules reach for how many network evaluations; None if only one number was tried."""
+    tried = [each for each in schedules if each.get("evaluations") and each["value"] is not None]
+    if len({each["evaluations"] for each in tried}) < 2:
+        return None
+    tried.sort(key=lambda each: (each["evaluations"], -each["value"]))
+    front: list[Mapping[str, Any]] = []
+    for each in tried:
+        if not front or each["value"] > front[-1]["value"]:
+            front.append(each)
+    figure = go.Figure()
+    for shown, mode, title in (
+        (tried, "markers", "schedule"),
+        (front, "lines+markers", "the best for as many or fewer"),
+    ):
+        x, y = [each["evaluations"] for each in shown], [each["value"] for each in shown]
+        figure.add_scatter(x=x, y=y, mode=mode, name=title, line={**FRONT, "shape": "hv"})
+    return figure.update_layout(xaxis={"title": "network evaluations an image", "type": "log"}, yaxis_title=metric)
+
+
+def seeds_section(store: Store, trials: Sequence[RunRecord], metric: str) -> str:
+    """The best trials with other seeds; empty if the study did not ask for that."""
+    mean, deviation = f"{metric}_mean", f"{metric}_std"
+    confirmed = sorted((t for t in trials if mean in t.metrics), key=lambda t: -t.metrics[mean])
+    if not confirmed:
+        return ""
+    rows = ""
+    for trial in confirmed:
+        values = [f"{value:.4g}" for _, value in metric_history(store, trial.run_id, f"seed_{metric}")]
+        spread = f"{trial.metrics[mean]:.4g} ± {trial.metrics[deviation]:.2g}"
+        cells = [trial.trial_id or "", ", ".join(values), spread]
+        rows += f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+    return (
+        "<h2>The best with other seeds</h2>"
+        f"<p>{html.escape(metric)} of each training, the search's own first; mean and sample standard deviation. The "
+        "study's best trial is the one with the best mean.</p>"
+        f'<div class="wide"><table><tr><th>trial</th><th>with each seed</th><th>mean</th></tr>{rows}</table></div>'
+    )

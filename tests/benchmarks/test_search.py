@@ -1,0 +1,199 @@
+"""The search in figures: quality against time, overhead, growth. Prints tables; asserts no time.
+
+    DATA=data/paper-54 SEEDS=0,1,2 pytest -m benchmark -s tests/benchmarks/test_search.py -k quality
+    TRIALS=1000 pytest -m benchmark -s tests/benchmarks/test_search.py -k trivial
+    NODES=1,2,4,8 pytest -m benchmark -s tests/benchmarks/test_search.py -k growth
+
+DATA names a finished dataset (default: the preset `demo`, simulated first); BUDGET_MINUTES is the time of each search
+in `quality`, STEPS the training steps of a trial there. All else is the machine's: run it where nothing else runs.
+"""
+
+import os
+import resource
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from ray import tune
+from ray.cluster_utils import Cluster
+
+from sm_search.config.dataset import preset
+from sm_search.data.dataset import Dataset
+from sm_search.search import sweep as sweep_module
+from sm_search.search.session import ray_session
+from sm_search.search.simulation import simulate_dataset
+from sm_search.search.space import SPACES, Space, load_space, training_settings
+from sm_search.search.sweep import sweep
+from sm_search.search.trial import TrialContext
+from sm_search.tracking.records import RunRecord, metric_history, study_runs
+from sm_search.tracking.store import open_store
+from sm_search.training import Trainer, training_images
+
+pytestmark = pytest.mark.benchmark
+
+SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0,1,2").split(",")]
+BUDGET_MINUTES = float(os.environ.get("BUDGET_MINUTES", "10"))
+STEPS = int(os.environ.get("STEPS", "900"))
+TRIALS = int(os.environ.get("TRIALS", "100"))
+NODES = [int(nodes) for nodes in os.environ.get("NODES", "1,2,4,8").split(",")]
+CORES_OF_A_NODE = 4
+LARGE = 100_000
+"""More trials than any time limit allows."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = os.environ.get("DATA")
+    if folder:
+        return Dataset.open(folder)
+    with ray_session(None):
+        return simulate_dataset(preset("demo"), tmp_path_factory.mktemp("demo") / "data")
+
+
+@pytest.fixture
+def local_ray() -> Iterator[None]:
+    with ray_session(None):
+        yield
+
+
+def printed(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    print(f"\n{title}\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for row in rows:
+        print(f"| {' | '.join(f'{cell:.4g}' if isinstance(cell, float) else str(cell) for cell in row)} |")
+
+
+def progress(home: Path, study: str, metric: str) -> list[tuple[float, float]]:
+    """(seconds since the study's start, best metric so far) at each trial that reached the full budget."""
+    parent, trials = study_runs(open_store(home), study)
+    ended = sorted((t for t in trials if t.state == "complete"), key=lambda t: t.ended_ms or 0)
+    best, curve = float("-inf"), []
+    for trial in ended:
+        best = max(best, trial.metrics[metric])
+        curve.append((((trial.ended_ms or 0) - parent.started_ms) / 1000, best))
+    return curve
+
+
+def first_at(curve: list[tuple[float, float]], value: float) -> float:
+    return next((seconds for seconds, best in curve if best >= value), float("inf"))
+
+
+def test_quality_against_time(dataset: Dataset, tmp_path: Path, local_ray: None) -> None:
+    """Both searches for the same time on the same data and machine: when does two-level have what joint ends with?"""
+    rows, ratios = [], []
+    for seed in SEEDS:
+        curves = {}
+        for name in ("joint", "two-level"):
+            given = load_space(SPACES / ("joint.yaml" if name == "joint" else "paper.yaml"))
+            budget = given.budget.model_copy(update={"trials": LARGE, "minutes": BUDGET_MINUTES})
+            training = {**given.training, "steps": STEPS}
+            update = {"study": f"{name}-{seed}", "seed": seed, "training": training, "budget": budget}
+            space = Space.model_validate({**given.model_dump(), **{k: v for k, v in update.items() if k != "budget"}})
+            space = space.model_copy(update={"budget": budget})
+            try:
+                sweep(space, dataset.location, home=tmp_path)
+            finally:
+                curves[name] = progress(tmp_path, space.study, space.metric)
+        joint_s, joint_best = curves["joint"][-1][0], curves["joint"][-1][1]
+        # When joint found its best, not when its time was up.
+        joint_s = first_at(curves["joint"], joint_best)
+        two_s = first_at(curves["two-level"], joint_best)
+        ratios.append(joint_s / two_s)
+        trials = f"{len(curves['joint'])} / {len(curves['two-level'])}"
+        rows.append((seed, trials, joint_best, joint_s, two_s, joint_s / two_s, curves["two-level"][-1][1]))
+    columns = ("seed", "full trials joint / two-level", "joint's best dB", "joint s", "two-level s to it", "ratio")
+    printed(f"Quality against time, {BUDGET_MINUTES:g} min a search", (*columns, "two-level's best dB"), rows)
+    print(f"median ratio {statistics.median(ratios):.3g}")
+
+
+def test_images_per_second_inside_a_trial(dataset: Dataset, tmp_path: Path, local_ray: None) -> None:
+    """The same settings in a trial and in a bare loop of this process, one after the other."""
+    given = load_space(SPACES / "paper.yaml").model_dump()
+    fixed = {"batch_size": 256, "steps": STEPS, "backbone": {"backbone": "linear-basis"}}
+    budget = {"trials": 1, "first_rung": STEPS, "schedules": 0}
+    space = Space.model_validate({**given, "training": fixed, "first": (), "budget": budget, "study": "speed"})
+    torch.set_num_threads(1)
+
+    def bare() -> float:
+        settings = training_settings(space, {})
+        trainer = Trainer(settings, training_images(dataset, "train", settings.receive_channels, settings.mean)[0])
+        list(trainer.train(20))
+        begin = time.perf_counter()
+        list(trainer.train(STEPS))
+        return (STEPS - 20) * settings.batch_size / (time.perf_counter() - begin)
+
+    before = bare()
+    begin = time.perf_counter()
+    told = sweep(space, dataset.location, home=tmp_path)
+    whole = time.perf_counter() - begin
+    metrics = told.best.metrics
+    inside = STEPS * 256 / metrics["training_seconds"]
+    after = bare()
+    outside = (before + after) / 2
+    rest = whole - metrics["training_seconds"] - metrics["validation_seconds"]
+    columns = ("in a trial, images/s", "bare, before and after", "share", "one trial beside training and validation, s")
+    printed("Overhead of a trial", columns, [(inside, f"{before:.4g}, {after:.4g}", inside / outside, rest)])
+
+
+def trivial(config: Mapping[str, Any], context: TrialContext) -> None:
+    """A trial that trains nothing; its value is its parameter."""
+    space = Space.model_validate_json(context.space_json)
+    for step in space.rungs():
+        value = 30 + 1000 * config["learning_rate"] - 1 / step
+        told = {"val_psnr_db": value, "val_ssim": 0.5, "training_step": step, "evaluations": 1, "losses": []}
+        tune.report(told)
+
+
+def trivial_sweep(
+    monkeypatch: pytest.MonkeyPatch, dataset: Dataset, home: Path, study: str, trials: int, cpus: float = 1
+) -> float:
+    """Seconds of a study of trivial trials, from its first trial's start to its last one's end."""
+    training = {"steps": 90, "learning_rate": {"float": [1e-3, 1e-2]}}
+    budget = {"trials": trials, "first_rung": 10, "reduction": 3}
+    space = Space.model_validate({"study": study, "training": training, "budget": budget, "resources": {"cpus": cpus}})
+    monkeypatch.setattr(sweep_module, "run_trial", trivial)
+    monkeypatch.setattr("sm_search.search.result._store_checkpoint", lambda *rest: None)
+    sweep(space, dataset.location, home=home)
+    runs: list[RunRecord] = study_runs(open_store(home), study)[1]
+    assert len(runs) == trials
+    return (max(run.ended_ms or 0 for run in runs) - min(run.started_ms for run in runs)) / 1000
+
+
+def test_trivial_trials(monkeypatch: pytest.MonkeyPatch, dataset: Dataset, tmp_path: Path, local_ray: None) -> None:
+    """What Ray, Optuna and MLflow take of a trial that trains nothing, as their number grows."""
+    rows = []
+    counts = [count for count in (10, 100, 1000, 10_000) if count < TRIALS]
+    for count in (*counts, TRIALS):
+        seconds = trivial_sweep(monkeypatch, dataset, tmp_path / str(count), f"trivial-{count}", count)
+        store = open_store(tmp_path / str(count))
+        _, runs = study_runs(store, f"trivial-{count}")
+        begin = time.perf_counter()
+        points = sum(len(metric_history(store, run.run_id, "val_psnr_db")) for run in runs[:20])
+        read_ms = (time.perf_counter() - begin) / min(20, len(runs)) * 1000
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        size = (tmp_path / str(count) / "mlflow.db").stat().st_size / 2**20
+        rows.append((count, seconds, 1000 * seconds / count, peak, size, points / min(20, len(runs)), read_ms))
+    columns = ("trials", "s", "ms a trial", "driver's peak MiB", "mlflow.db MiB", "reports a trial", "ms to read one")
+    printed("Trivial trials on one machine", columns, rows)
+
+
+def test_growth_over_nodes(monkeypatch: pytest.MonkeyPatch, dataset: Dataset, tmp_path: Path) -> None:
+    """Simulated nodes on this machine: what the driver can keep busy, since the trials themselves are nothing."""
+    rows = []
+    for nodes in NODES:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        try:
+            for _ in range(nodes):
+                cluster.add_node(num_cpus=CORES_OF_A_NODE)
+            ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+            home = tmp_path / str(nodes)
+            seconds = trivial_sweep(monkeypatch, dataset, home, f"growth-{nodes}", TRIALS)
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+        rows.append((nodes, nodes * CORES_OF_A_NODE, TRIALS, seconds, TRIALS / seconds))
+    printed("Trivial trials on simulated nodes", ("nodes", "trials at once", "trials", "s", "trials/s"), rows)

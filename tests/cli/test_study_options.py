@@ -1,0 +1,80 @@
+"""Studies that learn from others, have several objectives, and confirm their winners, on real Ray and MLflow."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sm_search.data.dataset import Dataset
+from sm_search.tracking.records import best_trials, metric_history, study_runs
+from sm_search.tracking.store import open_store
+
+pytestmark = pytest.mark.slow
+
+SPACE = """
+study: first
+seed: 4
+metric: [val_psnr_db, evaluations]
+training:
+  steps: 40
+  batch_size: 8
+  backbone: {backbone: linear-basis, coefficients: 8, width: 16, blocks: 1}
+  learning_rate: {choice: [1.0e-3, 3.0e-3]}
+  p_uncond: {choice: [0.0, 0.2]}
+schedule:
+  steps: {choice: [1, 2, 4]}
+first:
+  - {learning_rate: 3.0e-3, p_uncond: 0.2}
+budget: {trials: 3, first_rung: 20, reduction: 2, schedules: 3, images: 4, confirm: {best: 2, seeds: 2}}
+resources: {concurrent: 1}
+"""
+
+
+def test_two_studies_of_which_the_second_learns_from_the_first(
+    command: Any, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    space, home = tmp_path / "space.yaml", tmp_path / "home"
+    space.write_text(SPACE)
+    arguments = ("sweep", "--space", space, "--data", tiny_dataset.folder, "--home", home, "--json")
+    told = command(*arguments)
+    assert told.status == 0, told.stderr
+    store = open_store(home)
+    parent, runs = study_runs(store, "first")
+    assert {run.status for run in (parent, *runs)} == {"FINISHED"}
+    assert len(runs) == len(told.object["trials"]) == 3
+    params = [tuple(trial["params"].values()) for trial in told.object["trials"]]
+    assert len(set(params)) == 3
+
+    complete = [run for run in runs if run.state == "complete"]
+    assert {run.trial_id for run in complete if run.metrics["on_front"]} == set(told.object["front"])
+    confirmed = [run for run in complete if "val_psnr_db_mean" in run.metrics]
+    assert len(confirmed) == min(2, len(complete))
+    for run in confirmed:
+        values = [value for _, value in metric_history(store, run.run_id, "seed_val_psnr_db")]
+        assert len(set(values)) == 3
+        assert values[0] == run.metrics["val_psnr_db"]
+        assert run.metrics["val_psnr_db_mean"] == pytest.approx(statistics.fmean(values))
+        assert run.metrics["val_psnr_db_std"] == pytest.approx(statistics.stdev(values))
+    best = max(confirmed, key=lambda run: run.metrics["val_psnr_db_mean"])
+    assert told.object["trials"][0]["trial_id"] == best.trial_id
+    assert best_trials(store, "first", "val_psnr_db")[0].run_id == best.run_id
+    page = Path(store.client.download_artifacts(parent.run_id, "report.html", str(tmp_path))).read_text()
+    assert "The best with other seeds" in page
+    assert "Pareto front" in page
+
+    again = command(*arguments, "--resume")
+    assert again.status == 0, again.stderr
+    assert again.object["trials"] == told.object["trials"]
+    for run in confirmed:
+        assert len(metric_history(store, run.run_id, "seed_val_psnr_db")) == 3
+
+    space.write_text(SPACE.replace("study: first", "study: second").replace(", confirm: {best: 2, seeds: 2}", ""))
+    second = command(*arguments, "--warm-start", "first")
+    assert second.status == 0, second.stderr
+    assert "warm start from first: 3 finished trials as observations, 0 as first guesses" in second.stderr
+    # Of four points three are known: one is left, and it is the only one that is trained.
+    fresh = [tuple(trial["params"].values()) for trial in second.object["trials"]]
+    assert len(fresh) == 1
+    assert not set(fresh) & set(params)
+    assert second.object["repeated"] > 0
