@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sm_search.cli.output import Output, quality_objects, require_free
-from sm_search.cli.parsing import Adder, add_store
+from sm_search.cli.parsing import Adder, add_ray, add_store
 from sm_search.config.errors import InputError
 from sm_search.config.loading import load_settings
 from sm_search.config.run import RunSettings
@@ -43,14 +43,19 @@ def add_verbs(add: Adder) -> None:
     )
     add_store(p)
 
-    p = add("synthesize", synthesize, "Turn a low-gradient MDF file into a high-gradient one.")
+    p = add("synthesize", synthesize, "Turn low-gradient MDF files into high-gradient ones.")
     p.add_argument(
         "--model", required=True, metavar="URI", help="models:/NAME@champion, runs:/ID/checkpoint or a folder"
     )
-    p.add_argument("--input", required=True, metavar="FILE", help="low-gradient MDF file")
-    p.add_argument("--output", required=True, metavar="FILE", help="high-gradient MDF file to write")
+    p.add_argument(
+        "--input", required=True, metavar="PATH", help="low-gradient MDF file, a folder of them, or a .txt list"
+    )
+    p.add_argument(
+        "--output", required=True, metavar="PATH", help="high-gradient MDF file, or for many the folder to write into"
+    )
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling noise (default 0)")
     p.add_argument("--force", action="store_true", help="overwrite the output")
+    add_ray(p)
     add_store(p)
 
     p = add("evaluate", evaluate, "PSNR, SSIM and nRMSE of a model and of all baselines on a split.")
@@ -120,17 +125,38 @@ def promote(options: Namespace, output: Output) -> dict[str, Any]:
 
 
 def synthesize(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.search.synthesis_files import is_many
     from sm_search.synthesis import load_synthesiser, synthesise_file
     from sm_search.tracking.registry import describe_model, download_model
     from sm_search.tracking.store import open_store
 
     store = open_store(options.home, options.tracking_uri)
-    synthesiser = load_synthesiser(download_model(store, options.model), seed=options.seed)
-    name = describe_model(store, options.model)
+    folder, name = download_model(store, options.model), describe_model(store, options.model)
+    if is_many(Path(options.input)):
+        return _synthesize_many(options, output, folder, name)
+    synthesiser = load_synthesiser(folder, seed=options.seed)
     made = synthesise_file(synthesiser, options.input, options.output, model=name, overwrite=options.force)
     channels, components, voxels = made.matrix.values_CKN.shape
     output.result(f"{options.output}: {channels} × {components} components of {voxels} voxels by {name}")
     return {"output": options.output, "model": name, "shape": [channels, components, voxels]}
+
+
+def _synthesize_many(options: Namespace, output: Output, checkpoint: Path, name: str) -> dict[str, Any]:
+    from sm_search.search.session import ray_session
+    from sm_search.search.synthesis_files import plan_files, synthesise_files
+
+    plan = plan_files(Path(options.input), Path(options.output))
+    with ray_session(options.ray_address), output.counted("synthesised") as progress:
+        outcomes = synthesise_files(checkpoint, plan, name, options.seed, options.force, progress)
+    refused = [each for each in outcomes if each.state == "refused"]
+    for each in refused:
+        output.error(each.reason)
+    counts = {state: sum(each.state == state for each in outcomes) for state in ("made", "kept", "refused")}
+    output.result(
+        f"{options.output}: {counts['made']} files by {name}, {counts['kept']} kept, {counts['refused']} refused"
+    )
+    files = [asdict(each) for each in outcomes]
+    return {"output": options.output, "model": name, **counts, "files": files, "exit_status": 2 if refused else 0}
 
 
 def evaluate(options: Namespace, output: Output) -> dict[str, Any]:

@@ -20,13 +20,14 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from sm_search.config.errors import CheckpointError, TrackingError
+from sm_search.data.atomic import sha256
+from sm_search.diffusion.checkpoint import SETTINGS_FILE, WEIGHTS_FILE
 from sm_search.tracking.champion import CHALLENGER, ensure_registered, model_aliases
 from sm_search.tracking.records import check_name
 from sm_search.tracking.store import Store
 
 MODEL_NAME = "sm-search"
-SETTINGS_FILE = "checkpoint.json"
-REQUIRED_FILES = (SETTINGS_FILE, "model.safetensors")
+REQUIRED_FILES = (SETTINGS_FILE, WEIGHTS_FILE)
 ALLOWED_SUFFIXES = (".json", ".safetensors")
 CHECKPOINT_IN_MODEL = "artifacts/checkpoint"
 SERVED_MODEL = Path(__file__).parent / "served_model.py"
@@ -151,10 +152,10 @@ def download_model(store: Store, uri: str, into: Path | None = None) -> Path:
 
 
 def describe_model(store: Store, uri: str) -> str:
-    """The name of a model for files and tables: an alias becomes its version, a folder its own name."""
+    """The name of a model for files and tables: an alias becomes its version, a folder its name and weights' hash."""
     match = MODEL_URI.fullmatch(uri)
     if match is None:
-        return uri if RUN_URI.fullmatch(uri) else Path(uri).name
+        return uri if RUN_URI.fullmatch(uri) else f"{Path(uri).name} ({sha256(Path(uri, WEIGHTS_FILE))[:12]})"
     version = match["version"] or _version_of(store, uri, match["name"], match["alias"])
     return f"models:/{match['name']}/{version}"
 

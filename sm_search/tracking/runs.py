@@ -36,9 +36,14 @@ from sm_search.tracking.store import STORE_ERRORS, Store, is_transient, reason
 
 MAX_PARAM_LENGTH = 6000
 MAX_BATCH = 100
-MAX_DIGEST = 36
+SHOWN_DIGEST = 12
 MAX_METRICS = 1000
 NAMED_IN_ERROR = 5
+
+EXPERIMENT_TAGS = {
+    NOTE: "Studies of sm_search: a row is a study, `+` unfolds its trials. Add columns such as `val_psnr_db` under "
+    "*Columns*; a study's own page says how to read it.",
+}
 
 TrialState = Literal["complete", "pruned", "failed"]
 StudyState = Literal["complete", "failed", "interrupted"]
@@ -302,8 +307,8 @@ def dataset_input(tags: Mapping[str, str]) -> DatasetInput | None:
     if DATASET not in tags or DATASET_HASH not in tags:
         return None
     source = json.dumps({"uri": tags.get(DATASET_SOURCE, "")})
-    # MLflow's limit; the whole hash is in the tags.
-    found = Dataset(tags[DATASET], tags[DATASET_HASH][:MAX_DIGEST], "local", source)
+    # As much as a table has room for; the whole hash is in the tags.
+    found = Dataset(tags[DATASET], tags[DATASET_HASH][:SHOWN_DIGEST], "local", source)
     return DatasetInput(found, [InputTag("mlflow.data.context", "training")])
 
 
@@ -331,7 +336,7 @@ def experiment_id(store: Store) -> str:
         experiment = store.client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             try:
-                return str(store.client.create_experiment(EXPERIMENT, artifact_location=store.artifact_root))
+                return str(store.client.create_experiment(EXPERIMENT, store.artifact_root, EXPERIMENT_TAGS))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
