@@ -26,19 +26,27 @@ def add_verbs(add: Adder) -> None:
     p.add_argument("--resume", action="store_true", help="continue the study after an interruption")
     p.add_argument("--storage", metavar="URI", help="folder or s3:// URI that every node reaches (default: under home)")
     p.add_argument("--warm-start", action="append", metavar="STUDY", help="learn from an earlier study; repeatable")
-    p.add_argument(
-        "--dry-run", action="store_true", help="check everything, print what would run and what it costs"
-    )
+    p.add_argument("--dry-run", action="store_true", help="check everything, print what would run and what it costs")
     add_ray(p)
     add_store(p)
 
     p = add("tune-schedule", tune_schedule, "Search the sampling schedule alone, on a finished model.")
-    p.add_argument("--run", required=True, metavar="RUN_ID", help="MLflow run of a trial with a stored checkpoint")
+    model = p.add_mutually_exclusive_group(required=True)
+    model.add_argument("--run", metavar="RUN_ID", help="MLflow run of a trial with a stored checkpoint")
+    model.add_argument("--model", metavar="URI", help="models:/NAME@champion, runs:/ID/checkpoint or a folder")
     p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
-    p.add_argument("--space", metavar="FILE", help="space whose schedule part is searched (default: the study's own)")
-    p.add_argument("--trials", type=int, default=40, metavar="N", help="schedules to try (default 40)")
+    p.add_argument(
+        "--space",
+        metavar="FILE",
+        help="space whose schedule part is searched (default: the study's, or schedule.yaml)",
+    )
+    p.add_argument(
+        "--trials", type=int, metavar="N", help="schedules to try (default: the space's budget, at least 40)"
+    )
+    p.add_argument("--workers", type=int, metavar="N", help="tasks on Ray at once (default: none, in this process)")
     p.add_argument("--out", metavar="DIR", help="write a checkpoint with the best schedule here")
     p.add_argument("--force", action="store_true", help="overwrite a checkpoint")
+    add_ray(p)
     add_store(p)
 
     p = add("report", report, "Write the HTML report of a study.")
@@ -149,21 +157,50 @@ def _shown(value: Any) -> str:
 def tune_schedule(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.dataset import Dataset
     from sm_search.diffusion.checkpoint import SETTINGS_FILE
-    from sm_search.search.single import tune_model_schedule
+    from sm_search.search.tuning import tune_model_schedule
     from sm_search.tracking.store import open_store
 
-    if options.trials < 1:
-        raise InputError(f"--trials {options.trials}: must be at least 1")
+    for name in ("trials", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} {value}: must be at least 1")
     if options.out:
         require_free(Path(options.out) / SETTINGS_FILE, options.force)
-    store = open_store(options.home, options.tracking_uri)
-    found = tune_model_schedule(
-        store, options.run, Dataset.open(options.data), options.space, options.trials, options.out
-    )
+    with output.counted("schedules") as progress:
+        found = tune_model_schedule(
+            options.model or f"runs:/{options.run}/checkpoint",
+            Dataset.open(options.data),
+            store=lambda: open_store(options.home, options.tracking_uri),
+            space_file=options.space,
+            schedules=options.trials,
+            out=Path(options.out) if options.out else None,
+            workers=options.workers,
+            ray_address=options.ray_address,
+            announce=output.progress,
+            progress=progress,
+        )
     schedule = found.best.model_dump(mode="json")
+    output.table(
+        "Quality against evaluations",
+        ("evaluations", "sampler", "PSNR dB", "SSIM"),
+        [
+            (
+                str(each.evaluations),
+                each.schedule.sampler,
+                f"{each.metrics['val_psnr_db']:.2f}",
+                f"{each.metrics['val_ssim']:.4f}",
+            )
+            for each in found.front
+        ],
+    )
     output.result(json.dumps(schedule))
     output.result(", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items()))
-    return {"schedule": schedule, "metrics": found.metrics, "tried": len(found.trials)}
+    return {
+        "schedule": schedule,
+        "metrics": found.metrics,
+        "tried": len(found.trials),
+        "front": [each.as_dict() for each in found.front],
+    }
 
 
 def report(options: Namespace, output: Output) -> dict[str, Any]:

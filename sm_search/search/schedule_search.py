@@ -143,6 +143,14 @@ def search_schedule(
     return ScheduleSearch(best, metrics, found, _front(found))
 
 
+def untrained_guidance(p_uncond: float, guidance: Any) -> str | None:
+    """What to say where `guidance`, a value or a range, is used with a model that never saw the null condition."""
+    if p_uncond > 0 or guidance == 1:
+        return None
+    shown = f"is {guidance}" if isinstance(guidance, int | float) else "is searched"
+    return f"warning: schedule.guidance {shown}, but p_uncond was 0 in training: the null condition is untrained"
+
+
 def search_images(validation: Validation, images: int) -> Validation:
     """The images that a search looks at, in the order in which a race looks at them."""
     return validation.subset(images).spread_out()

@@ -1,4 +1,4 @@
-"""One model without a sweep: train it, or tune its schedule."""
+"""One model without a sweep."""
 
 import json
 import os
@@ -8,19 +8,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from sm_search.config.errors import CheckpointError, InputError
+from sm_search.config.errors import CheckpointError
 from sm_search.config.model import ScheduleSettings, TrainingSettings
 from sm_search.config.run import RunSettings
 from sm_search.data.dataset import Dataset
-from sm_search.diffusion.checkpoint import SETTINGS_FILE, Checkpoint, load_checkpoint
-from sm_search.search.schedule_search import ScheduleSearch, search_schedule
-from sm_search.search.space import Space, load_space
+from sm_search.diffusion.checkpoint import SETTINGS_FILE
+from sm_search.search.schedule_search import untrained_guidance
 from sm_search.search.validation import Validation
 from sm_search.synthesis import Synthesiser
-from sm_search.tracking.records import get_run, read_study_text
-from sm_search.tracking.registry import download_model
-from sm_search.tracking.runs import StudyLog
-from sm_search.tracking.store import Store
 from sm_search.training import STATE_FILE, Trainer, make_checkpoint, training_images
 
 RUN_FILE = "run.json"
@@ -42,6 +37,8 @@ def train_single(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be created: {error.strerror}") from None
+    if warning := untrained_guidance(settings.training.p_uncond, settings.schedule.guidance):
+        announce(warning)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images, models = training_images(dataset, "train", settings.training.receive_channels, settings.training.mean)
     trainer = Trainer(settings.training, images, device)
@@ -85,42 +82,3 @@ def regression_network(training: TrainingSettings, dataset: Dataset) -> Synthesi
     for _ in trainer.train(settings.steps):
         pass
     return Synthesiser(make_checkpoint(trainer, dataset, models, ScheduleSettings(steps=1), {}))
-
-
-def tune_model_schedule(
-    store: Store, run_id: str, dataset: Dataset, space_file: str | None, trials: int, out: str | None
-) -> ScheduleSearch:
-    """Search the schedule of a trial's stored model; the result is stored with its run, and under `out` if given.
-
-    Raises:
-        InputError: the run belongs to another dataset, or the space has no schedule parameters.
-        TrackingError, CheckpointError: no such run, or it has no checkpoint.
-    """
-    run = get_run(store, run_id)
-    checkpoint = load_checkpoint(download_model(store, f"runs:/{run_id}/checkpoint"))
-    if checkpoint.info.dataset_hash != dataset.content_hash():
-        raise InputError(f"run {run_id}: was trained on another dataset than {dataset.location}")
-    space = (
-        load_space(space_file)
-        if space_file
-        else Space.model_validate_json(read_study_text(store, run.study, "space.json"))
-    )
-    found = search_schedule(
-        checkpoint.denoiser,
-        checkpoint.info.training.diffusion,
-        space.schedule,
-        Validation.of(dataset, checkpoint.scan_models),
-        metric=space.metric,
-        trials=trials,
-        images=space.budget.images,
-        seed=space.seed,
-    )
-    if len(found.trials) == 1:
-        raise InputError(f"{space_file or f'study {run.study}'}: schedule: has no parameter to search")
-    log = StudyLog.attach(store, run.study)
-    log.log_text(run.trial_id, json.dumps(found.best.model_dump(mode="json"), indent=1), "tuned_schedule.json")
-    log.log_metrics(run.trial_id, len(found.trials), {f"tuned_{name}": value for name, value in found.metrics.items()})
-    if out:
-        info = checkpoint.info.model_copy(update={"schedule": found.best, "metrics": found.metrics})
-        Checkpoint(info, checkpoint.denoiser, checkpoint.scan_models).save(Path(out))
-    return found

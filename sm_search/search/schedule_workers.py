@@ -1,0 +1,72 @@
+"""Scoring schedules on Ray: a task per batch, bounded in flight; the batch of a lost worker is scored again."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import torch
+
+from sm_search.config.errors import SmSearchError
+from sm_search.config.model import ScheduleSettings
+from sm_search.search.space import Resources
+from sm_search.search.validation import BATCH, ScheduleScorer, Scores, assembled, pieces
+
+BATCHES_PER_WORKER = 2
+"""Of each call, so that a worker with short schedules finds more to do."""
+SMALLEST_BATCH = 64
+RETRIES = 3
+
+
+@ray.remote(max_retries=RETRIES)
+def _score(scorer: ScheduleScorer, threads: int, schedules: list[ScheduleSettings], begin: int, end: int) -> Scores:
+    torch.set_num_threads(threads)
+    return scorer.on("cuda" if torch.cuda.is_available() else "cpu").piece(schedules, begin, end)
+
+
+class WorkerScorer:
+    """A scorer whose batches are tasks of the running Ray session; the weights and images are sent once."""
+
+    def __init__(self, scorer: ScheduleScorer, workers: int, resources: Resources) -> None:
+        self.workers = workers
+        self.threads = resources.threads
+        self._scorer = ray.put(scorer)
+        self._task = _score.options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+
+    def __call__(self, schedules: Sequence[ScheduleSettings], begin: int, end: int) -> Scores:
+        """Scores on the images from `begin` to `end`.
+
+        Raises:
+            SmSearchError: a batch lost its worker again and again.
+        """
+        share = math.ceil(len(schedules) * (end - begin) / (self.workers * BATCHES_PER_WORKER))
+        work = list(pieces(schedules, begin, end, min(BATCH, max(SMALLEST_BATCH, share))))
+        found: dict[int, Scores] = {}
+        waiting, running = list(range(len(work))), dict[Any, int]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.workers:
+                    number = waiting.pop(0)
+                    chosen, first, last = work[number]
+                    batch = [schedules[s] for s in chosen]
+                    running[self._task.remote(self._scorer, self.threads, batch, first, last)] = number
+                for done in ray.wait(list(running))[0]:
+                    found[running.pop(done)] = ray.get(done)
+        except ray.exceptions.WorkerCrashedError as error:
+            why = " ".join(str(error).split())
+            raise SmSearchError(f"a batch of schedules lost its worker {1 + RETRIES} times: {why}") from None
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+        return assembled(work, [found[number] for number in range(len(work))])
+
+
+def worker_count(workers: int | None, resources: Resources) -> int:
+    """Tasks that run at once: what is asked for, else what the running session has room for."""
+    if workers is not None:
+        return workers
+    available = ray.cluster_resources()
+    fits = [available.get("CPU", 0) / resources.cpus]
+    if resources.gpus:
+        fits.append(available.get("GPU", 0) / resources.gpus)
+    return max(1, int(min(fits)))
