@@ -1,4 +1,4 @@
-"""Verbs on models: train, promote, synthesize, evaluate.
+"""Verbs on models: train, promote, synthesize, evaluate, gc.
 
 Imports of Ray, MLflow and torch wait inside the verbs: `--help` and `validate` answer at once.
 """
@@ -56,6 +56,13 @@ def add_verbs(add: Adder) -> None:
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling noise (default 0)")
     p.add_argument("--force", action="store_true", help="overwrite the output")
     add_ray(p)
+    add_store(p)
+
+    p = add("gc", collect_garbage, "List old checkpoints and synthesised files of trials; --delete removes them.")
+    p.add_argument("--study", metavar="NAME", help="of this study alone (default: of all)")
+    p.add_argument("--keep-best", type=int, default=3, metavar="N", help="keep the N best of a study (default 3)")
+    p.add_argument("--older-than-days", type=float, default=30, metavar="D", help="keep what is younger (default 30)")
+    p.add_argument("--delete", action="store_true", help="delete what is listed; without it nothing is changed")
     add_store(p)
 
     p = add("evaluate", evaluate, "PSNR, SSIM and nRMSE of a model and of all baselines on a split.")
@@ -157,6 +164,29 @@ def _synthesize_many(options: Namespace, output: Output, checkpoint: Path, name:
     )
     files = [asdict(each) for each in outcomes]
     return {"output": options.output, "model": name, **counts, "files": files, "exit_status": 2 if refused else 0}
+
+
+def collect_garbage(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.tracking.housekeeping import plan_removals, remove
+    from sm_search.tracking.store import open_store
+
+    if options.keep_best < 0 or not options.older_than_days >= 0:
+        raise InputError("--keep-best and --older-than-days: must be at least 0")
+    store = open_store(options.home, options.tracking_uri)
+    plan = plan_removals(store, options.keep_best, options.older_than_days, options.study)
+    output.table(
+        "Deleted" if options.delete else "Would be deleted; nothing is without --delete",
+        ("study", "trial", "rank", "days", "folder", "MB"),
+        [
+            (r.study, r.trial_id, str(r.rank or "–"), f"{r.age_days:.0f}", r.folder, f"{r.size_bytes / 1e6:.1f}")
+            for r in plan
+        ],
+    )
+    for removal in plan if options.delete else ():
+        remove(store, removal)
+    total = sum(removal.size_bytes for removal in plan)
+    output.result(f"{len(plan)} folders, {total / 1e6:.1f} MB" + ("" if options.delete else "; --delete removes them"))
+    return {"deleted": options.delete, "bytes": total, "folders": [asdict(removal) for removal in plan]}
 
 
 def evaluate(options: Namespace, output: Output) -> dict[str, Any]:

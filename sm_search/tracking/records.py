@@ -61,7 +61,7 @@ def study_runs(store: Store, study: str) -> tuple[RunRecord, list[RunRecord]]:
     """
     parent = find_study(store, study)
     if parent is None:
-        known = sorted({record.study for record in _search(store, f"tags.{KIND} = 'study'")})
+        known = sorted({record.study for record in search_runs(store, f"tags.{KIND} = 'study'")})
         raise TrackingError(f"study {study!r}: not in {store.place}; it has {', '.join(known) or 'no study yet'}")
     return parent, find_trials(store, parent)
 
@@ -148,7 +148,7 @@ def download_study_file(store: Store, study: str, artifact_file: str, folder: Pa
 def find_study(store: Store, study: str) -> RunRecord | None:
     """The run of a study, or None; the oldest one should there be two."""
     check_name("study", study)
-    return next(_search(store, f"tags.{KIND} = 'study' and tags.{STUDY} = '{study}'"), None)
+    return next(search_runs(store, f"tags.{KIND} = 'study' and tags.{STUDY} = '{study}'"), None)
 
 
 def find_trials(store: Store, parent: RunRecord, trial_id: str | None = None) -> list[RunRecord]:
@@ -157,7 +157,7 @@ def find_trials(store: Store, parent: RunRecord, trial_id: str | None = None) ->
     if trial_id is not None:
         check_name("trial", trial_id)
         query += f" and tags.{TRIAL} = '{trial_id}'"
-    return list(_search(store, query))
+    return list(search_runs(store, query))
 
 
 def check_name(what: str, name: str) -> None:
@@ -171,7 +171,8 @@ def check_name(what: str, name: str) -> None:
         raise TrackingError(f"{what} name {name!r}: must be {rule}")
 
 
-def _search(store: Store, query: str) -> Iterator[RunRecord]:
+def search_runs(store: Store, query: str) -> Iterator[RunRecord]:
+    """Our runs that match a query in MLflow's language, oldest first."""
     with store.asked(f"search for runs with {query}"):
         experiment = store.client.get_experiment_by_name(EXPERIMENT)
         token = "" if experiment else None
