@@ -57,8 +57,8 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
     parts = [
         f"<h1>Study {html.escape(study)}</h1>",
         f"<p>{len(trials)} trials, {sum(trial.state == 'complete' for trial in trials)} to the full budget. "
-        f"Best: trial {html.escape(best.trial_id or '')} with {metric} = {best.metrics[metric]:.4g} on the validation "
-        "split. The test split was not read.</p>",
+        f"Best: trial {html.escape(best.trial_id or '')} with {metric} = {best.metrics[metric]:.4g}"
+        f"{_spread(best, metric)} on the validation split. The test split was not read.</p>",
         f'<p class="note">{html.escape(METRIC_DEFINITION)}</p>',
         "<h2>Trials</h2>",
         _trial_table(trials, best, metric, costs),
@@ -86,6 +86,13 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Study {html.escape(study)}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
     )
+
+
+def _spread(best: RunRecord, metric: str) -> str:
+    if f"{metric}_mean" not in best.metrics:
+        return ""
+    seeds, mean, deviation = (best.metrics[name] for name in ("seeds", f"{metric}_mean", f"{metric}_std"))
+    return f" ({mean:.4g} ± {deviation:.2g} over {seeds:.0f} seeds)"
 
 
 def _fronts(parent: RunRecord, trials: Sequence[RunRecord], metric: str) -> list[str]:

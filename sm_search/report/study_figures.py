@@ -10,7 +10,7 @@ from sm_search.tracking.records import RunRecord, metric_history
 from sm_search.tracking.store import Store
 
 COSTS = {"training_seconds": "training", "validation_seconds": "validation and schedule search"}
-FRONT = {"color": "#1a7f37", "width": 2}
+FRONT, BEATEN = {"color": "#1a7f37", "width": 2}, "#8c959f"
 
 
 def trial_costs(store: Store, trials: Sequence[RunRecord]) -> dict[str, dict[str, float]]:
@@ -57,7 +57,7 @@ def front_figure(trials: Sequence[RunRecord], metric: str, other: str) -> go.Fig
             y=[t.metrics[metric] for t in shown],
             text=[t.trial_id for t in shown],
             mode="lines+markers" if on_front else "markers",
-            marker={"size": 10 if on_front else 7},
+            marker={"size": 10, "color": FRONT["color"]} if on_front else {"size": 7, "color": BEATEN},
             line={**FRONT, "dash": "dot"},
             name=title,
         )
@@ -80,7 +80,10 @@ def evaluations_figure(schedules: Sequence[Mapping[str, Any]], metric: str) -> g
         (front, "lines+markers", "the best for as many or fewer"),
     ):
         x, y = [each["evaluations"] for each in shown], [each["value"] for each in shown]
-        figure.add_scatter(x=x, y=y, mode=mode, name=title, line={**FRONT, "shape": "hv"})
+        color = FRONT["color"] if mode != "markers" else BEATEN
+        figure.add_scatter(
+            x=x, y=y, mode=mode, name=title, line={**FRONT, "shape": "hv"}, marker={"size": 8, "color": color}
+        )
     return figure.update_layout(xaxis={"title": "network evaluations an image", "type": "log"}, yaxis_title=metric)
 
 

@@ -114,6 +114,11 @@ class Recorder(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._finish(trials, trial, outcome(trial.last_result or {}, self.space))
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if self.announce is not None:
+            step = (trial.last_result or {}).get("training_step", 0)
+            self.announce(f"trial {trial.trial_id} was interrupted; it goes on from training step {step}")
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         text = Path(trial.error_file).read_text() if trial.error_file else ""
         self.disk_fault = next((fault for fault in DISK_FAULTS if fault in text), None)

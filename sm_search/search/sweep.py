@@ -1,5 +1,7 @@
 """The sweep: Ray Tune, Optuna and ASHA over the outer level, every result in MLflow, resumable after any death."""
 
+import contextlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from sm_search.config.errors import InputError
 from sm_search.data.dataset import Dataset
 from sm_search.data.storage import absolute
 from sm_search.search.confirmation import ConfirmationCallback, confirmation_name, confirmation_points, with_spread
+from sm_search.search.nodes import require_shared
 from sm_search.search.recording import DISK_FAULTS, Announce, Recorder, TrialSummary, Watch, summary
 from sm_search.search.replacing_files import replacing_files
 from sm_search.search.result import RESULT_FILE, SweepResult, front, keep, ranked
@@ -115,7 +118,7 @@ def sweep(
     Raises:
         InputError: the study exists and `resume` is false, or it does not and `resume` is true, or its space or dataset
             is not the one it began with, or another process runs it, or not one trial came to its end, or the disk is
-            full, or Ray went away.
+            full, or Ray went away, or a node of the session does not see data or storage.
         TrackingError: MLflow does not take the result; it is kept, and a resumed study delivers it.
     """
     dataset = Dataset.open(data)
@@ -124,6 +127,8 @@ def sweep(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with only_driver(folder, space.study):
+            for option, place in (("--data", dataset.location), ("--storage", storage or folder)):
+                require_shared(option, place, space.resources.cpus, space.resources.gpus)
             store = open_store(home, tracking_uri)
             if not resume:
                 note_study(space, dataset, home)
@@ -172,7 +177,9 @@ def _drive(study: _Study, resume: bool, watch: Watch | None) -> SweepResult:
 
 def _fit(space: Space, tuner: tune.Tuner, recorder: Recorder | None = None) -> list[tune.Result]:
     try:
-        return list(tuner.fit())
+        # Ray tells of dead workers and nodes on stdout, which belongs to our result; `Recorder` tells it in one line.
+        with contextlib.redirect_stdout(io.StringIO()):
+            return list(tuner.fit())
     except (TuneError, RayError) as error:
         if recorder is not None and recorder.disk_fault:
             raise _stopped(space, f"a trial could not write: {recorder.disk_fault}") from None

@@ -1,0 +1,287 @@
+"""Whatever dies during a sweep, every finished trial counts once, no run is left RUNNING, and the result is the same.
+
+The reference is the same study undisturbed: one worker, so Optuna asks in the same order.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from sm_search.config.errors import TrackingError
+from sm_search.data.dataset import Dataset
+from sm_search.search.study_folder import study_folder
+from sm_search.tracking.records import metric_history, study_runs
+from sm_search.tracking.store import Store, open_store
+
+TIMEOUT_S = 300
+TRIALS = 4
+SPACE = """
+study: faulty
+seed: 3
+training:
+  steps: 1600
+  batch_size: 8
+  backbone: {backbone: linear-basis, coefficients: 8, width: 16, blocks: 1}
+  learning_rate: {float: [1.0e-3, 3.0e-3]}
+schedule: {eta_max: {float: [0.0, 0.3]}}
+budget: {trials: 4, first_rung: 400, reduction: 2, schedules: 2, images: 4}
+resources: {concurrent: 1}
+"""
+pytestmark = pytest.mark.slow
+
+
+class Sweep:
+    """A running `sm-search sweep` of its own process."""
+
+    def __init__(self, home: Path, folder: Path, data: Path, *more: Any, space: str = SPACE) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "space.yaml").write_text(space)
+        self.log = folder / f"stderr-{len(list(folder.iterdir()))}"
+        line = [sys.executable, "-m", "sm_search", "sweep", "--json", "--space", folder / "space.yaml"]
+        line += ["--data", data, "--home", home, *more]
+        environment = {**os.environ, "HOME": str(folder), "COLUMNS": "100"}
+        environment.pop("RAY_ADDRESS", None)
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                list(map(str, line)), env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, sign: Callable[[], Any], what: str) -> Any:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (found := sign()):
+            assert self.process.poll() is None, f"ended before {what}: {self.said}"
+            assert time.monotonic() < deadline, f"no {what}: {self.said}"
+            time.sleep(0.1)
+        return found
+
+    def end(self) -> tuple[int, dict[str, Any]]:
+        """Exit status and the object on stdout."""
+        out, _ = self.process.communicate(timeout=TIMEOUT_S)
+        assert out == "" or out.startswith("{"), out
+        return self.process.returncode, json.loads(out) if out else {}
+
+
+def workers(driver: int) -> list[int]:
+    """Ray's processes below `driver` that run a trial."""
+    parents: dict[int, int] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+    found = []
+    for pid in parents:
+        above = pid
+        while above > 1 and above != driver:
+            above = parents.get(above, 0)
+        with suppress(OSError):
+            if above == driver and b"ray::ImplicitFunc" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def check_whole(store: Store, told: dict[str, Any], trials: int = TRIALS) -> None:
+    """Each trial once, none RUNNING, metrics once at each rung."""
+    parent, runs = study_runs(store, "faulty")
+    assert parent.status == "FINISHED"
+    assert len(runs) == len({run.trial_id for run in runs}) == len(told["trials"]) == trials
+    assert {run.status for run in runs} == {"FINISHED"}
+    by_id = {trial["trial_id"]: trial for trial in told["trials"]}
+    for run in runs:
+        assert run.state == by_id[run.trial_id]["state"]
+        whole = [400, 800, 1600]
+        last = int(by_id[run.trial_id]["metrics"]["training_step"])
+        for name in ("val_psnr_db", "training_step"):
+            assert [step for step, _ in metric_history(store, run.run_id, name)] == whole[: whole.index(last) + 1]
+        losses = [step for step, _ in metric_history(store, run.run_id, "loss")]
+        assert losses == list(range(100, last + 1, 100))
+
+
+def values(told: dict[str, Any]) -> list[tuple[float, str, float]]:
+    """What a study found, without the names of its trials."""
+    return sorted((t["params"]["learning_rate"], t["state"], t["metrics"]["val_psnr_db"]) for t in told["trials"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    status, told = (sweep := Sweep(folder / "home", folder, tiny_dataset.folder)).end()
+    assert status == 0, sweep.said
+    check_whole(open_store(folder / "home"), told)
+    return told
+
+
+def test_the_same_space_seed_and_budget_on_one_worker_give_the_same_study(
+    undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    status, told = (sweep := Sweep(tmp_path / "home", tmp_path, tiny_dataset.folder)).end()
+    assert status == 0, sweep.said
+    assert values(told) == values(undisturbed)
+
+
+def test_a_killed_worker_costs_no_trial(undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "home", tmp_path, tiny_dataset.folder)
+    checkpoints = study_folder(tmp_path / "home", "faulty")
+    sweep.wait_for(lambda: "trial 1/4" in sweep.said, "first trial")
+    known = set(checkpoints.glob("tune/*/checkpoint_*"))
+    sweep.wait_for(lambda: set(checkpoints.glob("tune/*/checkpoint_*")) - known, "rung of the second trial")
+    victims = workers(sweep.process.pid)
+    assert victims
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    status, told = sweep.end()
+    assert status == 0, sweep.said
+    assert "Traceback" not in sweep.said
+    assert "was interrupted; it goes on from training step" in sweep.said
+    check_whole(open_store(tmp_path / "home"), told)
+    assert values(told) == values(undisturbed)
+
+
+@pytest.mark.cluster
+def test_a_lost_node_costs_no_trial(undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        doomed = cluster.add_node(num_cpus=1)
+        sweep = Sweep(tmp_path / "home", tmp_path, tiny_dataset.folder, "--ray-address", cluster.address)
+        sweep.wait_for(lambda: "trial 1/4" in sweep.said, "first trial")
+        cluster.add_node(num_cpus=1)
+        cluster.remove_node(doomed, allow_graceful=False)
+        status, told = sweep.end()
+    finally:
+        cluster.shutdown()
+    assert status == 0, sweep.said
+    check_whole(open_store(tmp_path / "home"), told)
+    assert values(told) == values(undisturbed)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], subprocess.Popen[bytes]]]]:
+    """The address of an MLflow server, and what starts it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        f"{tmp_path}/files",
+    ]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        with (tmp_path / "server.log").open("a") as log:
+            started.append(
+                subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log, process_group=0)
+            )
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                open_store(tmp_path / "unused", f"http://127.0.0.1:{port}")
+                return started[-1]
+            except TrackingError:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+
+    yield f"http://127.0.0.1:{port}", start
+    for process in started:
+        kill_group(process)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_tracking_server_that_dies_and_comes_back_lacks_nothing_in_the_end(
+    undisturbed: dict[str, Any], tiny_dataset: Dataset, server: Any, tmp_path: Path
+) -> None:
+    address, start = server
+    first = start()
+    sweep = Sweep(tmp_path / "home", tmp_path / "user", tiny_dataset.folder, "--tracking-uri", address)
+    sweep.wait_for(lambda: "trial 1/4" in sweep.said, "first trial")
+    kill_group(first)
+    sweep.wait_for(lambda: "trial 2/4" in sweep.said, "second trial, without the server")
+    start()
+    status, told = sweep.end()
+    assert status == 0, sweep.said
+    assert sweep.said.count("tracking store: ") == 1
+    check_whole(open_store(tmp_path / "unused", address), told)
+    assert values(told) == values(undisturbed)
+
+
+def test_a_tracking_server_that_stays_away_gets_the_result_when_the_study_is_resumed(
+    undisturbed: dict[str, Any], tiny_dataset: Dataset, server: Any, tmp_path: Path
+) -> None:
+    address, start = server
+    first = start()
+    sweep = Sweep(tmp_path / "home", tmp_path / "user", tiny_dataset.folder, "--tracking-uri", address)
+    sweep.wait_for(lambda: "trial 1/4" in sweep.said, "first trial")
+    kill_group(first)
+    assert sweep.end() == (2, {})
+    last = sweep.said.splitlines()[-1]
+    assert last.startswith("error: study 'faulty': is finished, but not all of it is in MLflow, which lacks parts of ")
+    assert "Traceback" not in sweep.said
+    kept = json.loads((study_folder(tmp_path / "home", "faulty") / "result.json").read_text())
+    assert values(kept) == values(undisturbed)
+
+    start()
+    line = ("--tracking-uri", address, "--resume")
+    resumed = Sweep(tmp_path / "home", tmp_path / "user", tiny_dataset.folder, *line)
+    status, told = resumed.end()
+    assert status == 0, resumed.said
+    assert "trial 1/4" not in resumed.said
+    check_whole(open_store(tmp_path / "unused", address), told)
+    assert told["trials"] == kept["trials"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a small disk needs the right to mount: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_the_sweep_with_one_line_and_it_resumes(
+    undisturbed: dict[str, Any], tiny_dataset: Dataset, small_disk: Path, tmp_path: Path
+) -> None:
+    home = small_disk / "home"
+    sweep = Sweep(home, tmp_path / "user", tiny_dataset.folder)
+    sweep.wait_for(lambda: "trial 1/4" in sweep.said, "first trial")
+    ballast = small_disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 4096)
+    status, _ = sweep.end()
+    assert status == 2, sweep.said
+    last = sweep.said.splitlines()[-1]
+    assert last.startswith("error: study 'faulty': stopped: ")
+    assert "No space left on device" in last
+    assert "Traceback" not in sweep.said
+
+    ballast.unlink()
+    resumed = Sweep(home, tmp_path / "user", tiny_dataset.folder, "--resume")
+    status, told = resumed.end()
+    assert status == 0, resumed.said
+    check_whole(open_store(home), told)
+    assert values(told) == values(undisturbed)
