@@ -152,6 +152,21 @@ def test_a_race_drops_the_bad_early_and_finds_the_best() -> None:
         )
 
 
+def test_of_schedules_that_cannot_be_told_apart_the_better_half_goes_on() -> None:
+    noise = np.random.default_rng(0).normal(0, 3, (8, 64))
+
+    def measure(schedules: Sequence[ScheduleSettings], begin: int, end: int) -> Scores:
+        values = np.array([noise[int(schedule.gamma), begin:end] for schedule in schedules])
+        return {"val_psnr_db": values, "val_ssim": values / 100}
+
+    race = Race(measure, "val_psnr_db", 64, DiffusionSettings())
+    schedules = [ScheduleSettings(gamma=i) for i in range(8)]
+    race.run(schedules)
+    assert sorted(race.trial({}, schedule).images for schedule in schedules) == [8, 8, 8, 8, 16, 16, 32, 64]
+    first = sorted(range(8), key=lambda i: -noise[i, :8].mean())
+    assert [race.trial({}, schedules[i]).images > 8 for i in first] == [True] * 4 + [False] * 4
+
+
 def test_a_race_keeps_what_is_cheap_for_its_quality() -> None:
     """Fewer steps are worse here, but for every number of steps one schedule is unbeaten."""
     race = Race(Made(64), "val_psnr_db", 64, DiffusionSettings())
