@@ -120,7 +120,8 @@ class Recorder(tune.Callback):
             self.announce(f"trial {trial.trial_id} was interrupted; it goes on from training step {step}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        text = Path(trial.error_file).read_text() if trial.error_file else ""
+        file = Path(trial.error_file or "")
+        text = file.read_text() if file.is_file() else ""
         self.disk_fault = next((fault for fault in DISK_FAULTS if fault in text), None)
         if self.disk_fault:
             raise OSError(self.disk_fault)

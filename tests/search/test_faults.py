@@ -24,18 +24,18 @@ from sm_search.search.study_folder import study_folder
 from sm_search.tracking.records import metric_history, study_runs
 from sm_search.tracking.store import Store, open_store
 
-TIMEOUT_S = 300
-TRIALS = 4
+TIMEOUT_S = 600
+TRIALS = 3
 SPACE = """
 study: faulty
 seed: 3
 training:
-  steps: 1600
+  steps: 400
   batch_size: 8
   backbone: {backbone: linear-basis, coefficients: 8, width: 16, blocks: 1}
   learning_rate: {float: [1.0e-3, 3.0e-3]}
 schedule: {eta_max: {float: [0.0, 0.3]}}
-budget: {trials: 4, first_rung: 400, reduction: 2, schedules: 2, images: 4}
+budget: {trials: 3, first_rung: 100, reduction: 2, schedules: 2, images: 4}
 resources: {concurrent: 1}
 """
 pytestmark = pytest.mark.slow
@@ -71,24 +71,39 @@ class Sweep:
 
     def end(self) -> tuple[int, dict[str, Any]]:
         """Exit status and the object on stdout."""
-        out, _ = self.process.communicate(timeout=TIMEOUT_S)
+        try:
+            out, _ = self.process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            for pid in (self.process.pid, *below(self.process.pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            raise AssertionError(f"did not end: {self.said}") from None
         assert out == "" or out.startswith("{"), out
         return self.process.returncode, json.loads(out) if out else {}
 
 
-def workers(driver: int) -> list[int]:
-    """Ray's processes below `driver` that run a trial."""
+def below(driver: int) -> list[int]:
+    """All processes below `driver`."""
     parents: dict[int, int] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
     found = []
     for pid in parents:
-        above = pid
+        above = parents[pid]
         while above > 1 and above != driver:
             above = parents.get(above, 0)
+        if above == driver:
+            found.append(pid)
+    return found
+
+
+def workers(driver: int) -> list[int]:
+    """Ray's processes below `driver` that run a trial."""
+    found = []
+    for pid in below(driver):
         with suppress(OSError):
-            if above == driver and b"ray::ImplicitFunc" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"ray::ImplicitFunc" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
 
@@ -102,7 +117,7 @@ def check_whole(store: Store, told: dict[str, Any], trials: int = TRIALS) -> Non
     by_id = {trial["trial_id"]: trial for trial in told["trials"]}
     for run in runs:
         assert run.state == by_id[run.trial_id]["state"]
-        whole = [400, 800, 1600]
+        whole = [100, 200, 400]
         last = int(by_id[run.trial_id]["metrics"]["training_step"])
         for name in ("val_psnr_db", "training_step"):
             assert [step for step, _ in metric_history(store, run.run_id, name)] == whole[: whole.index(last) + 1]
@@ -135,7 +150,7 @@ def test_the_same_space_seed_and_budget_on_one_worker_give_the_same_study(
 def test_a_killed_worker_costs_no_trial(undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "home", tmp_path, tiny_dataset.folder)
     checkpoints = study_folder(tmp_path / "home", "faulty")
-    sweep.wait_for(lambda: "trial 1/4" in sweep.said, "first trial")
+    sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
     known = set(checkpoints.glob("tune/*/checkpoint_*"))
     sweep.wait_for(lambda: set(checkpoints.glob("tune/*/checkpoint_*")) - known, "rung of the second trial")
     victims = workers(sweep.process.pid)
@@ -156,7 +171,7 @@ def test_a_lost_node_costs_no_trial(undisturbed: dict[str, Any], tiny_dataset: D
     try:
         doomed = cluster.add_node(num_cpus=1)
         sweep = Sweep(tmp_path / "home", tmp_path, tiny_dataset.folder, "--ray-address", cluster.address)
-        sweep.wait_for(lambda: "trial 1/4" in sweep.said, "first trial")
+        sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
         cluster.add_node(num_cpus=1)
         cluster.remove_node(doomed, allow_graceful=False)
         status, told = sweep.end()
@@ -214,9 +229,9 @@ def test_a_tracking_server_that_dies_and_comes_back_lacks_nothing_in_the_end(
     address, start = server
     first = start()
     sweep = Sweep(tmp_path / "home", tmp_path / "user", tiny_dataset.folder, "--tracking-uri", address)
-    sweep.wait_for(lambda: "trial 1/4" in sweep.said, "first trial")
+    sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
     kill_group(first)
-    sweep.wait_for(lambda: "trial 2/4" in sweep.said, "second trial, without the server")
+    sweep.wait_for(lambda: "trial 2/3" in sweep.said, "second trial, without the server")
     start()
     status, told = sweep.end()
     assert status == 0, sweep.said
@@ -231,7 +246,7 @@ def test_a_tracking_server_that_stays_away_gets_the_result_when_the_study_is_res
     address, start = server
     first = start()
     sweep = Sweep(tmp_path / "home", tmp_path / "user", tiny_dataset.folder, "--tracking-uri", address)
-    sweep.wait_for(lambda: "trial 1/4" in sweep.said, "first trial")
+    sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
     kill_group(first)
     assert sweep.end() == (2, {})
     last = sweep.said.splitlines()[-1]
@@ -245,7 +260,7 @@ def test_a_tracking_server_that_stays_away_gets_the_result_when_the_study_is_res
     resumed = Sweep(tmp_path / "home", tmp_path / "user", tiny_dataset.folder, *line)
     status, told = resumed.end()
     assert status == 0, resumed.said
-    assert "trial 1/4" not in resumed.said
+    assert "trial 1/3" not in resumed.said
     check_whole(open_store(tmp_path / "unused", address), told)
     assert told["trials"] == kept["trials"]
 
@@ -267,7 +282,7 @@ def test_a_full_disk_stops_the_sweep_with_one_line_and_it_resumes(
 ) -> None:
     home = small_disk / "home"
     sweep = Sweep(home, tmp_path / "user", tiny_dataset.folder)
-    sweep.wait_for(lambda: "trial 1/4" in sweep.said, "first trial")
+    sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
     ballast = small_disk / "ballast"
     with suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
