@@ -9,9 +9,19 @@ SmSearchError                 anything that we raise on purpose
 └── DivergenceError           a non-finite loss or metric: ends one trial, not the sweep
 """
 
+MAX_MESSAGE = 2000
+
 
 class SmSearchError(Exception):
-    """Base of all errors raised on purpose; the message is one line for the user."""
+    """Base of all errors raised on purpose; the message is one line for the user.
+
+    What a file says of itself may be in there: line breaks and terminal codes are shown, not sent.
+    """
+
+    def __str__(self) -> str:
+        line = " ".join(super().__str__().split())
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[:MAX_MESSAGE])
+        return shown if len(line) <= MAX_MESSAGE else f"{shown}…"
 
 
 class InputError(SmSearchError):

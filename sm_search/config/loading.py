@@ -66,17 +66,18 @@ class YamlDocument:
         self.lines: dict[Location, int] = {}
         if len(text.encode()) > MAX_BYTES:
             raise SettingsError(f"{source}: larger than {MAX_BYTES} bytes, the limit for a settings file")
-        loader = _Loader(text)
         try:
-            node = loader.get_single_node()
-            if node is None:
-                raise SettingsError(f"{source}: is empty")
-            self._index(node, (), 0, set())
-            self.tree: Any = loader.construct_document(node)
+            loader = _Loader(text)
+            try:
+                node = loader.get_single_node()
+                if node is None:
+                    raise SettingsError(f"{source}: is empty")
+                self._index(node, (), 0, set())
+                self.tree: Any = loader.construct_document(node)
+            finally:
+                loader.dispose()
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise SettingsError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from None
-        finally:
-            loader.dispose()
+            raise SettingsError(f"{source}: is not valid YAML: {error}") from None
         if not isinstance(self.tree, dict):
             raise SettingsError(f"{source}: must hold a mapping of keys to values, not {type(self.tree).__name__}")
 

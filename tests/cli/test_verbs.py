@@ -26,6 +26,7 @@ VERBS = (
     "tune-schedule",
     "report",
     "promote",
+    "gc",
     "synthesize",
     "evaluate",
     "reconstruct",

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from sm_search.config.base import Settings
 from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import SettingsError
-from sm_search.config.loading import MAX_BYTES, allowed_keys, load_settings
+from sm_search.config.loading import MAX_BYTES, allowed_keys, load_settings, read_yaml
 from sm_search.config.model import ScheduleSettings, TrainingSettings
 from sm_search.config.simulation import FieldSettings
 
@@ -198,3 +198,10 @@ def test_allowed_keys_follow_lists_mappings_and_unions() -> None:
     grid = ["design", "core_diameter_nm", "fx_khz", "nd"]
     assert allowed_keys(DatasetSettings, ("splits", "train", 0, "grid")) == grid
     assert "count" in allowed_keys(DatasetSettings, ("splits", "train", 0, "sobol"))
+
+
+def test_a_character_that_yaml_forbids_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("name: x\x00\n")
+    with pytest.raises(SettingsError, match=r"a.yaml: is not valid YAML: unacceptable character #x0000"):
+        read_yaml(path)
