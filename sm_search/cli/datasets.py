@@ -11,7 +11,7 @@ from sm_search.cli.imaging import require_no_measurement, simulate_phantom
 from sm_search.cli.output import Output
 from sm_search.cli.parsing import Adder, add_ray
 from sm_search.config.dataset import DatasetSettings, preset
-from sm_search.config.errors import DataError
+from sm_search.config.errors import DataError, InputError
 from sm_search.config.loading import load_settings
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def add_verbs(add: Adder) -> None:
         "--out", required=True, metavar="PATH", help="dataset folder or s3:// URI; with --phantom an MDF file"
     )
     add_ray(p)
+    p.add_argument("--on", metavar="LABEL=VALUE", help="only on Ray nodes with this label, such as pool=cpu")
     measured = p.add_argument_group("measurement of a phantom, one file that pairs with the scan's system matrix")
     measured.add_argument("--phantom", metavar="NAME", help="dots, bars, shape or vessel")
     measured.add_argument("--scan", metavar="ID", help="scan of the dataset, such as d30nm-fx25kHz-nd99")
@@ -58,13 +59,16 @@ def simulate(options: Namespace, output: Output) -> dict[str, Any]:
     if options.phantom:
         return simulate_phantom(settings, options, output)
     require_no_measurement(options)
+    label, equals, value = (options.on or "").partition("=")
+    if options.on and not (label and equals and value):
+        raise InputError(f"--on {options.on}: must be LABEL=VALUE, such as pool=cpu")
 
     # What cannot be used is told before Ray is started, which takes a while.
     if options.ray_address:
         require_cluster(options.ray_address)
     Dataset.create(options.out, settings)
     with ray_session(options.ray_address), output.counted("simulated") as progress:
-        dataset = simulate_dataset(options.out, settings, progress)
+        dataset = simulate_dataset(options.out, settings, progress, {label: value} if options.on else {})
     files, dataset_hash = len(dataset.manifest.files), dataset.content_hash()
     output.result(f"{dataset.location}: {files} files, dataset hash {dataset_hash[:12]}")
     return {"data": dataset.location, "files": files, "dataset_hash": dataset_hash}

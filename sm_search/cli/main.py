@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from sm_search import __version__
-from sm_search.cli import datasets, demo, imaging, models, studies
+from sm_search.cli import cluster, datasets, demo, imaging, models, studies
 from sm_search.cli.output import Output
 from sm_search.cli.parsing import Verb
 from sm_search.config.errors import InputError, SmSearchError
@@ -55,6 +55,6 @@ def build_parser() -> argparse.ArgumentParser:
         added.set_defaults(call=run)
         return added
 
-    for module in (datasets, studies, models, imaging, demo):
+    for module in (datasets, studies, models, imaging, cluster, demo):
         module.add_verbs(add)
     return parser

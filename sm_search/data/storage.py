@@ -67,6 +67,10 @@ class S3Folder:
         with self._naming(name, "written"), self._client().open_output_stream(f"{self._path}/{name}") as stream:
             stream.write(content)
 
+    def delete(self, name: str) -> None:
+        with self._naming(name, "deleted"):
+            self._client().delete_file(f"{self._path}/{name}")
+
     def sha256(self, name: str) -> str | None:
         """SHA-256 of the object as it lies there, None if there is none."""
         if not self.exists(name):

@@ -1,6 +1,6 @@
 """Simulating a dataset in parallel: one Ray task per file, bounded in flight, retried, resumable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ray
@@ -9,6 +9,7 @@ from sm_search.config.dataset import DatasetSettings
 from sm_search.config.simulation import FieldName, Scan
 from sm_search.data.dataset import Dataset, file_name, write_scan
 from sm_search.data.storage import absolute
+from sm_search.search.nodes import require_shared
 
 IN_FLIGHT_PER_CPU = 2
 
@@ -30,28 +31,39 @@ def _simulate_file(folder: str, settings_json: str, created: str, scan_json: str
     return file_name(scan, which), write_scan(folder, settings, created, scan, which, sm)
 
 
-def simulate_dataset(folder: str | Path, settings: DatasetSettings, progress: Progress | None = None) -> Dataset:
+def simulate_dataset(
+    folder: str | Path,
+    settings: DatasetSettings,
+    progress: Progress | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Dataset:
     """Simulate every missing file of a dataset on the running Ray session.
 
     An interrupted call resumes: files whose hash is in the manifest are kept, all others are made again.
 
+    Args:
+        labels: only nodes with these Ray labels simulate.
+
     Raises:
         DataError: the folder holds another dataset or cannot be written.
+        InputError: a node of the session does not see the folder.
     """
     dataset = Dataset.create(folder, settings)
+    require_shared("--out", dataset.location)
     todo = dataset.unfinished()
     # The costly ones first, so that no worker is left alone with a long one at the end.
     todo.sort(key=lambda item: (item[1] == "high", item[0].core_diameter_nm, item[0].nd), reverse=True)
     total, done = len(todo), 0
     running: list[ray.ObjectRef] = []
     limit = IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    simulate_file = _simulate_file.options(label_selector=dict(labels or {}))
     settings_ref, created = ray.put(settings.model_dump_json()), dataset.manifest.created
     try:
         while todo or running:
             while todo and len(running) < limit:
                 scan, which = todo.pop(0)
                 arguments = (absolute(dataset.location), settings_ref, created, scan.model_dump_json(), which)
-                running.append(_simulate_file.remote(*arguments))
+                running.append(simulate_file.remote(*arguments))
             finished, running = ray.wait(running)
             for reference in finished:
                 name, digest = ray.get(reference)
