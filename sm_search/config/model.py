@@ -124,14 +124,14 @@ class ScheduleSettings(Settings):
     Attributes:
         sampler: `paper` is Algorithm 2 as printed, `ddpm` the standard posterior, `ddim` the deterministic one
             (Song et al. 2021), `dpmpp` DPM-Solver++ 2M (Lu et al. 2022), deterministic and of second order.
-        steps: visited t, evenly spaced from T down (trailing spacing).
+        steps: visited t, evenly spaced from T down (trailing spacing); 0 is the mean alone, without the network.
         fresh_condition_noise: draw ε_y at each step, not once.
         guidance: classifier-free guidance scale; 1 is off and costs one network evaluation a step.
         samples: draws of each image whose mean is the result; two or more also give its standard deviation.
     """
 
     sampler: Literal["paper", "ddpm", "ddim", "dpmpp"] = "ddim"
-    steps: Annotated[int, Field(ge=1)] = 8
+    steps: Annotated[int, Field(ge=0)] = 8
     eta_max: NotNegative = 0.0
     gamma: NotNegative = 1.0
     w_min: NotNegative = 1.0

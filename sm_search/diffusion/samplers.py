@@ -48,7 +48,9 @@ class ImageNoise:
 
 
 def visited_steps(timesteps: int, steps: int) -> list[int]:
-    """The t visited, from T down (trailing spacing), followed by 0."""
+    """The t visited, from T down (trailing spacing), followed by 0; none without steps."""
+    if not steps:
+        return []
     steps = min(steps, timesteps)
     return [round(timesteps * (1 - index / steps)) for index in range(steps)] + [0]
 
@@ -127,7 +129,8 @@ def sample_each(
 ) -> Tensor:
     """Draw number `draw` of every image under every schedule, in the scaling of the training targets.
 
-    All schedules share x_T, ε_y and z. They go on in step; those with fewer steps leave the batch earlier.
+    All schedules share x_T, ε_y and z. They go on in step; those with fewer steps leave the batch earlier. One without
+    steps gives 0, which is the mean where a residual is diffused.
 
     Returns:
         Shape (S, B, 2, Y, X); not finite where a schedule diverges.
@@ -166,6 +169,7 @@ def sample_each(
         here_S.copy_(moved_S)
         x0_before_S = x0_S
     images = denoiser.to_images(x_S.flatten(0, 1)).unflatten(0, x_S.shape[:2])
+    images[[not paths[s] for s in order]] = 0.0
     return images[[order.index(s) for s in range(len(order))]]
 
 

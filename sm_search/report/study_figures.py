@@ -66,7 +66,7 @@ def front_figure(trials: Sequence[RunRecord], metric: str, other: str) -> go.Fig
 
 def evaluations_figure(schedules: Sequence[Mapping[str, Any]], metric: str) -> go.Figure | None:
     """What the best trial's schedules reach for how many network evaluations; None if only one number was tried."""
-    tried = [each for each in schedules if each.get("evaluations") and each["value"] is not None]
+    tried = [each for each in schedules if "evaluations" in each and each["value"] is not None]
     if len({each["evaluations"] for each in tried}) < 2:
         return None
     tried.sort(key=lambda each: (each["evaluations"], -each["value"]))
@@ -79,12 +79,13 @@ def evaluations_figure(schedules: Sequence[Mapping[str, Any]], metric: str) -> g
         (tried, "markers", "schedule"),
         (front, "lines+markers", "the best for as many or fewer"),
     ):
-        x, y = [each["evaluations"] for each in shown], [each["value"] for each in shown]
+        x, y = [str(each["evaluations"]) for each in shown], [each["value"] for each in shown]
         color = FRONT["color"] if mode != "markers" else BEATEN
         figure.add_scatter(
             x=x, y=y, mode=mode, name=title, line={**FRONT, "shape": "hv"}, marker={"size": 8, "color": color}
         )
-    return figure.update_layout(xaxis={"title": "network evaluations an image", "type": "log"}, yaxis_title=metric)
+    # The mean alone costs 0, which has no place on a logarithmic axis.
+    return figure.update_layout(xaxis={"title": "network evaluations an image", "type": "category"}, yaxis_title=metric)
 
 
 def seeds_section(store: Store, trials: Sequence[RunRecord], metric: str) -> str:

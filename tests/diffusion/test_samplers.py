@@ -318,6 +318,18 @@ def test_many_schedules_under_a_network_are_one_at_a_time(make_condition: Make, 
         torch.testing.assert_close(images, alone, rtol=1e-4, atol=1e-5 * alone.abs().max().item())
 
 
+def test_without_steps_nothing_is_added_to_the_mean(function_denoiser, make_condition: Make) -> None:
+    condition, denoiser = make_condition(3), function_denoiser(some_network)
+    none, two = ScheduleSettings(steps=0, samples=2), ScheduleSettings(steps=2, sampler="ddpm")
+    both = sample_each(denoiser, DiffusionSettings(), [none, two], condition, noise_for(condition))
+    assert not both[0].any()
+    assert torch.equal(both[1], sample(denoiser, DiffusionSettings(), two, condition, noise_for(condition)))
+    assert none.evaluations(1000) == 0
+    calls = len(denoiser.seen)
+    assert not torch.stack(sample_mean(denoiser, DiffusionSettings(), none, condition, noise_for(condition))).any()
+    assert len(denoiser.seen) == calls
+
+
 def test_a_schedule_that_diverges_leaves_the_others_in_its_batch_alone(function_denoiser, make_condition: Make) -> None:
     """A network that gives infinity for a condition whose weight is above 1."""
     condition = make_condition()
