@@ -93,6 +93,8 @@ CASES = {
     "condition that is no HDF5": (SYNTHESIZE + "{tmp}/text.mdf", ["text.mdf"]),
     "truncated matrix": ("reconstruct --sm {tmp}/truncated.mdf --phantom dots", ["truncated.mdf"]),
     "condition of another gradient": (SYNTHESIZE + "{high}", ["gradient_t_per_m", "trained for 0.1"]),
+    "folder without conditions": (SYNTHESIZE + "{tmp}/folder", ["folder: names no .mdf file"]),
+    "list that is not there": (SYNTHESIZE + "{tmp}/none.txt", ["none.txt: cannot be read: No such file"]),
     "output in no folder": (
         "synthesize --home {home} --output {tmp}/none/out.mdf --model {champion} --input {low}",
         ["none/out.mdf"],
