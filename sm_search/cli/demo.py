@@ -52,7 +52,7 @@ def run_demo(options: Namespace, output: Output) -> dict[str, Any]:
     began = (home / "studies" / study / STUDY_FILE).exists()
     with ray_session(options.ray_address):
         step("simulate", datasets.simulate, preset="demo", config=None, phantom=None, on=None, out=str(data))
-        arguments = {"space": space_file, "data": str(data), "storage": None, "dry_run": False}
+        arguments = {"space": space_file, "data": str(data), "storage": None, "dry_run": False, "warm_start": None}
         step("sweep", studies.sweep, resume=began, **arguments)
     gate = {"seeds": 3, "min_gain_db": -0.1, "rollback": False}
     step("promote", models.promote, study=study, data=str(data), name="sm-search", **gate)
