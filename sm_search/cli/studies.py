@@ -73,7 +73,7 @@ def sweep(options: Namespace, output: Output) -> dict[str, Any]:
     if options.dry_run:
         return _plan(space, dataset, output)
     # Before Ray is started, which takes a while.
-    check_study(space, dataset, options.home, options.resume)
+    check_study(space, dataset, options.home, options.resume, options.storage)
     store = open_store(options.home, options.tracking_uri)
     with ray_session(options.ray_address), output.live_study() as watch:
         result = search.sweep(

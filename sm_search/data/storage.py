@@ -121,6 +121,37 @@ class S3Folder:
         return "does not exist"
 
 
+class Place:
+    """Small files in a folder on this machine or in a bucket; raises OSError there and DataError here."""
+
+    def __init__(self, place: str | Path) -> None:
+        self._remote = S3Folder(place) if is_uri(place) else None
+        self._folder = Path(place)
+
+    def __str__(self) -> str:
+        return self._remote.uri if self._remote else str(self._folder)
+
+    def exists(self, name: str) -> bool:
+        return self._remote.exists(name) if self._remote else (self._folder / name).exists()
+
+    def read(self, name: str) -> str:
+        return self._remote.read(name).decode() if self._remote else (self._folder / name).read_text(encoding="utf-8")
+
+    def write(self, name: str, text: str) -> None:
+        if self._remote:
+            self._remote.write(name, text.encode())
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self._folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def delete(self, name: str) -> None:
+        if self._remote:
+            self._remote.delete(name)
+        else:
+            (self._folder / name).unlink(missing_ok=True)
+
+
 @lru_cache(maxsize=8)
 def _client(bucket: str, endpoint: str | None) -> "S3FileSystem":
     """The connection of this process to a bucket; unlike Ray's, it gives up in seconds."""

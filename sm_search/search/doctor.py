@@ -14,7 +14,7 @@ from typing import Any, Literal
 import ray
 
 from sm_search.config.errors import InputError, SmSearchError, TrackingError
-from sm_search.data.storage import S3Folder, is_uri
+from sm_search.data.storage import Place, is_uri
 from sm_search.search.nodes import NodeAnswer, ask_nodes
 from sm_search.search.session import ray_session
 from sm_search.tracking.store import open_store
@@ -72,7 +72,7 @@ def look_around(storage: str, mark: str) -> dict[str, Any]:
         "storage": "",
     }
     try:
-        place = _Place(storage)
+        place = Place(storage)
         if place.read(mark) != mark:
             found["storage"] = f"{storage}: is another folder here than where doctor runs"
         place.write(own := f"{mark}-{uuid.uuid4().hex[:8]}", mark)
@@ -80,29 +80,6 @@ def look_around(storage: str, mark: str) -> dict[str, Any]:
     except (SmSearchError, OSError) as error:
         found["storage"] = str(error)
     return found
-
-
-class _Place:
-    """A folder on this machine or in a bucket."""
-
-    def __init__(self, place: str) -> None:
-        self._remote = S3Folder(place) if is_uri(place) else None
-        self._folder = Path(place)
-
-    def write(self, name: str, text: str) -> None:
-        if self._remote:
-            self._remote.write(name, text.encode())
-        else:
-            self._folder.joinpath(name).write_text(text)
-
-    def read(self, name: str) -> str:
-        return self._remote.read(name).decode() if self._remote else self._folder.joinpath(name).read_text()
-
-    def delete(self, name: str) -> None:
-        if self._remote:
-            self._remote.delete(name)
-        else:
-            self._folder.joinpath(name).unlink(missing_ok=True)
 
 
 class Mark:
@@ -115,7 +92,7 @@ class Mark:
         try:
             if not is_uri(self.storage):
                 Path(self.storage).mkdir(parents=True, exist_ok=True)
-            _Place(self.storage).write(self.name, self.name)
+            Place(self.storage).write(self.name, self.name)
         except (SmSearchError, OSError) as error:
             self.error = str(error)
         return self
@@ -125,7 +102,7 @@ class Mark:
 
     def clear(self, names: Iterable[str]) -> None:
         for name in () if self.error else names:
-            _Place(self.storage).delete(name)
+            Place(self.storage).delete(name)
 
 
 def _token() -> Check:
@@ -215,7 +192,7 @@ def _storage(place: str, is_named: bool, mark: Mark, answers: list[NodeAnswer]) 
     ]
     try:
         for name in written:
-            _Place(place).read(name)
+            Place(place).read(name)
     except (SmSearchError, OSError) as error:
         wrong.append(f"what a node wrote is not here: {error}")
     mark.clear(written)

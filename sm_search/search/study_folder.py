@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sm_search.config.errors import InputError, SettingsError, SmSearchError
-from sm_search.data.atomic import atomic_path
 from sm_search.data.dataset import Dataset
+from sm_search.data.storage import Place
 from sm_search.search.space import Space
 
 STUDY_FILE = "study.json"
@@ -35,36 +35,49 @@ def only_driver(folder: Path, study: str) -> Iterator[None]:
         yield
 
 
-def note_study(space: Space, dataset: Dataset, home: Path) -> None:
-    """Note what a study is, at its first start."""
-    with atomic_path(study_folder(home, space.study) / STUDY_FILE) as temporary:
-        temporary.write_text(json.dumps(_identity(space, dataset), indent=1) + "\n")
+def note_study(space: Space, dataset: Dataset, home: Path, storage: str | None = None) -> None:
+    """Note what a study is, at its first start: at home, and in the storage, which outlives this machine."""
+    text = json.dumps(_identity(space, dataset), indent=1) + "\n"
+    for place in _places(space, home, storage):
+        place.write(STUDY_FILE, text)
 
 
-def check_study(space: Space, dataset: Dataset, home: Path, resume: bool) -> None:
+def check_study(space: Space, dataset: Dataset, home: Path, resume: bool, storage: str | None = None) -> None:
     """A study is its space and its data; both are noted at its first start and compared at every other.
 
     Raises:
         InputError: the study exists and `resume` is false, or it does not and `resume` is true, or it is another one.
+        DataError: the storage cannot be read.
     """
-    folder = study_folder(home, space.study)
-    path = folder / STUDY_FILE
-    if not path.exists():
+    where = [storage_folder(storage, space.study)] if storage else []
+    found = next((place for place in _places(space, home, storage) if place.exists(STUDY_FILE)), None)
+    if found is None:
         if resume:
-            raise InputError(f"study {space.study!r}: nothing to resume in {folder}")
+            places = " or ".join(map(str, [study_folder(home, space.study), *where]))
+            raise InputError(f"study {space.study!r}: nothing to resume in {places}")
         return
     if not resume:
-        raise InputError(f"study {space.study!r}: exists in {folder}; use --resume, or another `study` name")
+        raise InputError(f"study {space.study!r}: exists in {found}; use --resume, or another `study` name")
     try:
-        known = json.loads(path.read_text())
+        known = json.loads(found.read(STUDY_FILE))
     except (OSError, ValueError) as error:
-        raise SmSearchError(f"{path}: cannot be read: {error}") from None
+        raise SmSearchError(f"{found}/{STUDY_FILE}: cannot be read: {error}") from None
     for key, value in _identity(space, dataset).items():
         if known.get(key) != value:
             raise SettingsError(
                 f"study {space.study!r}: its {key} was {str(known.get(key))[:12]} and is {value[:12]}: "
                 "not the same study; take another `study` name or another --home"
             )
+
+
+def storage_folder(storage: str, study: str) -> str:
+    """Where a study keeps what must outlive the machine that drives it."""
+    return f"{storage.rstrip('/')}/studies/{study}"
+
+
+def _places(space: Space, home: Path, storage: str | None) -> list[Place]:
+    """The home first: it needs no network."""
+    return [Place(study_folder(home, space.study)), *([Place(storage_folder(storage, space.study))] if storage else [])]
 
 
 def _identity(space: Space, dataset: Dataset) -> dict[str, str]:
