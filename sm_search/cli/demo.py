@@ -1,12 +1,12 @@
-"""`sm-search demo`: the main job from nothing to an evaluated champion, by calling the other verbs."""
+"""`sm-search demo`: the main job from nothing to an evaluated champion, by the commands that a user would type."""
 
 import argparse
+import shlex
 import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from sm_search.cli import datasets, models, studies
 from sm_search.cli.output import Output
 from sm_search.cli.parsing import Adder, add_ray, add_store
 from sm_search.config.errors import SettingsError
@@ -30,6 +30,7 @@ def demo(options: Namespace, output: Output) -> dict[str, Any]:
 
 def run_demo(options: Namespace, output: Output) -> dict[str, Any]:
     """Simulate, sweep, promote, synthesise and evaluate; the last verb's result, with seconds per step."""
+    from sm_search.cli.main import build_parser  # which adds this verb too
     from sm_search.search.session import ray_session
     from sm_search.search.space import SPACES, load_space
     from sm_search.search.study_folder import STUDY_FILE
@@ -38,31 +39,31 @@ def run_demo(options: Namespace, output: Output) -> dict[str, Any]:
     home.mkdir(parents=True, exist_ok=True)
     space_file = options.space or str(SPACES / "demo.yaml")
     study = load_space(space_file).study
-    data, made = home / "data" / "demo", home / f"{TEST_SCAN}-synthesised.mdf"
+    data, made, figure = home / "data" / "demo", home / f"{TEST_SCAN}-synthesised.mdf", home / "comparison.png"
     champion = "models:/sm-search@champion"
+    store = ["--home", home, *(["--tracking-uri", options.tracking_uri] if options.tracking_uri else [])]
     seconds: dict[str, float] = {}
 
-    def step(title: str, verb: Any, **values: Any) -> dict[str, Any]:
-        output.progress(f"== {title}")
+    def step(verb: str, *arguments: Any) -> dict[str, Any]:
+        line = [verb, *map(str, arguments)]
+        output.progress(f"== sm-search {shlex.join(line)}")
         begin = time.perf_counter()
-        result = verb(Namespace(**{**vars(options), **values}), output)
-        seconds[title] = round(time.perf_counter() - begin, 1)
+        parsed = build_parser().parse_args(line)
+        result: dict[str, Any] = parsed.call(parsed, output)
+        seconds[verb] = round(time.perf_counter() - begin, 1)
         return result
 
-    began = (home / "studies" / study / STUDY_FILE).exists()
+    resume = ["--resume"] if (home / "studies" / study / STUDY_FILE).exists() else []
     with ray_session(options.ray_address):
-        step("simulate", datasets.simulate, preset="demo", config=None, phantom=None, on=None, out=str(data))
-        arguments = {"space": space_file, "data": str(data), "storage": None, "dry_run": False, "warm_start": None}
-        step("sweep", studies.sweep, resume=began, **arguments)
-    gate = {"seeds": 3, "min_gain_db": -0.1, "rollback": False}
-    step("promote", models.promote, study=study, data=str(data), name="sm-search", **gate)
+        step("simulate", "--preset", "demo", "--out", data)
+        step("sweep", "--space", space_file, "--data", data, *resume, *store)
+    step("promote", "--study", study, "--data", data, *store)
     low = data / TEST_SCAN / "low.mdf"
-    step("synthesize", models.synthesize, model=champion, input=str(low), output=str(made), seed=0, force=True)
-    step("validate", datasets.validate, file=str(made))
-    figure = home / "comparison.png"
-    arguments = {"model": champion, "data": str(data), "split": "test", "figure": str(figure), "phantom": "shape"}
-    evaluated = step("evaluate", models.evaluate, force=True, regression=False, noise_free=False, **arguments)
-    step("report", studies.report, study=study, out=None, force=True)
+    step("synthesize", "--model", champion, "--input", low, "--output", made, "--force", *store)
+    step("validate", made)
+    wanted = ["--split", "test", "--phantom", "shape", "--figure", figure, "--force"]
+    evaluated = step("evaluate", "--model", champion, "--data", data, *wanted, *store)
+    step("report", "--study", study, *store)
     output.progress("seconds: " + ", ".join(f"{name} {value:g}" for name, value in seconds.items()))
     output.result(f"Look at {figure} and {home / f'{study}.html'}; compare all runs with `make ui`.")
     output.result(f"Synthesise: sm-search synthesize --model {champion} --input LOW.mdf --output HIGH.mdf")
