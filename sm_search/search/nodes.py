@@ -83,16 +83,16 @@ def require_shared(option: str, place: str | Path, cpus: float = 1, gpus: float 
             mark.unlink(missing_ok=True)
     blind = [answer for answer in told if not answer.answer]
     if blind:
+        why = f" ({blind[0].error})" if blind[0].error else ""
         raise InputError(
-            f"{option} {place}: node {blind[0].address}{f' and {len(blind) - 1} others' if blind[1:] else ''} "
-            f"{blind[0].error or 'does not see this folder'}; on several machines it must be an s3:// URI or a folder "
-            "that all of them share"
+            f"{option} {place}: not seen by {len(blind)} of {len(told)} other nodes, first {blind[0].address}{why}; "
+            "on several machines it must be an s3:// URI or a folder that all of them share"
         )
 
 
 def _ask_first_node(cpus: float, gpus: float, question: Callable[..., Any], *arguments: Any) -> NodeAnswer:
     """The answer of a node that can do the work; the autoscaler starts one."""
-    return NodeAnswer("of the workers", ray.get(ray.remote(num_cpus=cpus, num_gpus=gpus)(question).remote(*arguments)))
+    return NodeAnswer("a worker", ray.get(ray.remote(num_cpus=cpus, num_gpus=gpus)(question).remote(*arguments)))
 
 
 def _identity(path: Path) -> str:
