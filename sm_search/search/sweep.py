@@ -10,13 +10,13 @@ from typing import Any
 
 import pyarrow.fs
 from ray import tune
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
 from sm_search.config.errors import InputError
 from sm_search.data.dataset import Dataset
-from sm_search.data.storage import absolute
+from sm_search.data.storage import absolute, is_uri
 from sm_search.search.confirmation import ConfirmationCallback, confirmation_name, confirmation_points, with_spread
 from sm_search.search.nodes import require_shared
 from sm_search.search.recording import DISK_FAULTS, Announce, Recorder, TrialSummary, Watch, summary
@@ -24,7 +24,14 @@ from sm_search.search.replacing_files import replacing_files
 from sm_search.search.result import RESULT_FILE, SweepResult, front, keep, ranked
 from sm_search.search.searcher import TruthfulOptunaSearch, make_asha
 from sm_search.search.space import Space, parameter_names
-from sm_search.search.study_folder import check_study, environment_tags, note_study, only_driver, study_folder
+from sm_search.search.study_folder import (
+    check_study,
+    environment_tags,
+    note_study,
+    only_driver,
+    storage_folder,
+    study_folder,
+)
 from sm_search.search.trial import TrialContext, run_confirmation, run_trial
 from sm_search.search.warm_start import Knowledge, earlier_knowledge
 from sm_search.tracking.records import metric_history
@@ -49,7 +56,7 @@ class _Study:
     @property
     def place(self) -> str:
         """Where Ray Tune keeps its files."""
-        return f"{self.storage.rstrip('/')}/studies/{self.space.study}" if self.storage else str(self.folder)
+        return storage_folder(self.storage, self.space.study) if self.storage else str(self.folder)
 
     @property
     def files(self) -> pyarrow.fs.FileSystem | None:
@@ -122,7 +129,7 @@ def sweep(
         TrackingError: MLflow does not take the result; it is kept, and a resumed study delivers it.
     """
     dataset = Dataset.open(data)
-    check_study(space, dataset, home, resume)
+    check_study(space, dataset, home, resume, storage)
     folder = study_folder(home, space.study)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,12 +138,15 @@ def sweep(
                 require_shared(option, place, space.resources.cpus, space.resources.gpus)
             store = open_store(home, tracking_uri)
             if not resume:
-                note_study(space, dataset, home)
+                note_study(space, dataset, home, storage)
             return _drive(_Study(space, dataset, folder, store, storage, announce), resume, watch)
     except OSError as error:
-        if error.strerror not in DISK_FAULTS:
+        # A bucket's faults have no number.
+        remote = storage if storage and is_uri(storage) and error.errno is None else None
+        if error.strerror not in DISK_FAULTS and not remote:
             raise
-        raise _stopped(space, f"{error.filename or folder}: {error.strerror}") from None
+        what = " ".join(str(error.strerror or error).split())
+        raise _stopped(space, f"{error.filename or remote or folder}: {what}") from None
 
 
 def _stopped(space: Space, why: str) -> InputError:
@@ -145,7 +155,12 @@ def _stopped(space: Space, why: str) -> InputError:
 
 def _drive(study: _Study, resume: bool, watch: Watch | None) -> SweepResult:
     space, store = study.space, study.store
-    tags = {"dataset": study.dataset.settings.name, "dataset_hash": study.dataset.content_hash(), **environment_tags()}
+    tags = {
+        "dataset": study.dataset.settings.name,
+        "dataset_hash": study.dataset.content_hash(),
+        "dataset_source": absolute(study.dataset.location),
+        **environment_tags(),
+    }
     params = {"mode": space.mode, "seed": space.seed, "metric": space.metric, "budget": space.budget.model_dump()}
     if space.beside:
         params["objectives"] = space.objectives()
@@ -154,6 +169,12 @@ def _drive(study: _Study, resume: bool, watch: Watch | None) -> SweepResult:
     recorder = Recorder(log, space, study.announce, watch, resumed=resume)
     tuner = _search(study, log, recorder, resume)
     results = _fit(space, tuner, recorder)
+    if any(isinstance(result.error, RayActorError) for result in results):
+        # Ray does not try again where a worker died while it was being prepared for its trial.
+        study.announce("a worker died before its trial began: it is run again")
+        recorder = Recorder(log, space, study.announce, watch, resumed=True)
+        tuner = _search(study, log, recorder, resume=True)
+        results = _fit(space, tuner, recorder)
     trials = [summary(result, space) for result in results]
     complete = ranked(space, [trial for trial in trials if trial.state == "complete"])
     if complete and space.budget.confirm:

@@ -150,9 +150,8 @@ def test_the_same_space_seed_and_budget_on_one_worker_give_the_same_study(
 def test_a_killed_worker_costs_no_trial(undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "home", tmp_path, tiny_dataset.folder)
     checkpoints = study_folder(tmp_path / "home", "faulty")
-    sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
-    known = set(checkpoints.glob("tune/*/checkpoint_*"))
-    sweep.wait_for(lambda: set(checkpoints.glob("tune/*/checkpoint_*")) - known, "rung of the second trial")
+    # In the first trial, which no rung ends: one that is killed as its rung ends it may go on to the next.
+    sweep.wait_for(lambda: any(checkpoints.glob("tune/*/checkpoint_*")), "rung of the first trial")
     victims = workers(sweep.process.pid)
     assert victims
     for pid in victims:
