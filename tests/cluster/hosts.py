@@ -225,6 +225,7 @@ class Network:
             self.run(*line)
         for other in more_addresses:
             self.run("ip", "route", "add", other, "via", address)
+        wait_until(lambda: "Server listening" in (folder / "log").read_text(), f"no sshd: {folder}/log")
         return host
 
 

@@ -1,5 +1,6 @@
 """`cluster/gpu.yaml` is what Ray accepts, closed to the world, and pinned to the versions we test."""
 
+import json
 import os
 import re
 import shlex
@@ -80,6 +81,31 @@ def test_ray_adds_no_rule_to_our_security_group(config):
 def test_documented_ingress_is_ssh_from_one_address_and_the_group_itself():
     rules = re.findall(r"authorize-security-group-ingress --group-id sg-… (.*)", HEADER)
     assert rules == ["--protocol tcp --port 22 --cidr YOUR.IP.ADD.RESS/32", "--protocol all --source-group sg-…"]
+
+
+@pytest.mark.parametrize("name", ["head", "worker"])
+def test_iam_policies_name_each_action_and_only_our_bucket(name):
+    policy = json.loads((ROOT / f"cluster/iam-{name}.json").read_text())
+    assert policy["Version"] == "2012-10-17"
+    allowed = {}
+    for statement in policy["Statement"]:
+        assert statement["Effect"] == "Allow"
+        actions = statement["Action"]
+        for action in [actions] if isinstance(actions, str) else actions:
+            assert "*" not in action
+            allowed.setdefault(action, []).append(statement)
+    buckets = {s["Resource"] for action, found in allowed.items() if action.startswith("s3:") for s in found}
+    assert buckets == {"arn:aws:s3:::YOUR-BUCKET", "arn:aws:s3:::YOUR-BUCKET/sm-search/*"}
+    if name == "worker":
+        assert {action.partition(":")[0] for action in allowed} == {"s3"}
+        return
+    # The head ends only what this cluster started, and hands on no role but the workers'.
+    (end,) = allowed["ec2:TerminateInstances"]
+    cluster = yaml.safe_load(TEXT)["cluster_name"]
+    assert end["Condition"] == {"StringEquals": {"ec2:ResourceTag/ray-cluster-name": cluster}}
+    (hand,) = allowed["iam:PassRole"]
+    assert hand["Resource"].endswith(":role/sm-search-worker")
+    assert all("Condition" in statement for statement in allowed["ec2:CreateTags"])
 
 
 def test_dashboard_and_mlflow_listen_on_loopback(config):
