@@ -17,6 +17,8 @@ from sm_search.config.run import RunSettings
 if TYPE_CHECKING:
     from sm_search.data.dataset import Dataset
     from sm_search.evaluation.calibration import Calibration
+    from sm_search.evaluation.comparison import Row
+    from sm_search.evaluation.image_comparison import ImageRow
     from sm_search.synthesis import Synthesiser
 
 
@@ -70,7 +72,7 @@ def add_verbs(add: Adder) -> None:
         "--model", required=True, metavar="URI", help="models:/NAME@champion, runs:/ID/checkpoint or a folder"
     )
     p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
-    p.add_argument("--split", default="test", metavar="NAME", help="split of the dataset (default test)")
+    p.add_argument("--split", default=["test"], nargs="+", metavar="NAME", help="splits of the dataset (default test)")
     p.add_argument("--regression", action="store_true", help="train a regression network as a further baseline")
     p.add_argument("--noise-free", action="store_true", help="rate against the truth simulated without its noise")
     p.add_argument("--phantom", metavar="NAME", help="also image dots, bars, shape or vessel with every matrix")
@@ -203,6 +205,8 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
 
     require_free(options.figure, options.force)
     dataset = Dataset.open(options.data)
+    for split in options.split:
+        dataset.settings.scans(split)  # one that does not exist is told before any work
     store = open_store(options.home, options.tracking_uri)
     model = load_synthesiser(download_model(store, options.model))
     methods: dict[str, Method] = {**baselines(dataset)}
@@ -213,39 +217,42 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
         output.progress(f"training a regression network for {steps} steps")
         methods["regression"] = regression_network(model.checkpoint.info.training, dataset)
     methods["model"] = model
-    rows = compare(methods, dataset, options.split, noise_free=options.noise_free)
-    logged_as = f"{options.split}_noise_free" if options.noise_free else options.split
-    logged = log_evaluation(store, options.model, logged_as, quality_objects(rows))
     if options.figure:
-        pair = next(iter(dataset.pairs(options.split)))
-        made = model.predict(pair.low)
-        save_figure(
-            comparison_figure(pair.high, pair.low, made, f"{pair.scan.id} ({options.split})"), Path(options.figure)
-        )
-    output.quality_table(f"Split {options.split} of {dataset.settings.name}, x-channel, {options.model}", rows)
+        pair = next(iter(dataset.pairs(options.split[0])))
+        title = f"{pair.scan.id} ({options.split[0]})"
+        save_figure(comparison_figure(pair.high, pair.low, model.predict(pair.low), title), Path(options.figure))
+    told: dict[str, Any] = {"rows": [], "images": [], "calibration": []}
+    for split in options.split:
+        rows = compare(methods, dataset, split, noise_free=options.noise_free)
+        trust = expected_errors(model, dataset, split)
+        images = compare_images(methods, dataset, split, options.phantom) if options.phantom else []
+        logged_as = f"{split}_noise_free" if options.noise_free else split
+        logged = log_evaluation(store, options.model, logged_as, quality_objects(rows))
+        _show_evaluation(output, f"Split {split} of {dataset.settings.name}, x-channel, {options.model}", rows, trust)
+        _show_images(output, images)
+        told["rows"] += [{"split": split, **row} for row in quality_objects(rows)]
+        told["images"] += [{"split": split, **asdict(image)} for image in images]
+        told["calibration"] += [{"split": split, **asdict(found)} for found in trust]
     output.result(METRIC_DEFINITION)
-    trust = expected_errors(model, dataset, options.split)
+    return {"model": options.model, "definition": METRIC_DEFINITION, **told, "logged_to_run": logged}
+
+
+def _show_evaluation(output: Output, title: str, rows: "list[Row]", trust: "list[Calibration]") -> None:
+    output.quality_table(title, rows)
     for found in trust:
         output.result(
             f"{found.scan}: error over the model's expected error {found.ratio:.2g} (10 to 90 % of the components: "
             f"{found.ratio_p10:.2g} to {found.ratio_p90:.2g}), rank correlation {found.rank_correlation:.2f}"
         )
-    images = compare_images(methods, dataset, options.split, options.phantom) if options.phantom else []
+
+
+def _show_images(output: Output, images: "list[ImageRow]") -> None:
     if images:
         output.table(
-            f"Phantom {options.phantom}, measured on a finer grid with noise, reconstructed with the matrix of",
+            f"Phantom {images[0].phantom}, measured on a finer grid with noise, reconstructed with the matrix of",
             ["scan", "method", "PSNR dB", "SSIM", "λ"],
             [[i.scan, i.method, f"{i.psnr_db:.2f}", f"{i.ssim:.3f}", f"{i.regularisation:g}"] for i in images],
         )
-    return {
-        "split": options.split,
-        "model": options.model,
-        "definition": METRIC_DEFINITION,
-        "rows": quality_objects(rows),
-        "images": [asdict(row) for row in images],
-        "calibration": [asdict(found) for found in trust],
-        "logged_to_run": logged,
-    }
 
 
 def expected_errors(model: "Synthesiser", dataset: "Dataset", split: str) -> "list[Calibration]":

@@ -147,6 +147,19 @@ class ScheduleSettings(Settings):
             raise ValueError(f"w_min = {self.w_min} must not exceed w_max = {self.w_max}")
         return self
 
+    def essential(self) -> "ScheduleSettings":
+        """The same schedule with all that it does not use at one value: two that draw the same images are then equal.
+
+        A single step visits u = 1 only, goes straight to x_0, and knows of the decay nothing but w(1) = w_max.
+        """
+        if self.steps == 0:
+            return ScheduleSettings(steps=0)
+        if self.steps == 1 and self.gamma > 0:
+            return ScheduleSettings(
+                steps=1, w_min=self.w_max, w_max=self.w_max, guidance=self.guidance, samples=self.samples
+            )
+        return self
+
     def evaluations(self, timesteps: int) -> int:
         """Network evaluations per image; no more than T = `timesteps` can be visited."""
         return self.samples * min(self.steps, timesteps) * (1 if self.guidance == 1.0 else 2)

@@ -126,14 +126,14 @@ def search_schedule(
         study = optuna.create_study(direction="maximize", sampler=_sampler(seed))
         while (done := len(tried) - 1) < trials:
             asked = [study.ask() for _ in range(min(asked_at_once, trials - done))]
-            schedules = [schedule_settings(suggest(trial, tree)) for trial in asked]
+            schedules = [schedule_settings(suggest(trial, tree)).essential() for trial in asked]
             race.run([schedule for schedule in dict.fromkeys(schedules) if schedule not in race.known])
             for trial, schedule in zip(asked, schedules, strict=True):
                 _tell(study, trial, metric, race.trial(dict(trial.params), schedule))
                 tried.append((dict(trial.params), schedule))
             if progress is not None:
                 progress(len(tried) - 1, trials, race.best_in_words())
-        plain = race.best(len(tried)).model_copy(update=UNPERTURBED)
+        plain = race.best(len(tried)).model_copy(update=UNPERTURBED).essential()
         if not race.is_finished(plain):
             race.finish([plain])
             tried.append(({}, plain))

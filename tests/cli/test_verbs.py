@@ -176,8 +176,9 @@ def test_evaluate_compares_with_all_baselines_and_logs_to_the_run(
     stored = get_run(open_store(study.home), told.object["logged_to_run"])
     assert stored.metrics[f"test_{scan}_psnr_db_mean"] == pytest.approx(rows["model"]["psnr_db_mean"])
     assert np.asarray(Image.open(figure)).std() > 10
-    plain = run("evaluate", *arguments, "--split", "validation")
+    plain = run("evaluate", *arguments, "--split", "validation", "test")
     assert plain.status == 0
+    assert plain.stdout.index("Split validation") < plain.stdout.index("Split test")
     assert "nearest" in plain.stdout
     assert "10·log10(4/MSE)" in plain.stdout
 

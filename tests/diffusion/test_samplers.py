@@ -330,6 +330,21 @@ def test_without_steps_nothing_is_added_to_the_mean(function_denoiser, make_cond
     assert len(denoiser.seen) == calls
 
 
+@pytest.mark.parametrize("sampler", ["paper", "ddpm", "ddim", "dpmpp"])
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_the_essential_schedule_draws_the_same(function_denoiser, make_condition: Make, sampler, steps: int) -> None:
+    condition, denoiser = make_condition(3), function_denoiser(some_network)
+    schedule = ScheduleSettings(
+        sampler=sampler, steps=steps, eta_max=0.3, gamma=2, w_min=0.5, w_max=0.9, sigma=2, guidance=1.5, samples=2
+    )
+    drawn = sample_mean(denoiser, DiffusionSettings(), schedule, condition, noise_for(condition))
+    again = sample_mean(denoiser, DiffusionSettings(), schedule.essential(), condition, noise_for(condition))
+    for images, expected in zip(again, drawn, strict=True):
+        torch.testing.assert_close(images, expected, rtol=1e-5, atol=1e-6)
+    other = schedule.model_copy(update={"sampler": "dpmpp" if sampler == "ddim" else "ddim", "eta_max": 0.1})
+    assert (other.essential() == schedule.essential()) == (steps < 2)
+
+
 def test_a_schedule_that_diverges_leaves_the_others_in_its_batch_alone(function_denoiser, make_condition: Make) -> None:
     """A network that gives infinity for a condition whose weight is above 1."""
     condition = make_condition()
