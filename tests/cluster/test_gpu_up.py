@@ -41,6 +41,7 @@ class Cloud:
     network: Network
     keys: dict[str, dict[str, str]] = field(default_factory=dict)
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    roles: dict[str, str] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
     failure: list[BaseException] = field(default_factory=list)
@@ -103,8 +104,8 @@ class Cloud:
             wait_until(lambda: private.is_file() and private.stat().st_size, "no key")
             key.write_bytes(subprocess.check_output(["ssh-keygen", "-y", "-f", private]))
             addresses = instance["PrivateIpAddress"], instance["PublicIpAddress"]
-            role = instance["IamInstanceProfile"]["Arn"].rpartition("/")[2]
-            self.hosts[name] = self.network.add(*addresses, key=key, environment=self.keys[role])
+            self.roles[name] = instance["IamInstanceProfile"]["Arn"].rpartition("/")[2]
+            self.hosts[name] = self.network.add(*addresses, key=key, environment=self.keys[self.roles[name]])
         if state == "terminated" and self.hosts[name].process.poll() is None:
             self.hosts[name].kill()
         self.seen[name] = instance
@@ -212,7 +213,7 @@ def test_up_simulate_sweep_idle_down() -> None:
         said("idle nodes are gone")
         workers = [i for i in cloud.seen.values() if i["InstanceType"] != "m6i.xlarge"]
         assert {i["InstanceLifecycle"] for i in workers} == {"spot"}
-        assert {i["IamInstanceProfile"]["Arn"].rpartition("/")[2] for i in workers} == {"sm-search-worker"}
+        assert {cloud.roles[i["InstanceId"]] for i in workers} == {"sm-search-worker"}
         wait_until(lambda: "sm-search/mlflow.db" in backup_keys(cloud), "no copy of MLflow's database", 90)
         said("MLflow's database is in S3")
 
