@@ -26,6 +26,7 @@ ORDERS = 20
 PROBES = 2
 """Points of the space whose speed is measured."""
 PROBE_S = 2.0
+PROBE_LEARNING_RATE = 1e-9
 WARM_UP_STEPS = 2
 PROBED_SCHEDULES = 8
 
@@ -120,7 +121,8 @@ def _points(space: Space) -> list[Mapping[str, Any]]:
 def _speed_at(
     space: Space, dataset: Dataset, params: Mapping[str, Any], device: str
 ) -> tuple[float, float, float, float]:
-    settings = training_settings(space, params)
+    # A rate at which nothing can diverge: a step takes as long.
+    settings = training_settings(space, params).model_copy(update={"learning_rate": PROBE_LEARNING_RATE})
     images, models = training_images(dataset, "train", settings.receive_channels, settings.mean)
     trainer, validation = Trainer(settings, images, device), Validation.of(dataset, models)
     list(trainer.train(WARM_UP_STEPS))

@@ -74,5 +74,5 @@ def test_schedules_are_shown_by_their_evaluations() -> None:
     figure = evaluations_figure([tried(4, 30.0), tried(1, 29.0), tried(16, 29.5), tried(8, None), tried(4, 28.0)], "m")
     assert figure is not None
     every, front = figure.data
-    assert (list(every.x), list(front.x), list(front.y)) == ([1, 4, 4, 16], [1, 4], [29.0, 30.0])
+    assert (list(every.x), list(front.x), list(front.y)) == (["1", "4", "4", "16"], ["1", "4"], [29.0, 30.0])
     assert evaluations_figure([tried(4, 30.0), tried(4, 31.0)], "m") is None
