@@ -86,7 +86,9 @@ def sweep(options: Namespace, output: Output) -> dict[str, Any]:
             announce=output.progress,
             watch=watch,
         )
-    publish_study(store, space.study, space.metric, dataset)
+    if space.budget.regression:
+        output.progress("training the regression network, a baseline of the report")
+    publish_study(store, space.study, space.metric, dataset, regression=space.budget.regression)
     _print_trials(space, result, parameter_names(space.outer_tree()), output)
     return as_object(result)
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from sm_search.config.errors import TrackingError
 from sm_search.data.dataset import Dataset
-from sm_search.evaluation.baselines import baselines
+from sm_search.evaluation.baselines import Method, baselines
 from sm_search.evaluation.comparison import compare
 from sm_search.report.evidence import Evidence
 from sm_search.report.figures import comparison_figure, save_figure
 from sm_search.report.page import study_page
+from sm_search.search.single import regression_network
 from sm_search.synthesis import load_synthesiser, synthesise_file
 from sm_search.tracking.records import (
     SCHEDULES_FILE,
@@ -27,8 +28,11 @@ FIGURE_FILE = "comparison.png"
 QUALITY_FILE = "validation_quality.json"
 
 
-def publish_study(store: Store, study: str, metric: str, dataset: Dataset) -> Path:
+def publish_study(store: Store, study: str, metric: str, dataset: Dataset, *, regression: bool = False) -> Path:
     """Synthesise the validation scans with the best model; its trial gets files and figures, the study the page.
+
+    Args:
+        regression: train a regression network of the best model's backbone and budget as one more baseline.
 
     Returns:
         The folder of the best model's checkpoint, local to this process.
@@ -51,7 +55,11 @@ def publish_study(store: Store, study: str, metric: str, dataset: Dataset) -> Pa
             figures.append(target / FIGURE_FILE)
             save_figure(comparison_figure(pair.high, pair.low, made, f"{pair.scan.id} (validation)"), figures[-1])
         log.log_folder(trial_id, folder / "synthesis", "synthesis")
-        rows = compare({**baselines(dataset), "model": synthesiser}, dataset, "validation")
+        methods: dict[str, Method] = {**baselines(dataset)}
+        if regression:
+            methods["regression"] = regression_network(synthesiser.checkpoint.info.training, dataset)
+        methods["model"] = synthesiser
+        rows = compare(methods, dataset, "validation")
         quality = [{"scan": row.scan, "method": row.method, **row.quality.as_dict()} for row in rows]
         evidence = Evidence(figures, quality, json.loads(read_trial_text(store, best, SCHEDULES_FILE)))
         page = folder / "report.html"

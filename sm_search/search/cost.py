@@ -161,4 +161,5 @@ def expected_seconds(space: Space, work: Work, speed: Speed, at_once: int) -> fl
     busy += work.expected_full * speed.inner_search_s
     if space.budget.minutes is not None:
         busy = min(busy, 60 * space.budget.minutes * at_once)
-    return (busy + work.confirmations * (per_trial + speed.inner_search_s)) / at_once
+    confirmed = (busy + work.confirmations * (per_trial + speed.inner_search_s)) / at_once
+    return confirmed + (per_trial if space.budget.regression else 0.0)

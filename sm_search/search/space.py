@@ -52,6 +52,7 @@ class Budget(Settings):
         images: validation images that the inner search looks at (the result is on all of them).
         minutes: wall-clock limit of the search, after which no new trial starts and running ones stop.
         confirm: what comes after the search.
+        regression: train a regression network of the best trial's backbone and budget, as a baseline of the report.
     """
 
     trials: Annotated[int, Field(ge=1)] = 8
@@ -61,6 +62,7 @@ class Budget(Settings):
     images: Annotated[int, Field(ge=1)] = 96
     minutes: Annotated[float, Field(gt=0)] | None = None
     confirm: Confirm | None = None
+    regression: bool = False
 
 
 class Resources(Settings):

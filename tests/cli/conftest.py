@@ -35,7 +35,7 @@ schedule:
 first:
   - {learning_rate: 3.0e-3, p_uncond: 0.1}
   - {learning_rate: 1.0e+30, p_uncond: 0.1}
-budget: {trials: 5, first_rung: 20, reduction: 2, schedules: 2, images: 4}
+budget: {trials: 5, first_rung: 20, reduction: 2, schedules: 2, images: 4, regression: true}
 """
 
 

@@ -189,6 +189,8 @@ def test_report_writes_the_page_with_the_figure(run: Any, study: Any, tmp_path: 
     assert (told.status, told.object) == (0, {"report": str(page)})
     text = page.read_text()
     assert text.count('<img alt="Components of tiny-study') == 1
+    for method in ("copy", "nearest", "kernel-ridge", "physicist", "regression", "model"):
+        assert f"<td>{method}</td>" in text
     assert text.endswith("</html>")
 
 
