@@ -86,8 +86,10 @@ def require_cluster(address: str) -> None:
             raise InputError(f"--ray-address {address}: must be auto, HOST:PORT or ray://HOST:PORT")
         return
     try:
+        if not 0 < int(port) < 2**16:  # a larger one would be another one: it wraps around
+            raise ValueError(f"port {port} is not 1 to 65535")
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"--ray-address {address}: no Ray cluster answers: {error}") from None
 
 

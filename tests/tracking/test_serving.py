@@ -1,6 +1,7 @@
 """`mlflow models serve` as a user starts it, without any pickle: a real model answers over HTTP."""
 
 import json
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -29,7 +30,9 @@ def address(store: Store, good_model: Path, tmp_path_factory: pytest.TempPathFac
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/served@challenger"]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     log = tmp_path_factory.mktemp("served") / "served.log"
-    environment = {**PICKLE_FREE, "MLFLOW_TRACKING_URI": store.uri, "MLFLOW_REGISTRY_URI": store.uri}
+    # MLflow starts `uvicorn` by its name, which a virtual environment that is not activated does not have on its path.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**PICKLE_FREE, "PATH": path, "MLFLOW_TRACKING_URI": store.uri, "MLFLOW_REGISTRY_URI": store.uri}
     with running(command, log, f"http://127.0.0.1:{port}/ping", environment):
         yield f"http://127.0.0.1:{port}"
 
