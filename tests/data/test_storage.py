@@ -344,7 +344,7 @@ def test_every_verb_that_takes_a_dataset_takes_a_uri(stored: Dataset, server: Se
     swept = command("sweep", "--space", tmp_path / "space.yaml", "--storage", "s3://bucket/ray", *data, *home)
     assert [trial["state"] for trial in swept["trials"]].count("complete") >= 1
     assert "studies/stored/tune/tuner.pkl" in server.keys("bucket/ray")
-    command("promote", "--study", "stored", *home)
+    command("promote", "--study", "stored", *data, *home)
     rated = command("evaluate", "--model", "models:/sm-search@champion", *data, *home)
     assert {row["method"] for row in rated["rows"]} >= {"copy", "nearest", "model"}
     (champion,) = best_trials(open_store(tmp_path / "home"), "stored", swept["metric"])[:1]
