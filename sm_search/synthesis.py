@@ -171,23 +171,26 @@ def synthesise_file(
         made = synthesiser.synthesise(low)
     except DataError as error:
         raise DataError(f"{source}: {error}" if str(source) not in str(error) else str(error)) from None
-    info, schedule = synthesiser.checkpoint.info, synthesiser.schedule.model_dump_json()
-    origin = [sha256(source), model, schedule, str(synthesiser.seed), info.dataset_hash]
+    origin = origin_fields(synthesiser, source, model)
     write_mdf(
         target,
         made.matrix,
-        uuid=str(uuid.uuid5(UUID_SPACE, "/".join(origin))),
+        uuid=str(uuid.uuid5(UUID_SPACE, "/".join(map(str, origin.values())))),
         time=str(read_field(source, "/time")),
-        extra={
-            "/calibration/_synthesisModel": model,
-            "/calibration/_synthesisSchedule": schedule,
-            "/calibration/_synthesisSeed": synthesiser.seed,
-            "/calibration/_synthesisSource": sha256(source),
-            "/calibration/_trainingDataset": info.dataset_hash,
-            **_trust(made, low),
-        },
+        extra={**origin, **_trust(made, low)},
     )
     return made
+
+
+def origin_fields(synthesiser: Synthesiser, source: str | Path, model: str) -> dict[str, Any]:
+    """User fields that say how a file is made; equal fields, equal bytes."""
+    return {
+        "/calibration/_synthesisSource": sha256(source),
+        "/calibration/_synthesisModel": model,
+        "/calibration/_synthesisSchedule": synthesiser.schedule.model_dump_json(),
+        "/calibration/_synthesisSeed": synthesiser.seed,
+        "/calibration/_trainingDataset": synthesiser.checkpoint.info.dataset_hash,
+    }
 
 
 def _trust(made: Synthesis, low: SystemMatrix) -> dict[str, NDArray[Any]]:

@@ -5,7 +5,7 @@ Imports of Ray, MLflow and torch wait inside the verbs: `--help` and `validate` 
 
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sm_search.cli.imaging import require_no_measurement, simulate_phantom
 from sm_search.cli.output import Output
@@ -13,9 +13,6 @@ from sm_search.cli.parsing import Adder, add_ray
 from sm_search.config.dataset import DatasetSettings, preset
 from sm_search.config.errors import DataError, InputError
 from sm_search.config.loading import load_settings
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_verbs(add: Adder) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sm_search.cli.output import Output, quality_objects, require_free
+from sm_search.cli.output import Output, require_free
 from sm_search.cli.parsing import Adder, add_ray, add_store
 from sm_search.config.errors import InputError
 from sm_search.config.loading import load_settings
@@ -224,13 +224,14 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
     told: dict[str, Any] = {"rows": [], "images": [], "calibration": []}
     for split in options.split:
         rows = compare(methods, dataset, split, noise_free=options.noise_free)
+        listed = [row.as_dict() for row in rows]
         trust = expected_errors(model, dataset, split)
         images = compare_images(methods, dataset, split, options.phantom) if options.phantom else []
         logged_as = f"{split}_noise_free" if options.noise_free else split
-        logged = log_evaluation(store, options.model, logged_as, quality_objects(rows))
+        logged = log_evaluation(store, options.model, logged_as, listed)
         _show_evaluation(output, f"Split {split} of {dataset.settings.name}, x-channel, {options.model}", rows, trust)
         _show_images(output, images)
-        told["rows"] += [{"split": split, **row} for row in quality_objects(rows)]
+        told["rows"] += [{"split": split, **row} for row in listed]
         told["images"] += [{"split": split, **asdict(image)} for image in images]
         told["calibration"] += [{"split": split, **asdict(found)} for found in trust]
     output.result(METRIC_DEFINITION)

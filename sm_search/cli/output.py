@@ -121,11 +121,6 @@ def study_table(progress: Any, ended: int, seconds: float) -> Table:
     return table
 
 
-def quality_objects(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows of a quality table for `--json`."""
-    return [{"scan": row.scan, "method": row.method, **row.quality.as_dict()} for row in rows]
-
-
 def require_free(target: str | Path | None, force: bool) -> None:
     """Refuse to overwrite, before any work is done for it."""
     if target is not None and not force and Path(target).exists():

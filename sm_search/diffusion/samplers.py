@@ -232,8 +232,13 @@ def sample_mean(
 
 def _finite(images: Tensor, schedule: ScheduleSettings) -> Tensor:
     if not torch.isfinite(images).all():
-        raise DivergenceError(f"sampling left the finite numbers (sampler {schedule.sampler}, {schedule.steps} steps)")
+        raise divergence(schedule)
     return images
+
+
+def divergence(schedule: ScheduleSettings) -> DivergenceError:
+    """What to raise where a schedule's images are not finite."""
+    return DivergenceError(f"sampling left the finite numbers (sampler {schedule.sampler}, {schedule.steps} steps)")
 
 
 def _each(factors: Sequence[float], images: Tensor) -> Tensor:

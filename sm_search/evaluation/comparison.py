@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sm_search.config.dataset import DatasetSettings
 from sm_search.data.dataset import Dataset, Pair
@@ -24,6 +25,9 @@ class Row:
     method: str
     scan: str
     quality: Quality
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"scan": self.scan, "method": self.method, **self.quality.as_dict()}
 
 
 def compare(methods: Mapping[str, Method], dataset: Dataset, split: str, *, noise_free: bool = False) -> list[Row]:

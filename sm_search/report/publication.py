@@ -60,7 +60,7 @@ def publish_study(store: Store, study: str, metric: str, dataset: Dataset, *, re
             methods["regression"] = regression_network(synthesiser.checkpoint.info.training, dataset)
         methods["model"] = synthesiser
         rows = compare(methods, dataset, "validation")
-        quality = [{"scan": row.scan, "method": row.method, **row.quality.as_dict()} for row in rows]
+        quality = [row.as_dict() for row in rows]
         evidence = Evidence(figures, quality, json.loads(read_trial_text(store, best, SCHEDULES_FILE)))
         page = folder / "report.html"
         page.write_text(study_page(store, study, metric, evidence), encoding="utf-8")

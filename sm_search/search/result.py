@@ -12,6 +12,7 @@ from sm_search.config.errors import TrackingError
 from sm_search.data.atomic import atomic_path
 from sm_search.search.confirmation import log_spread
 from sm_search.search.recording import TrialSummary, deliver
+from sm_search.search.schedule_search import pareto_front
 from sm_search.search.space import Space
 from sm_search.tracking.records import SCHEDULES_FILE
 from sm_search.tracking.runs import StudyLog
@@ -62,15 +63,8 @@ def front(space: Space, complete: Sequence[TrialSummary]) -> list[str]:
     if not space.beside:
         return []
     signs = [(name, 1.0 if direction == "max" else -1.0) for name, direction in space.objectives().items()]
-    points = {trial.trial_id: [sign * trial.metrics[name] for name, sign in signs] for trial in complete}
-
-    def beaten(point: list[float]) -> bool:
-        return any(
-            other != point and all(theirs >= ours for theirs, ours in zip(other, point, strict=True))
-            for other in points.values()
-        )
-
-    return [trial_id for trial_id, point in points.items() if not beaten(point)]
+    unbeaten = pareto_front([tuple(sign * trial.metrics[name] for name, sign in signs) for trial in complete])
+    return [trial.trial_id for trial, is_unbeaten in zip(complete, unbeaten, strict=True) if is_unbeaten]
 
 
 def keep(

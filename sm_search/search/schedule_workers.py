@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import ray
 import torch
@@ -10,6 +10,7 @@ import torch
 from sm_search.config.errors import SmSearchError
 from sm_search.config.model import ScheduleSettings
 from sm_search.search.space import Resources
+from sm_search.search.tasks import bounded
 from sm_search.search.validation import BATCH, ScheduleScorer, Scores, assembled, pieces
 
 BATCHES_PER_WORKER = 2
@@ -41,23 +42,16 @@ class WorkerScorer:
         """
         share = math.ceil(len(schedules) * (end - begin) / (self.workers * BATCHES_PER_WORKER))
         work = list(pieces(schedules, begin, end, min(BATCH, max(SMALLEST_BATCH, share))))
-        found: dict[int, Scores] = {}
-        waiting, running = list(range(len(work))), dict[Any, int]()
+        calls = [
+            partial(self._task.remote, self._scorer, self.threads, [schedules[s] for s in chosen], first, last)
+            for chosen, first, last in work
+        ]
         try:
-            while waiting or running:
-                while waiting and len(running) < self.workers:
-                    number = waiting.pop(0)
-                    chosen, first, last = work[number]
-                    batch = [schedules[s] for s in chosen]
-                    running[self._task.remote(self._scorer, self.threads, batch, first, last)] = number
-                for done in ray.wait(list(running))[0]:
-                    found[running.pop(done)] = ray.get(done)
+            with bounded(calls, self.workers) as results:
+                found: dict[int, Scores] = dict(results)
         except ray.exceptions.WorkerCrashedError as error:
             why = " ".join(str(error).split())
             raise SmSearchError(f"a batch of schedules lost its worker {1 + RETRIES} times: {why}") from None
-        finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
         return assembled(work, [found[number] for number in range(len(work))])
 
 

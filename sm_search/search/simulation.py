@@ -1,6 +1,7 @@
 """Simulating a dataset in parallel: one Ray task per file, bounded in flight, retried, resumable."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -10,8 +11,7 @@ from sm_search.config.simulation import FieldName, Scan
 from sm_search.data.dataset import Dataset, file_name, write_scan
 from sm_search.data.storage import absolute
 from sm_search.search.nodes import require_shared
-
-IN_FLIGHT_PER_CPU = 2
+from sm_search.search.tasks import bounded, tasks_at_once
 
 Progress = Callable[[int, int, str], None]
 """Called with files done, files in all, and the file that was finished."""
@@ -53,27 +53,18 @@ def simulate_dataset(
     todo = dataset.unfinished()
     # The costly ones first, so that no worker is left alone with a long one at the end.
     todo.sort(key=lambda item: (item[1] == "high", item[0].core_diameter_nm, item[0].nd), reverse=True)
-    total, done = len(todo), 0
-    running: list[ray.ObjectRef] = []
-    limit = IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
     simulate_file = _simulate_file.options(label_selector=dict(labels or {}))
     settings_ref, created = ray.put(settings.model_dump_json()), dataset.manifest.created
+    calls = [
+        partial(simulate_file.remote, absolute(dataset.location), settings_ref, created, scan.model_dump_json(), which)
+        for scan, which in todo
+    ]
     try:
-        while todo or running:
-            while todo and len(running) < limit:
-                scan, which = todo.pop(0)
-                arguments = (absolute(dataset.location), settings_ref, created, scan.model_dump_json(), which)
-                running.append(simulate_file.remote(*arguments))
-            finished, running = ray.wait(running)
-            for reference in finished:
-                name, digest = ray.get(reference)
+        with bounded(calls, tasks_at_once()) as results:
+            for done, (_, (name, digest)) in enumerate(results, 1):
                 dataset.record({name: digest})
-                done += 1
                 if progress is not None:
-                    progress(done, total, name)
+                    progress(done, len(todo), name)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
     return dataset

@@ -166,15 +166,11 @@ def _drive(study: _Study, resume: bool, watch: Watch | None) -> SweepResult:
         params["objectives"] = space.objectives()
     log = StudyLog.open(store, space.study, tags=tags, params=params)
     log.log_text(None, json.dumps(space.model_dump(mode="json"), indent=1), "space.json")
-    recorder = Recorder(log, space, study.announce, watch, resumed=resume)
-    tuner = _search(study, log, recorder, resume)
-    results = _fit(space, tuner, recorder)
+    recorder, tuner, results = _searched(study, log, watch, resume)
     if any(isinstance(result.error, RayActorError) for result in results):
         # Ray does not try again where a worker died while it was being prepared for its trial.
         study.announce("a worker died before its trial began: it is run again")
-        recorder = Recorder(log, space, study.announce, watch, resumed=True)
-        tuner = _search(study, log, recorder, resume=True)
-        results = _fit(space, tuner, recorder)
+        recorder, tuner, results = _searched(study, log, watch, resume=True)
     trials = [summary(result, space) for result in results]
     complete = ranked(space, [trial for trial in trials if trial.state == "complete"])
     if complete and space.budget.confirm:
@@ -194,6 +190,14 @@ def _drive(study: _Study, resume: bool, watch: Watch | None) -> SweepResult:
         reason = next((trial.error for trial in trials if trial.error), "the time budget was too short")
         raise InputError(f"study {space.study}: none of {len(trials)} trials came to its end: {reason}")
     return told
+
+
+def _searched(
+    study: _Study, log: StudyLog, watch: Watch | None, resume: bool
+) -> tuple[Recorder, tune.Tuner, list[tune.Result]]:
+    recorder = Recorder(log, study.space, study.announce, watch, resumed=resume)
+    tuner = _search(study, log, recorder, resume)
+    return recorder, tuner, _fit(study.space, tuner, recorder)
 
 
 def _fit(space: Space, tuner: tune.Tuner, recorder: Recorder | None = None) -> list[tune.Result]:

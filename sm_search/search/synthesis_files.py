@@ -3,20 +3,19 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import ray
 
 from sm_search.config.errors import DataError, InputError, SmSearchError
-from sm_search.data.atomic import sha256
 from sm_search.data.mdf_reading import read_field
-from sm_search.synthesis import Synthesiser, load_synthesiser, synthesise_file
+from sm_search.search.tasks import bounded, tasks_at_once
+from sm_search.synthesis import Synthesiser, load_synthesiser, origin_fields, synthesise_file
 
 SUFFIX, LIST_SUFFIX = ".mdf", ".txt"
-IN_FLIGHT_PER_CPU = 2
 MAX_LIST_BYTES = 10_000_000
 
 Progress = Callable[[int, int, str], None]
@@ -90,29 +89,22 @@ def synthesise_files(
         DataError: a folder for the results cannot be created.
     """
     content = ray.put({path.name: path.read_bytes() for path in sorted(checkpoint.iterdir())})
-    limit = IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    todo = list(enumerate(plan.items()))
-    outcomes: dict[int, Outcome] = {}
-    running: dict[ray.ObjectRef, int] = {}
     for target in plan.values():
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"{target.parent}: cannot be created: {error.strerror}") from None
-    try:
-        while todo or running:
-            while todo and len(running) < limit:
-                index, (source, target) = todo.pop(0)
-                arguments = (model, seed, str(source.absolute()), str(target.absolute()), overwrite)
-                running[_synthesise_one.remote([content], *arguments)] = index
-            finished, _ = ray.wait(list(running))
-            for reference in finished:
-                index = running.pop(reference)
-                outcomes[index] = ray.get(reference)
-                progress(len(outcomes), len(plan), f"{outcomes[index].source} {outcomes[index].state}")
-    finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
+    calls = [
+        partial(
+            _synthesise_one.remote, [content], model, seed, str(source.absolute()), str(target.absolute()), overwrite
+        )
+        for source, target in plan.items()
+    ]
+    outcomes: dict[int, Outcome] = {}
+    with bounded(calls, tasks_at_once()) as results:
+        for index, outcome in results:
+            outcomes[index] = outcome
+            progress(len(outcomes), len(plan), f"{outcome.source} {outcome.state}")
     return [outcomes[index] for index in sorted(outcomes)]
 
 
@@ -146,15 +138,9 @@ def is_result(synthesiser: Synthesiser, model: str, source: Path, target: Path) 
     """Whether `target` is what this model makes of `source`, by what the file says of itself."""
     if not source.is_file():
         return False
-    expected: dict[str, Any] = {
-        "_synthesisSource": sha256(source),
-        "_synthesisModel": model,
-        "_synthesisSchedule": synthesiser.schedule.model_dump_json(),
-        "_synthesisSeed": synthesiser.seed,
-        "_trainingDataset": synthesiser.checkpoint.info.dataset_hash,
-    }
+    expected = origin_fields(synthesiser, source, model)
     try:
-        found = {name: read_field(target, f"/calibration/{name}") for name in expected}
+        found = {name: read_field(target, name) for name in expected}
         return all(np.array_equal(found[name], value) for name, value in expected.items())
     except DataError:
         return False

@@ -11,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sm_search.config.errors import DivergenceError
 from sm_search.config.model import DiffusionSettings, ScheduleSettings
 from sm_search.data.dataset import Dataset
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser
-from sm_search.diffusion.samplers import ImageNoise, sample_mean_each
+from sm_search.diffusion.samplers import ImageNoise, divergence, sample_mean_each
 from sm_search.diffusion.scan_features import scan_features
 from sm_search.diffusion.scan_models import ScanModels
 from sm_search.evaluation.metrics import psnr_db, ssim
@@ -94,8 +93,7 @@ class Validation:
         scores = ScheduleScorer(denoiser, diffusion, self, device)([schedule], 0, len(self))
         metrics = {name: float(values_SB.mean()) for name, values_SB in scores.items()}
         if not np.isfinite(list(metrics.values())).all():
-            name = f"sampler {schedule.sampler}, {schedule.steps} steps"
-            raise DivergenceError(f"sampling left the finite numbers ({name})")
+            raise divergence(schedule)
         return metrics
 
 

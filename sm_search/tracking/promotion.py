@@ -163,7 +163,8 @@ def _scores(
     loaded = load_checkpoint(checkpoint)
     models = [Synthesiser(loaded, seed=seed) for seed in range(seeds)]
     found = {MODEL: Score.of([compare({MODEL: model}, dataset, split) for model in models])}
-    return found | {name: Score.of([compare({name: method}, dataset, split)]) for name, method in others.items()}
+    rows = compare(others, dataset, split)
+    return found | {name: Score.of([[row for row in rows if row.method == name]]) for name in others}
 
 
 def _tested_once(

@@ -6,7 +6,6 @@ The reference is the same study undisturbed: one worker, so Optuna asks in the s
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from sm_search.data.dataset import Dataset
 from sm_search.search.study_folder import study_folder
 from sm_search.tracking.records import metric_history, study_runs
 from sm_search.tracking.store import Store, open_store
+from tests.tracking.servers import MLFLOW_SETTINGS, free_port, mlflow_command
 
 TIMEOUT_S = 600
 TRIALS = 3
@@ -184,17 +184,9 @@ def test_a_lost_node_costs_no_trial(undisturbed: dict[str, Any], tiny_dataset: D
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], subprocess.Popen[bytes]]]]:
     """The address of an MLflow server, and what starts it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination",
-        f"{tmp_path}/files",
-    ]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    port = free_port()
+    command = mlflow_command(port, f"sqlite:///{tmp_path}/server.db", f"{tmp_path}/files")
+    environment = {**os.environ, **MLFLOW_SETTINGS}
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> subprocess.Popen[bytes]:
@@ -216,6 +208,17 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], subprocess.Popen[
         kill_group(process)
 
 
+@pytest.fixture
+def bereft(tiny_dataset: Dataset, server: Any, tmp_path: Path) -> Sweep:
+    """A sweep whose MLflow server was killed when its first trial had ended."""
+    address, start = server
+    first = start()
+    sweep = Sweep(tmp_path / "home", tmp_path / "user", tiny_dataset.folder, "--tracking-uri", address)
+    sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
+    kill_group(first)
+    return sweep
+
+
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -223,13 +226,9 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_tracking_server_that_dies_and_comes_back_lacks_nothing_in_the_end(
-    undisturbed: dict[str, Any], tiny_dataset: Dataset, server: Any, tmp_path: Path
+    undisturbed: dict[str, Any], server: Any, bereft: Sweep, tmp_path: Path
 ) -> None:
-    address, start = server
-    first = start()
-    sweep = Sweep(tmp_path / "home", tmp_path / "user", tiny_dataset.folder, "--tracking-uri", address)
-    sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
-    kill_group(first)
+    (address, start), sweep = server, bereft
     sweep.wait_for(lambda: "trial 2/3" in sweep.said, "second trial, without the server")
     # A trial here takes less time than a server to start: the search waits for it.
     os.kill(sweep.process.pid, signal.SIGSTOP)
@@ -243,13 +242,9 @@ def test_a_tracking_server_that_dies_and_comes_back_lacks_nothing_in_the_end(
 
 
 def test_a_tracking_server_that_stays_away_gets_the_result_when_the_study_is_resumed(
-    undisturbed: dict[str, Any], tiny_dataset: Dataset, server: Any, tmp_path: Path
+    undisturbed: dict[str, Any], tiny_dataset: Dataset, server: Any, bereft: Sweep, tmp_path: Path
 ) -> None:
-    address, start = server
-    first = start()
-    sweep = Sweep(tmp_path / "home", tmp_path / "user", tiny_dataset.folder, "--tracking-uri", address)
-    sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
-    kill_group(first)
+    (address, start), sweep = server, bereft
     assert sweep.end() == (2, {})
     last = sweep.said.splitlines()[-1]
     assert last.startswith("error: study 'faulty': is finished, but not all of it is in MLflow, which lacks parts of ")

@@ -50,17 +50,24 @@ def _answers(url: str) -> bool:
     return True
 
 
+MLFLOW_SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def mlflow_command(port: int, backend: str, artifacts: str) -> list[str]:
+    """An MLflow server as README and cluster file start it."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    return [*command, "--backend-store-uri", backend, "--artifacts-destination", artifacts]
+
+
 @contextmanager
 def mlflow_server(
     folder: Path, backend: str, artifacts: str, environment: dict[str, str] | None = None
 ) -> Iterator[str]:
-    """An MLflow server as README and cluster file start it; its address."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", backend, "--artifacts-destination", artifacts]
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(environment or {})}
-    with running(command, folder / "mlflow.log", f"http://127.0.0.1:{port}/health", settings):
-        yield f"http://127.0.0.1:{port}"
+    """A server from when it answers; its address."""
+    port, settings = free_port(), {**MLFLOW_SETTINGS, **(environment or {})}
+    address = f"http://127.0.0.1:{port}"
+    with running(mlflow_command(port, backend, artifacts), folder / "mlflow.log", f"{address}/health", settings):
+        yield address
 
 
 @contextmanager

@@ -1,9 +1,7 @@
 """Against a real `mlflow server` on the loopback interface."""
 
 import os
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,27 +14,21 @@ from sm_search.tracking.records import get_run, metric_history
 from sm_search.tracking.registry import download_model, register
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store, open_store
+from tests.tracking.servers import MLFLOW_SETTINGS, free_port, mlflow_command
 
 Start = Callable[[], subprocess.Popen[bytes]]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def port() -> int:
-    return _free_port()
+    return free_port()
 
 
 @pytest.fixture
 def start(store: Store, home: Path, port: int, tmp_path: Path) -> Iterator[Start]:
     """Starts the server; every one that still runs is ended with the test."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", store.uri, "--artifacts-destination", str(tmp_path / "served")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = mlflow_command(port, store.uri, str(tmp_path / "served"))
+    environment = {**os.environ, **MLFLOW_SETTINGS}
     servers: list[subprocess.Popen[bytes]] = []
 
     def go() -> subprocess.Popen[bytes]:
