@@ -11,7 +11,6 @@ import ray
 from sm_search.search.session import ray_session
 from sm_search.search.tasks import bounded
 
-
 SECONDS = 2.0
 
 
