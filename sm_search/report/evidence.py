@@ -9,15 +9,14 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from sm_search.search.schedule_search import UNPERTURBED
+
 QUALITY = (
     ("PSNR dB", "psnr_db_mean", ".1f"),
     ("SSIM", "ssim_mean", ".3f"),
     ("nRMSE", "nrmse_mean", ".3g"),
     ("gain error dB", "gain_error_db_mean", ".2f"),
 )
-PLAIN = {"eta_max": 0.0, "w_min": 1.0, "w_max": 1.0}
-"""No noise and no weight on the condition."""
-
 SLICE_COLUMNS = 4
 SCHEDULE_PARAMETERS = ("eta_max", "gamma", "w_min", "w_max", "sigma", "steps", "sampler", "guidance", "samples")
 
@@ -59,11 +58,11 @@ def quality_section(rows: Sequence[Mapping[str, Any]]) -> str:
 def decay_verdict(schedules: Sequence[Mapping[str, Any]]) -> str:
     """Whether perturbing the condition (paper, Algorithm 2) helped the best schedule: it against itself without."""
     tried = [each for each in schedules if each["value"] is not None]
-    perturbed = [each for each in tried if any(each["schedule"][name] != value for name, value in PLAIN.items())]
+    perturbed = [each for each in tried if any(each["schedule"][name] != value for name, value in UNPERTURBED.items())]
     if not perturbed:
         return "No schedule put noise or weight on the condition."
     best = max(perturbed, key=lambda each: float(each["value"]))
-    shape = ("gamma", "sigma", *PLAIN)
+    shape = ("gamma", "sigma", *UNPERTURBED)
     twin = {name: value for name, value in best["schedule"].items() if name not in shape}
     plain = [
         float(each["value"])
@@ -71,7 +70,7 @@ def decay_verdict(schedules: Sequence[Mapping[str, Any]]) -> str:
         if each not in perturbed and twin == {k: v for k, v in each["schedule"].items() if k not in shape}
     ]
     if not plain:
-        return "The best schedule was not tried without noise and weight on the condition."
+        return "The best schedule with noise or weight on the condition was not tried without."
     gain = float(best["value"]) - plain[0]
     verdict = "helps" if gain > 0 else "does not help"
     return (

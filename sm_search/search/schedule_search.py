@@ -109,7 +109,8 @@ def search_schedule(
     """Search `tree` with `trials` schedules on `images` validation images; the result is measured on all of them.
 
     The base schedule is tried first, and to the end, so the search never returns anything that looks worse than it; and
-    at the end the best one without noise or weight on the condition, so that one sees what the paper's decay does.
+    at the end the best of those with noise or weight on the condition is tried without, so that one sees what the
+    paper's decay does, also where the best of all does without.
 
     Args:
         asked_at_once: schedules of one race; the sampler learns from a race when it is over.
@@ -133,14 +134,21 @@ def search_schedule(
                 tried.append((dict(trial.params), schedule))
             if progress is not None:
                 progress(len(tried) - 1, trials, race.best_in_words())
-        plain = race.best(len(tried)).model_copy(update=UNPERTURBED).essential()
-        if not race.is_finished(plain):
-            race.finish([plain])
-            tried.append(({}, plain))
+        perturbed = [schedule for schedule in race.finished() if is_perturbed(schedule)]
+        if perturbed:
+            plain = race.best_of(perturbed).model_copy(update=UNPERTURBED).essential()
+            if not race.is_finished(plain):
+                race.finish([plain])
+                tried.append(({}, plain))
     best = race.best(len(tried))
     found = tuple(race.trial(params, schedule) for params, schedule in tried)
     metrics = validation.metrics(denoiser, diffusion, best, device)
     return ScheduleSearch(best, metrics, found, _front(found))
+
+
+def is_perturbed(schedule: ScheduleSettings) -> bool:
+    """Whether it puts noise or weight on the condition."""
+    return any(getattr(schedule, name) != value for name, value in UNPERTURBED.items())
 
 
 def untrained_guidance(p_uncond: float, guidance: Any) -> str | None:
@@ -185,10 +193,17 @@ class Race:
         Raises:
             DivergenceError: none of the `tried` schedules is finite.
         """
-        finished = [s for s in self.known if self._seen(s) == self.images and self._is_finite(s)]
+        finished = self.finished()
         if not finished:
             raise DivergenceError(f"none of {tried} schedules stayed within the finite numbers")
+        return self.best_of(finished)
+
+    def best_of(self, finished: Sequence[ScheduleSettings]) -> ScheduleSettings:
         return max(finished, key=lambda schedule: self._mean(schedule, self.metric, self.images))
+
+    def finished(self) -> list[ScheduleSettings]:
+        """The schedules measured on all images that stayed finite."""
+        return [s for s in self.known if self._seen(s) == self.images and self._is_finite(s)]
 
     def best_in_words(self) -> str:
         try:

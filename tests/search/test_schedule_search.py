@@ -45,7 +45,10 @@ def test_the_base_is_tried_first_and_the_best_is_at_least_as_good(
     trainer: Trainer, validation: Validation, metric: str
 ) -> None:
     found = run(trainer, validation, metric=metric)
-    assert len(found.trials) == 7
+    assert len(found.trials) == 8, "the base, six asked for, and the best with noise on the condition without it"
+    perturbed = [trial for trial in found.trials if trial.schedule.eta_max > 0]
+    twin = max(perturbed, key=lambda trial: trial.value or 0.0).schedule.model_copy(update={"eta_max": 0.0})
+    assert found.trials[-1].schedule == twin
     assert found.trials[0].schedule == base_schedule(TREE) == ScheduleSettings(sampler="ddim")
     values = [trial.value for trial in found.trials]
     best = next(trial for trial in found.trials if trial.schedule == found.best)
