@@ -7,6 +7,8 @@ from typing import Any
 import ray
 
 IN_FLIGHT_PER_CPU = 2
+CANCEL_AGAIN_S = 1.0
+CANCEL_ATTEMPTS = 30
 
 
 def tasks_at_once() -> int:
@@ -16,7 +18,7 @@ def tasks_at_once() -> int:
 
 @contextmanager
 def bounded(calls: Sequence[Callable[[], ray.ObjectRef]], at_once: int) -> Iterator[Iterator[tuple[int, Any]]]:
-    """Start tasks in order, `at_once` at most under way; those that still run when the body ends are cancelled.
+    """Start tasks in order, `at_once` at most under way; those that still run when the body ends are ended.
 
     Yields:
         For the body: the number of each call and its result, as they end. A task's error is raised there.
@@ -36,5 +38,14 @@ def bounded(calls: Sequence[Callable[[], ray.ObjectRef]], at_once: int) -> Itera
     try:
         yield results()
     finally:
+        _cancel(list(running))
+
+
+def _cancel(running: list[ray.ObjectRef]) -> None:
+    """End tasks and wait until they have ended: Ray may lose a cancellation that meets a task on its way to a worker."""
+    attempts = CANCEL_ATTEMPTS
+    while running and attempts:
         for reference in running:
             ray.cancel(reference, force=True)
+        _, running = ray.wait(running, num_returns=len(running), timeout=CANCEL_AGAIN_S)
+        attempts -= 1

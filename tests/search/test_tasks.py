@@ -1,5 +1,6 @@
 """Tasks bounded in flight, on a real Ray session."""
 
+import os
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -11,7 +12,7 @@ import ray
 from sm_search.search.session import ray_session
 from sm_search.search.tasks import bounded
 
-SECONDS = 2.0
+LONG_S = 120.0
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -20,10 +21,10 @@ def session() -> Iterator[None]:
         yield
 
 
-@ray.remote(num_cpus=0)
-def _touch(path: str, seconds: float) -> str:
+@ray.remote(num_cpus=0, max_retries=0)
+def _say_pid(path: str, seconds: float) -> str:
+    Path(path).write_text(str(os.getpid()))
     time.sleep(seconds)
-    Path(path).touch()
     return path
 
 
@@ -43,9 +44,23 @@ def test_all_results_come_with_their_numbers_and_few_tasks_are_under_way() -> No
     assert found == {number: number * 10 for number in range(7)}
 
 
-def test_what_still_runs_when_the_body_ends_is_cancelled(tmp_path: Path) -> None:
-    calls = [partial(_touch.remote, str(tmp_path / str(number)), SECONDS * number) for number in range(4)]
-    with bounded(calls, 3) as results:
+def test_what_still_runs_when_the_body_ends_is_ended(tmp_path: Path) -> None:
+    started: list[ray.ObjectRef] = []
+
+    def call(number: int) -> ray.ObjectRef:
+        started.append(_say_pid.remote(str(tmp_path / str(number)), LONG_S * number))
+        return started[-1]
+
+    with bounded([partial(call, number) for number in range(4)], 3) as results:
         assert next(results) == (0, str(tmp_path / "0"))
-    time.sleep(3 * SECONDS)
-    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    assert len(started) == 3
+    assert len(ray.wait(started, num_returns=3, timeout=0)[0]) == 3
+    for reference in started[1:]:
+        with pytest.raises(ray.exceptions.RayError):
+            ray.get(reference)
+    # Those that had begun have no process any more.
+    pids = [int(path.read_text() or 0) for path in tmp_path.iterdir() if path.name != "0"]
+    deadline = time.monotonic() + LONG_S / 2
+    while any(Path(f"/proc/{pid}").exists() for pid in pids if pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
