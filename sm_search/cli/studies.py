@@ -138,16 +138,30 @@ def _print_trials(space: "Space", result: "SweepResult", names: list[str], outpu
     if space.budget.confirm:
         columns += [("mean over seeds", mean, ".4g"), ("±", deviation, ".2g")]
     columns.append(("steps", "training_step", ".0f"))
+    on_front = {point.trial_id for point in result.front}
     rows = [
         (
             trial.trial_id,
-            f"{trial.state}, front" if trial.trial_id in result.front else trial.state,
+            f"{trial.state}, front" if trial.trial_id in on_front else trial.state,
             *(f"{trial.metrics[key]:{form}}" if key in trial.metrics else "–" for _, key, form in columns),
             *(_shown(trial.params.get(name)) for name in names),
         )
         for trial in result.trials
     ]
     output.table(f"Study {result.study}", ("trial", "state", *(title for title, _, _ in columns), *names), rows)
+    if result.front:
+        output.table(
+            "Pareto front: no other trial and schedule is as good in all of these",
+            ("trial", "sampler", *space.objectives()),
+            [
+                (
+                    point.trial_id,
+                    (point.schedule or {}).get("sampler", "–"),
+                    *(f"{value:.4g}" for value in point.objectives.values()),
+                )
+                for point in result.front
+            ],
+        )
     if result.repeated:
         output.result(f"{result.repeated} suggestions repeated an earlier trial and were answered from the record.")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sm_search.config.errors import TrackingError
 from sm_search.evaluation.metrics import METRIC_DEFINITION
 from sm_search.report.evidence import (
     SLICE_COLUMNS,
@@ -30,7 +31,14 @@ from sm_search.report.study_figures import (
     trial_costs,
 )
 from sm_search.search.importance import parameter_importance
-from sm_search.tracking.records import RunRecord, best_trials, metric_history, study_runs
+from sm_search.tracking.records import (
+    FRONT_FILE,
+    RunRecord,
+    best_trials,
+    metric_history,
+    read_study_text,
+    study_runs,
+)
 from sm_search.tracking.store import Store
 
 STYLE = """
@@ -67,7 +75,7 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         _chart(_history(trials, metric), first=True),
         "<h2>Rungs</h2>",
         _chart(_rungs(store, trials, metric)),
-        *_fronts(parent, trials, metric),
+        *_fronts(store, parent, metric),
         "<h2>Cost</h2>",
         _chart(cost_figure(trials, costs)),
         "<h2>Parameters</h2>",
@@ -95,13 +103,18 @@ def _spread(best: RunRecord, metric: str) -> str:
     return f" ({mean:.4g} ± {deviation:.2g} over {seeds:.0f} seeds)"
 
 
-def _fronts(parent: RunRecord, trials: Sequence[RunRecord], metric: str) -> list[str]:
+def _fronts(store: Store, parent: RunRecord, metric: str) -> list[str]:
     others = objectives_of(parent)
-    if not others:
+    try:
+        points = json.loads(read_study_text(store, parent.study, FRONT_FILE)) if others else []
+    except TrackingError:
+        points = []  # the study has not ended
+    if not points:
         return []
     directions = ", ".join(f"{name} {direction}" for name, direction in others.items())
-    about = f"Trials at the full budget by {metric} and the study's other objectives ({directions})."
-    charts = [_chart(front_figure(trials, metric, other)) for other in others]
+    about = f"Each trial at the full budget with each schedule that none of its own beats, by {metric} and the study's "
+    about += f"other objectives ({directions})."
+    charts = [_chart(front_figure(points, metric, other)) for other in others]
     return ["<h2>Pareto front</h2>", f"<p>{html.escape(about)}</p>", *charts]
 
 

@@ -46,16 +46,20 @@ def objectives_of(parent: RunRecord) -> dict[str, str]:
     }
 
 
-def front_figure(trials: Sequence[RunRecord], metric: str, other: str) -> go.Figure:
-    """Complete trials over another objective; those on the Pareto front of all objectives are joined."""
-    whole = [t for t in trials if t.state == "complete" and metric in t.metrics and other in t.metrics]
+def front_figure(points: Sequence[Mapping[str, Any]], metric: str, other: str) -> go.Figure:
+    """What a study found over another objective; the Pareto front of all objectives is joined.
+
+    Args:
+        points: `FRONT_FILE` of the study.
+    """
     figure = go.Figure()
-    for on_front, title in ((0.0, "beaten by another"), (1.0, "Pareto front")):
-        shown = sorted((t for t in whole if t.metrics.get("on_front", 0.0) == on_front), key=lambda t: t.metrics[other])
+    for on_front, title in ((False, "beaten by another"), (True, "Pareto front")):
+        shown = [point for point in points if point["on_front"] == on_front]
+        shown.sort(key=lambda point: point["objectives"][other])
         figure.add_scatter(
-            x=[t.metrics[other] for t in shown],
-            y=[t.metrics[metric] for t in shown],
-            text=[t.trial_id for t in shown],
+            x=[point["objectives"][other] for point in shown],
+            y=[point["objectives"][metric] for point in shown],
+            text=[point["trial_id"] for point in shown],
             mode="lines+markers" if on_front else "markers",
             marker={"size": 10, "color": FRONT["color"]} if on_front else {"size": 7, "color": BEATEN},
             line={**FRONT, "dash": "dot"},

@@ -34,7 +34,13 @@ Announce = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrialSummary:
-    """One finished trial; `reports` are what it told at each rung, `seeds` the metric with each seed if confirmed."""
+    """One finished trial.
+
+    Attributes:
+        reports: what it told at each rung.
+        seeds: the metric with each seed if it was confirmed.
+        front: its schedules that no other one of it beats, in a study with several objectives.
+    """
 
     trial_id: str
     state: TrialState
@@ -43,6 +49,7 @@ class TrialSummary:
     error: str | None
     reports: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     seeds: tuple[float, ...] = ()
+    front: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -195,6 +202,7 @@ def summary(result: tune.Result, space: Space) -> TrialSummary:
         metrics={} if state == "failed" else numbers(last),
         error=error,
         reports=tuple(reports),
+        front=tuple(last.get("schedule_front", ())),
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from sm_search.search.confirmation import log_spread
 from sm_search.search.recording import TrialSummary, deliver
 from sm_search.search.schedule_search import pareto_front
 from sm_search.search.space import Space
-from sm_search.tracking.records import SCHEDULES_FILE
+from sm_search.tracking.records import FRONT_FILE, SCHEDULES_FILE
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store
 from sm_search.training import STATE_FILE
@@ -25,12 +25,28 @@ KEPT_CHECKPOINTS = 3
 
 
 @dataclass(frozen=True)
+class Point:
+    """What one trial reaches with one schedule.
+
+    Attributes:
+        objectives: by name, in the study's order.
+        schedule: None for the trial's own.
+    """
+
+    trial_id: str
+    objectives: dict[str, float]
+    schedule: dict[str, Any] | None
+    on_front: bool
+
+
+@dataclass(frozen=True)
 class SweepResult:
     """A finished study.
 
     Attributes:
         trials: best first: by the mean over seeds where these were asked for, else by the metric.
-        front: trials that no other beats in every objective; empty where there is only one.
+        points: what can be had by the objectives: each trial with each schedule on its front; none where there is only
+            one objective.
         repeated: suggestions that were answered from the record.
     """
 
@@ -38,8 +54,13 @@ class SweepResult:
     run_id: str
     metric: str
     trials: tuple[TrialSummary, ...]
-    front: tuple[str, ...]
+    points: tuple[Point, ...]
     repeated: int
+
+    @property
+    def front(self) -> list[Point]:
+        """The points that no other beats in every objective."""
+        return [point for point in self.points if point.on_front]
 
     @property
     def best(self) -> TrialSummary:
@@ -58,13 +79,25 @@ def ranked(space: Space, trials: Sequence[TrialSummary]) -> list[TrialSummary]:
     return sorted(trials, key=key)
 
 
-def front(space: Space, complete: Sequence[TrialSummary]) -> list[str]:
-    """Trials that no other beats: none is at least as good in every objective and better in one."""
+def points(space: Space, complete: Sequence[TrialSummary]) -> list[Point]:
+    """All that a study with several objectives found; on its front is what no other beats: none is at least as good in
+    every objective and better in one.
+    """
     if not space.beside:
         return []
-    signs = [(name, 1.0 if direction == "max" else -1.0) for name, direction in space.objectives().items()]
-    unbeaten = pareto_front([tuple(sign * trial.metrics[name] for name, sign in signs) for trial in complete])
-    return [trial.trial_id for trial, is_unbeaten in zip(complete, unbeaten, strict=True) if is_unbeaten]
+    objectives = space.objectives()
+    signs = [1.0 if direction == "max" else -1.0 for direction in objectives.values()]
+    # A trial that searched no schedules is one point.
+    found: list[tuple[TrialSummary, Mapping[str, Any]]] = [
+        (trial, each) for trial in complete for each in trial.front or (trial.metrics,)
+    ]
+    values = [[float(each[name]) for name in objectives] for _, each in found]
+    unbeaten = pareto_front([tuple(sign * v for sign, v in zip(signs, each, strict=True)) for each in values])
+    told = [
+        Point(trial.trial_id, dict(zip(objectives, value, strict=True)), each.get("schedule"), is_unbeaten)
+        for (trial, each), value, is_unbeaten in zip(found, values, unbeaten, strict=True)
+    ]
+    return sorted(told, key=lambda point: [*point.objectives.values(), point.trial_id], reverse=True)
 
 
 def keep(
@@ -110,8 +143,10 @@ def _store(
     for trial in complete:
         log_spread(log, store, runs[trial.trial_id].run_id, space, trial)
         if space.beside:
-            on_front = {"on_front": float(trial.trial_id in told.front)}
+            on_front = {"on_front": float(any(point.trial_id == trial.trial_id for point in told.front))}
             log.log_metrics(trial.trial_id, space.training_steps(), on_front)
+    if told.points:
+        log.log_text(None, json.dumps([asdict(point) for point in told.points], indent=1), FRONT_FILE)
     if complete:
         best = {f"best_{space.metric}": complete[0].metrics[space.metric]}
         counts = {"trials_complete": len(complete), "trials": len(told.trials), "trials_repeated": told.repeated}
@@ -139,7 +174,7 @@ def as_object(told: SweepResult) -> dict[str, Any]:
         "study": told.study,
         "run_id": told.run_id,
         "metric": told.metric,
-        "front": list(told.front),
+        "front": [{"trial_id": p.trial_id, **p.objectives, "schedule": p.schedule} for p in told.front],
         "repeated": told.repeated,
         "trials": trials,
     }

@@ -21,7 +21,7 @@ from sm_search.search.confirmation import ConfirmationCallback, confirmation_nam
 from sm_search.search.nodes import require_shared
 from sm_search.search.recording import DISK_FAULTS, Announce, Recorder, TrialSummary, Watch, summary
 from sm_search.search.replacing_files import replacing_files
-from sm_search.search.result import RESULT_FILE, SweepResult, front, keep, ranked
+from sm_search.search.result import RESULT_FILE, SweepResult, keep, points, ranked
 from sm_search.search.searcher import TruthfulOptunaSearch, make_asha
 from sm_search.search.space import Space, parameter_names
 from sm_search.search.study_folder import (
@@ -181,7 +181,7 @@ def _drive(study: _Study, resume: bool, watch: Watch | None) -> SweepResult:
         run_id=log.run_id,
         metric=space.metric,
         trials=tuple(ranked(space, trials)),
-        front=tuple(front(space, complete)),
+        points=tuple(points(space, complete)),
         repeated=searcher.repeated,
     )
     checkpoints = {Path(result.path).name: result.checkpoint for result in results}

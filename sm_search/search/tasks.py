@@ -42,7 +42,7 @@ def bounded(calls: Sequence[Callable[[], ray.ObjectRef]], at_once: int) -> Itera
 
 
 def _cancel(running: list[ray.ObjectRef]) -> None:
-    """End tasks and wait until they have ended: Ray may lose a cancellation that meets a task on its way to a worker."""
+    """End tasks and wait until they have: Ray may lose a cancellation that meets a task on its way to a worker."""
     attempts = CANCEL_ATTEMPTS
     while running and attempts:
         for reference in running:

@@ -5,7 +5,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -90,38 +90,59 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
         records = list(trainer.train(until, RECORD_EVERY))
         trained = time.perf_counter() - begin
         try:
-            schedule, metrics, tried = _validate(space, config, trainer, validation, until, device)
+            found = _validate(space, config, trainer, validation, until, device)
         except DivergenceError as error:
             raise DivergenceError(f"at training step {until}: {error}") from None
         with tempfile.TemporaryDirectory() as folder:
             save_file(trainer.state(), f"{folder}/{STATE_FILE}")
-            make_checkpoint(trainer, dataset, models, schedule, metrics).save(Path(folder))
-            Path(folder, SCHEDULES_FILE).write_text(json.dumps(tried, indent=1))
+            make_checkpoint(trainer, dataset, models, found.schedule, found.metrics).save(Path(folder))
+            Path(folder, SCHEDULES_FILE).write_text(json.dumps(found.tried, indent=1))
             report = {
-                **metrics,
+                **found.metrics,
                 "training_step": until,
                 "training_seconds": trained,
                 "validation_seconds": time.perf_counter() - begin - trained,
                 "images_per_second": records[-1].images_per_second,
-                "evaluations": schedule.evaluations(settings.diffusion.timesteps),
+                "evaluations": found.schedule.evaluations(settings.diffusion.timesteps),
+                "schedule_front": found.front,
                 "losses": [[record.step, record.loss] for record in records],
             }
             tune.report(report, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
+@dataclass(frozen=True)
+class _Validated:
+    """The schedule of a rung and its metrics; after an inner search the schedules `tried`, and those on its `front`."""
+
+    schedule: ScheduleSettings
+    metrics: dict[str, float]
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    front: list[dict[str, Any]] = field(default_factory=list)
+
+
 def _validate(
     space: Space, config: Mapping[str, Any], trainer: Trainer, validation: Validation, until: int, device: str
-) -> tuple[ScheduleSettings, dict[str, float], list[dict[str, Any]]]:
-    """Schedule, metrics and the schedules tried: a fixed schedule at the early rungs, the inner search at the last."""
+) -> _Validated:
+    """A fixed schedule at the early rungs, the inner search at the last."""
     diffusion = trainer.settings.diffusion
-    if space.mode == "joint":
-        schedule = schedule_settings(suggest(Recorded(config), space.outer_tree())["schedule"])
-        return schedule, validation.metrics(trainer.ema, diffusion, schedule, device), []
-    if until < space.rungs()[-1]:
-        schedule = base_schedule(space.schedule)
-        return schedule, validation.metrics(trainer.ema, diffusion, schedule, device), []
+    if space.mode == "joint" or until < space.rungs()[-1]:
+        if space.mode == "joint":
+            schedule = schedule_settings(suggest(Recorded(config), space.outer_tree())["schedule"])
+        else:
+            schedule = base_schedule(space.schedule)
+        return _Validated(schedule, validation.metrics(trainer.ema, diffusion, schedule, device))
     found = search_trial_schedule(space, trainer, validation, device, space.budget.schedules)
-    return found.best, found.metrics, [tried.as_dict() for tried in found.trials]
+    # A study with one objective has no front, and need not pay for one.
+    unbeaten = [trial.schedule for trial in found.front] if space.beside else []
+    front = [
+        {
+            **validation.metrics(trainer.ema, diffusion, schedule, device),
+            "evaluations": schedule.evaluations(diffusion.timesteps),
+            "schedule": schedule.model_dump(mode="json"),
+        }
+        for schedule in unbeaten
+    ]
+    return _Validated(found.best, found.metrics, [tried.as_dict() for tried in found.trials], front)
 
 
 def search_trial_schedule(

@@ -13,6 +13,8 @@ from sm_search.tracking.store import Store
 
 SCHEDULES_FILE = "schedules.json"
 """Artifact of a trial: what its inner search tried."""
+FRONT_FILE = "front.json"
+"""Artifact of a study with several objectives: what can be had, and what of it nothing else beats."""
 
 EXPERIMENT = "sm_search"
 # Tags that tell our runs apart. `kind` is "study" or "trial"; `state` is the trial's outcome in the search's own words.

@@ -1,5 +1,6 @@
 """Studies that learn from others, have several objectives, and confirm their winners, on real Ray and MLflow."""
 
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from sm_search.data.dataset import Dataset
-from sm_search.tracking.records import best_trials, metric_history, study_runs
+from sm_search.tracking.records import FRONT_FILE, best_trials, metric_history, read_study_text, study_runs
 from sm_search.tracking.store import open_store
 
 pytestmark = pytest.mark.slow
@@ -47,7 +48,14 @@ def test_two_studies_of_which_the_second_learns_from_the_first(
     assert len(set(params)) == 3
 
     complete = [run for run in runs if run.state == "complete"]
-    assert {run.trial_id for run in complete if run.metrics["on_front"]} == set(told.object["front"])
+    assert {run.trial_id for run in complete if run.metrics["on_front"]} == {
+        point["trial_id"] for point in told.object["front"]
+    }
+    points = json.loads(read_study_text(store, "first", FRONT_FILE))
+    assert len(points) > len(complete)
+    for run in complete:
+        own = [point["objectives"] for point in points if point["trial_id"] == run.trial_id]
+        assert {name: run.metrics[name] for name in ("val_psnr_db", "evaluations")} in own
     confirmed = [run for run in complete if "val_psnr_db_mean" in run.metrics]
     assert len(confirmed) == min(2, len(complete))
     for run in confirmed:

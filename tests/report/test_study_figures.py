@@ -1,5 +1,6 @@
 """What the page shows of a study with several objectives, seeds and enough trials to compare parameters."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from sm_search.report.page import study_page
 from sm_search.report.study_figures import evaluations_figure, front_figure, trial_costs
 from sm_search.search.importance import parameter_importance
 from sm_search.search.space import Space
-from sm_search.tracking.records import study_runs
+from sm_search.tracking.records import FRONT_FILE, read_study_text, study_runs
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store, open_store
 
@@ -30,11 +31,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
             seconds = {"training_seconds": 2.0 * step, "validation_seconds": 1.0}
             told = {"val_psnr_db": 20.0 + number + step / 100, "evaluations": float(number), "training_step": step}
             log.log_metrics(name, step, {**told, **seconds})
-        log.log_metrics(name, 30, {"on_front": float(number > 7)})
         log.finish_trial(name, "complete")
     for seed, value in enumerate([29.3, 28.3, 30.3]):
         log.log_metrics("t9", seed, {"seed_val_psnr_db": value})
     log.log_metrics("t9", 3, {"val_psnr_db_mean": 29.3, "val_psnr_db_std": 1.0, "seeds": 3})
+    points = [
+        {"trial_id": f"t{n}", "objectives": {"val_psnr_db": 20.3 + n, "evaluations": n}, "on_front": n > 7}
+        for n in range(10)
+    ]
+    log.log_text(None, json.dumps(points), FRONT_FILE)
     log.finish()
     return store
 
@@ -54,8 +59,8 @@ def test_costs_are_summed_over_the_rungs(store: Store) -> None:
 
 
 def test_the_front_is_drawn_apart(store: Store) -> None:
-    _, trials = study_runs(store, "s")
-    beaten, front = front_figure(trials, "val_psnr_db", "evaluations").data
+    points = json.loads(read_study_text(store, "s", FRONT_FILE))
+    beaten, front = front_figure(points, "val_psnr_db", "evaluations").data
     assert list(front.text) == ["t8", "t9"]
     assert len(beaten.text) == 8
 

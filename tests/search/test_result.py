@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from sm_search.search.confirmation import confirmation_points, with_spread
 from sm_search.search.recording import TrialSummary
 from sm_search.search.replacing_files import replacing_files
-from sm_search.search.result import front, ranked
+from sm_search.search.result import points, ranked
 from sm_search.search.space import Space
 
 
@@ -62,8 +63,27 @@ def test_the_front_is_what_nothing_beats() -> None:
         trial("dearer", 32.0, evaluations=8),
         trial("worse", 29.0, evaluations=1),
     ]
-    assert front(of, trials) == ["best", "cheap", "between", "twin"]
-    assert front(space(), trials) == []
+    found = points(of, trials)
+    assert [point.trial_id for point in found if point.on_front] == ["best", "twin", "between", "cheap"]
+    assert {point.trial_id for point in found} == {each.trial_id for each in trials}
+    assert points(space(), trials) == []
+
+
+def test_each_schedule_on_a_trials_front_is_a_point_of_its_study() -> None:
+    of = space(beside=("evaluations",))
+
+    def with_front(name: str, *front: tuple[float, int]) -> TrialSummary:
+        own = tuple({"val_psnr_db": value, "evaluations": n, "schedule": {"steps": n}} for value, n in front)
+        return replace(trial(name, *front[0][:1], evaluations=front[0][1]), front=own)
+
+    found = points(of, [with_front("a", (33.0, 16), (30.0, 1)), with_front("b", (32.5, 4), (31.0, 1))])
+    front = [(point.trial_id, point.schedule, point.objectives) for point in found if point.on_front]
+    assert front == [
+        ("a", {"steps": 16}, {"val_psnr_db": 33.0, "evaluations": 16.0}),
+        ("b", {"steps": 4}, {"val_psnr_db": 32.5, "evaluations": 4.0}),
+        ("b", {"steps": 1}, {"val_psnr_db": 31.0, "evaluations": 1.0}),
+    ]
+    assert [point.trial_id for point in found if not point.on_front] == ["a"]
 
 
 @pytest.fixture
