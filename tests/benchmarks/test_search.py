@@ -1,11 +1,13 @@
 """The search in figures: quality against time, overhead, growth. Prints tables; asserts no time.
 
     DATA=data/paper-54 SEEDS=0,1,2 pytest -m benchmark -s tests/benchmarks/test_search.py -k quality
+    pytest -m benchmark -s tests/benchmarks/test_search.py -k "images or sampler or store"
     TRIALS=1000 pytest -m benchmark -s tests/benchmarks/test_search.py -k trivial
     NODES=1,2,4,8 pytest -m benchmark -s tests/benchmarks/test_search.py -k growth
 
-DATA names a finished dataset (default: the preset `demo`, simulated first); BUDGET_MINUTES is the time of each search
-in `quality`, STEPS the training steps of a trial there. All else is the machine's: run it where nothing else runs.
+DATA names a finished dataset (default: the preset `demo`, simulated first); BUDGET_MINUTES is the time of
+joint in `quality` (two-level gets a quarter of it), STEPS the training steps of a trial.
+All else is the machine's: run it where nothing else runs.
 """
 
 import os
@@ -16,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import ray
 import torch
@@ -25,12 +28,14 @@ from ray.cluster_utils import Cluster
 from sm_search.config.dataset import preset
 from sm_search.data.dataset import Dataset
 from sm_search.search import sweep as sweep_module
+from sm_search.search.searcher import TruthfulOptunaSearch
 from sm_search.search.session import ray_session
 from sm_search.search.simulation import simulate_dataset
-from sm_search.search.space import SPACES, Space, load_space, training_settings
+from sm_search.search.space import SPACES, Space, load_space, suggest, training_settings
 from sm_search.search.sweep import sweep
 from sm_search.search.trial import TrialContext
 from sm_search.tracking.records import RunRecord, metric_history, study_runs
+from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import open_store
 from sm_search.training import Trainer, training_images
 
@@ -40,8 +45,11 @@ SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0,1,2").split(",")]
 BUDGET_MINUTES = float(os.environ.get("BUDGET_MINUTES", "10"))
 STEPS = int(os.environ.get("STEPS", "900"))
 TRIALS = int(os.environ.get("TRIALS", "100"))
+SUGGESTIONS = 5
 NODES = [int(nodes) for nodes in os.environ.get("NODES", "1,2,4,8").split(",")]
 CORES_OF_A_NODE = 4
+TWO_LEVEL_SHARE = 4
+"""Of joint's time that two-level gets: what it has not reached by then, it has not reached ten times faster."""
 LARGE = 100_000
 """More trials than any time limit allows."""
 
@@ -82,31 +90,47 @@ def first_at(curve: list[tuple[float, float]], value: float) -> float:
     return next((seconds for seconds, best in curve if best >= value), float("inf"))
 
 
-def test_quality_against_time(dataset: Dataset, tmp_path: Path, local_ray: None) -> None:
-    """Both searches for the same time on the same data and machine: when does two-level have what joint ends with?"""
+def contest(kind: str, mode: str, seed: int) -> Space:
+    """The same parameters, ranges and first guesses for either search.
+
+    Args:
+        kind: `shipped` is paper.yaml; `paper-method` has no mean model, as the paper, and all of schedule.yaml.
+    """
+    shipped = load_space(SPACES / "paper.yaml")
+    training, schedule, first = dict(shipped.training) | {"steps": STEPS}, shipped.schedule, shipped.first
+    if kind == "paper-method":
+        training["mean"], schedule = "none", load_space(SPACES / "schedule.yaml").schedule
+        first = tuple({k: v for k, v in point.items() if k != "mean"} for point in first if point["mean"] == "none")
+    if mode == "joint":
+        first = tuple({f"training.{name}": value for name, value in point.items()} for point in first)
+    minutes = BUDGET_MINUTES if mode == "joint" else BUDGET_MINUTES / TWO_LEVEL_SHARE
+    budget = {"trials": LARGE, "minutes": minutes, "first_rung": STEPS // 3, "schedules": 24, "images": 96}
+    name = f"{kind}-{mode}-{seed}"
+    return Space.model_validate(
+        {"study": name, "seed": seed, "mode": mode, "training": training, "schedule": schedule, "first": first}
+        | {"budget": budget}
+    )
+
+
+@pytest.mark.parametrize("kind", ["paper-method", "shipped"])
+def test_quality_against_time(kind: str, dataset: Dataset, tmp_path: Path, local_ray: None) -> None:
+    """Both searches on the same data and machine: when does two-level have what joint ends with?"""
     rows, ratios = [], []
     for seed in SEEDS:
         curves = {}
-        for name in ("joint", "two-level"):
-            given = load_space(SPACES / ("joint.yaml" if name == "joint" else "paper.yaml"))
-            budget = given.budget.model_copy(update={"trials": LARGE, "minutes": BUDGET_MINUTES})
-            training = {**given.training, "steps": STEPS}
-            update = {"study": f"{name}-{seed}", "seed": seed, "training": training, "budget": budget}
-            space = Space.model_validate({**given.model_dump(), **{k: v for k, v in update.items() if k != "budget"}})
-            space = space.model_copy(update={"budget": budget})
-            try:
-                sweep(space, dataset.location, home=tmp_path)
-            finally:
-                curves[name] = progress(tmp_path, space.study, space.metric)
-        joint_s, joint_best = curves["joint"][-1][0], curves["joint"][-1][1]
+        for mode in ("joint", "two-level"):
+            space = contest(kind, mode, seed)
+            sweep(space, dataset.location, home=tmp_path)
+            curves[mode] = progress(tmp_path, space.study, space.metric)
+        joint_best, two_best = curves["joint"][-1][1], curves["two-level"][-1][1]
         # When joint found its best, not when its time was up.
-        joint_s = first_at(curves["joint"], joint_best)
-        two_s = first_at(curves["two-level"], joint_best)
+        joint_s, two_s = first_at(curves["joint"], joint_best), first_at(curves["two-level"], joint_best)
         ratios.append(joint_s / two_s)
         trials = f"{len(curves['joint'])} / {len(curves['two-level'])}"
-        rows.append((seed, trials, joint_best, joint_s, two_s, joint_s / two_s, curves["two-level"][-1][1]))
+        rows.append((seed, trials, joint_best, joint_s, two_s, joint_s / two_s, two_best))
     columns = ("seed", "full trials joint / two-level", "joint's best dB", "joint s", "two-level s to it", "ratio")
-    printed(f"Quality against time, {BUDGET_MINUTES:g} min a search", (*columns, "two-level's best dB"), rows)
+    budgets = f"{BUDGET_MINUTES:g} min for joint, {BUDGET_MINUTES / TWO_LEVEL_SHARE:.3g} for two-level"
+    printed(f"Quality against time, {kind}, {STEPS} steps, {budgets}", (*columns, "two-level's best dB"), rows)
     print(f"median ratio {statistics.median(ratios):.3g}")
 
 
@@ -197,3 +221,46 @@ def test_growth_over_nodes(monkeypatch: pytest.MonkeyPatch, dataset: Dataset, tm
             cluster.shutdown()
         rows.append((nodes, nodes * CORES_OF_A_NODE, TRIALS, seconds, TRIALS / seconds))
     printed("Trivial trials on simulated nodes", ("nodes", "trials at once", "trials", "s", "trials/s"), rows)
+
+
+@pytest.mark.filterwarnings("ignore:Define-by-run function:UserWarning")
+def test_sampler_suggests(tmp_path: Path) -> None:
+    """How Optuna's time for a suggestion grows with the trials that it knows."""
+    space = load_space(SPACES / "gpu.yaml")
+    rows = []
+    for known in (10, 100, 1000, 10_000):
+        search = TruthfulOptunaSearch(space)
+        random = optuna.samplers.RandomSampler(seed=0)
+        source = optuna.create_study(sampler=random)
+        for number in range(known):
+            trial = source.ask()
+            suggest(trial, space.outer_tree())
+            frozen = optuna.trial.create_trial(
+                value=float(number % 97), params=trial.params, distributions=trial.distributions
+            )
+            search._ot_study.add_trial(frozen)
+        begin = time.perf_counter()
+        for number in range(SUGGESTIONS):
+            search.suggest(str(number))
+        rows.append((known, 1000 * (time.perf_counter() - begin) / SUGGESTIONS))
+    printed("A suggestion", ("trials known", "ms"), rows)
+
+
+def test_store_takes_a_trial(tmp_path: Path) -> None:
+    """What MLflow takes to store one trial with five rungs, and to list them all, as their number grows."""
+    store = open_store(tmp_path)
+    log = StudyLog.open(store, "stored", params={"metric": "val_psnr_db"})
+    rows, stored = [], 0
+    for until in (10, 100, 1000):
+        begin, before = time.perf_counter(), stored
+        while stored < until:
+            log.start_trial(str(stored), {f"p{number}": 0.5 for number in range(10)})
+            for step in range(1, 6):
+                log.log_metrics(str(stored), step, {f"m{number}": 1.0 for number in range(8)})
+            log.finish_trial(str(stored), "complete")
+            stored += 1
+        write_ms = 1000 * (time.perf_counter() - begin) / (stored - before)
+        begin = time.perf_counter()
+        study_runs(store, "stored")
+        rows.append((until, write_ms, time.perf_counter() - begin))
+    printed("MLflow on SQLite", ("trials", "ms to store one", "s to list all"), rows)
