@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SmSearchError as error:
         output.error(str(error))
         return 1
-    except KeyboardInterrupt:
-        output.error("interrupted")
+    except KeyboardInterrupt as interrupt:
+        output.error(str(interrupt) or "interrupted")
         return 130
     except Exception:
         traceback.print_exc()

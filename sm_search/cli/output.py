@@ -95,6 +95,44 @@ class Output:
         width = None if sys.stdout.isatty() else 160
         Console(highlight=False, width=width).print(table)
 
+    def trials(self, told: dict[str, Any]) -> None:
+        """The trials of a study, of which `told` is the result as JSON."""
+        names = list(dict.fromkeys(name for trial in told["trials"] for name in trial["params"]))
+        mean, deviation = f"{told['metric']}_mean", f"{told['metric']}_std"
+        columns = [("PSNR dB", "val_psnr_db", ".2f"), ("SSIM", "val_ssim", ".4f")]
+        if told["front"]:
+            columns.append(("evaluations", "evaluations", ".0f"))
+        if any(mean in trial["metrics"] for trial in told["trials"]):
+            columns += [("mean over seeds", mean, ".4g"), ("±", deviation, ".2g")]
+        columns.append(("steps", "training_step", ".0f"))
+        on_front = {point["trial_id"] for point in told["front"]}
+        rows = [
+            (
+                trial["trial_id"],
+                f"{trial['state']}, front" if trial["trial_id"] in on_front else trial["state"],
+                *(f"{trial['metrics'][key]:{form}}" if key in trial["metrics"] else "–" for _, key, form in columns),
+                *(shown(trial["params"].get(name)) for name in names),
+            )
+            for trial in told["trials"]
+        ]
+        self.table(f"Study {told['study']}", ("trial", "state", *(title for title, _, _ in columns), *names), rows)
+        self._front(told["front"])
+        if told["repeated"]:
+            self.result(f"{told['repeated']} suggestions repeated an earlier trial and were answered from the record.")
+
+    def _front(self, front: Sequence[dict[str, Any]]) -> None:
+        if front:
+            title = "Pareto front: no other trial and schedule is as good in all of these"
+            rows = [
+                (
+                    point["trial_id"],
+                    (point["schedule"] or {}).get("sampler", "–"),
+                    *(shown(value) for value in point["objectives"].values()),
+                )
+                for point in front
+            ]
+            self.table(title, ("trial", "sampler", *front[0]["objectives"]), rows)
+
     def quality_table(self, title: str, rows: Sequence[Row]) -> None:
         columns = ["scan", "method", *(name for name, _, _ in QUALITY_COLUMNS)]
         self.table(
@@ -119,6 +157,11 @@ def study_table(progress: Any, ended: int, seconds: float) -> Table:
     for trial_id, step, value in progress.running:
         table.add_row(trial_id, str(step), "–" if value is None else f"{value:.4g}")
     return table
+
+
+def shown(value: Any) -> str:
+    """A setting's value in a table."""
+    return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
 def require_free(target: str | Path | None, force: bool) -> None:

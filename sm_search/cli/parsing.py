@@ -12,15 +12,24 @@ HOME_VARIABLE = "SM_SEARCH_HOME"
 Verb = Callable[[argparse.Namespace, Output], dict[str, Any]]
 Adder = Callable[[str, Verb, str], argparse.ArgumentParser]
 """Adds a verb: its name, what it calls, and one sentence about it."""
+RAY_HELP = "Ray cluster (`auto` on its head); default: this machine"
 
 
 def add_ray(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster (`auto` on its head); default: this machine")
+    p.add_argument("--ray-address", metavar="ADDRESS", help=RAY_HELP)
 
 
 def add_store(p: argparse.ArgumentParser) -> None:
-    home = Path(os.environ.get(HOME_VARIABLE, "outputs"))
     p.add_argument(
-        "--home", type=Path, default=home, metavar="DIR", help=f"local state (default ${HOME_VARIABLE} or outputs)"
+        "--home",
+        type=Path,
+        default=default_home(),
+        metavar="DIR",
+        help=f"local state (default ${HOME_VARIABLE} or outputs)",
     )
     p.add_argument("--tracking-uri", metavar="URI", help="MLflow server (default: SQLite in the home folder)")
+
+
+def default_home() -> Path:
+    """The home of who names none."""
+    return Path(os.environ.get(HOME_VARIABLE, "outputs"))

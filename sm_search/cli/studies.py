@@ -9,25 +9,27 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sm_search.cli.output import Output, require_free
-from sm_search.cli.parsing import Adder, add_ray, add_store
+from sm_search.cli.output import Output, require_free, shown
+from sm_search.cli.parsing import RAY_HELP, Adder, add_ray, add_store
 from sm_search.config.errors import InputError
 
 if TYPE_CHECKING:
     from sm_search.data.dataset import Dataset
-    from sm_search.search.result import SweepResult
     from sm_search.search.space import Space
 
 
 def add_verbs(add: Adder) -> None:
     p = add("sweep", sweep, "Run a study: search training settings and sampling schedule.")
-    p.add_argument("--space", required=True, metavar="FILE", help="search space (YAML), see search_spaces/")
-    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
+    p.add_argument("--space", metavar="FILE", help="search space (YAML), see search_spaces/")
+    p.add_argument("--data", metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument("--resume", action="store_true", help="continue the study after an interruption")
     p.add_argument("--storage", metavar="URI", help="folder or s3:// URI that every node reaches (default: under home)")
     p.add_argument("--warm-start", action="append", metavar="STUDY", help="learn from an earlier study; repeatable")
     p.add_argument("--dry-run", action="store_true", help="check everything, print what would run and what it costs")
-    add_ray(p)
+    job = p.add_mutually_exclusive_group()
+    job.add_argument("--attach", metavar="STUDY", help="follow the Ray job of a study; needs --ray-address http://…")
+    job.add_argument("--cancel", metavar="STUDY", help="stop the Ray job of a study and close its runs; the same")
+    p.add_argument("--ray-address", metavar="ADDRESS", help=f"{RAY_HELP}; http://HOST:8265 submits a Ray job")
     add_store(p)
 
     p = add("tune-schedule", tune_schedule, "Search the sampling schedule alone, on a finished model.")
@@ -57,12 +59,23 @@ def add_verbs(add: Adder) -> None:
 
 
 def sweep(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.cli.jobs import is_job, sweep_as_job
+
+    if is_job(options):
+        return sweep_as_job(options, output)
+    for name in ("space", "data"):
+        if not getattr(options, name):
+            raise InputError(f"--{name} is missing")
+    return _sweep_here(options, output)
+
+
+def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.dataset import Dataset
     from sm_search.report.publication import publish_study
     from sm_search.search import sweep as search
     from sm_search.search.result import as_object
     from sm_search.search.session import ray_session
-    from sm_search.search.space import load_space, parameter_names
+    from sm_search.search.space import load_space
     from sm_search.search.study_folder import check_study
     from sm_search.tracking.store import open_store
 
@@ -89,8 +102,9 @@ def sweep(options: Namespace, output: Output) -> dict[str, Any]:
     if space.budget.regression:
         output.progress("training the regression network, a baseline of the report")
     publish_study(store, space.study, space.metric, dataset, regression=space.budget.regression)
-    _print_trials(space, result, parameter_names(space.outer_tree()), output)
-    return as_object(result)
+    told = as_object(result)
+    output.trials(told)
+    return told
 
 
 def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
@@ -122,52 +136,12 @@ def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
         "measured_seconds_per_schedule_search": speed.inner_search_s,
         "estimated_minutes": expected_seconds(space, work, speed, at_once) / 60,
     }
-    output.table("What would run", ("setting", "value"), [(key, _shown(value)) for key, value in plan.items()])
+    output.table("What would run", ("setting", "value"), [(key, shown(value)) for key, value in plan.items()])
     output.result(
         "The time is an estimate: steps and validations timed for some seconds on this machine, by ASHA's expected "
         "share of the trials; it leaves out the start of Ray and MLflow."
     )
     return plan
-
-
-def _print_trials(space: "Space", result: "SweepResult", names: list[str], output: Output) -> None:
-    mean, deviation = f"{space.metric}_mean", f"{space.metric}_std"
-    columns = [("PSNR dB", "val_psnr_db", ".2f"), ("SSIM", "val_ssim", ".4f")]
-    if "evaluations" in space.objectives():
-        columns.append(("evaluations", "evaluations", ".0f"))
-    if space.budget.confirm:
-        columns += [("mean over seeds", mean, ".4g"), ("±", deviation, ".2g")]
-    columns.append(("steps", "training_step", ".0f"))
-    on_front = {point.trial_id for point in result.front}
-    rows = [
-        (
-            trial.trial_id,
-            f"{trial.state}, front" if trial.trial_id in on_front else trial.state,
-            *(f"{trial.metrics[key]:{form}}" if key in trial.metrics else "–" for _, key, form in columns),
-            *(_shown(trial.params.get(name)) for name in names),
-        )
-        for trial in result.trials
-    ]
-    output.table(f"Study {result.study}", ("trial", "state", *(title for title, _, _ in columns), *names), rows)
-    if result.front:
-        output.table(
-            "Pareto front: no other trial and schedule is as good in all of these",
-            ("trial", "sampler", *space.objectives()),
-            [
-                (
-                    point.trial_id,
-                    (point.schedule or {}).get("sampler", "–"),
-                    *(f"{value:.4g}" for value in point.objectives.values()),
-                )
-                for point in result.front
-            ],
-        )
-    if result.repeated:
-        output.result(f"{result.repeated} suggestions repeated an earlier trial and were answered from the record.")
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
 def tune_schedule(options: Namespace, output: Output) -> dict[str, Any]:

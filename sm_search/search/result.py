@@ -174,7 +174,7 @@ def as_object(told: SweepResult) -> dict[str, Any]:
         "study": told.study,
         "run_id": told.run_id,
         "metric": told.metric,
-        "front": [{"trial_id": p.trial_id, **p.objectives, "schedule": p.schedule} for p in told.front],
+        "front": [asdict(point) for point in told.front],
         "repeated": told.repeated,
         "trials": trials,
     }

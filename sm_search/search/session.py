@@ -3,8 +3,10 @@
 import logging
 import os
 import secrets
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Seconds between Tune's snapshots of a study: what is younger than the last one is done again after a death.
     "TUNE_GLOBAL_CHECKPOINT_S": "1",
+    # Tune would end on Ctrl-C as if the search were over, with what it has.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "600",
@@ -45,7 +49,7 @@ from sm_search.config.errors import InputError  # noqa: E402
 def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator[None]:
     """Ray for the body: the cluster at `address`, or one of our own on this machine that ends with the body.
 
-    A session that is open already is used as it is and left open.
+    A session that is open already is used as it is and left open. SIGTERM interrupts the body as Ctrl-C does.
 
     Raises:
         InputError: no cluster answers at `address`.
@@ -69,9 +73,23 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
             what = f"--ray-address {address}: no Ray cluster answers" if address else "Ray cannot be started here"
             raise InputError(f"{what}: {' '.join(str(error).split())}") from None
         try:
-            yield
+            with _interrupted_by_sigterm():
+                yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """KeyboardInterrupt for the body at SIGTERM, in place of Ray's handler, which ends the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def require_cluster(address: str) -> None:
@@ -80,15 +98,27 @@ def require_cluster(address: str) -> None:
     Raises:
         InputError: nothing listens at `address`, or it is no address.
     """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:
+    place = address.removeprefix("ray://")
+    host, colon, port = place.rpartition(":")
+    if not colon or "://" in place:
         if address not in ("auto", "local"):
-            raise InputError(f"--ray-address {address}: must be auto, HOST:PORT or ray://HOST:PORT")
+            raise InputError(
+                f"--ray-address {address}: must be auto, HOST:PORT or ray://HOST:PORT; `sweep` also takes http://HOST:PORT"
+            )
         return
+    require_listener(address, host.strip("[]"), port)
+
+
+def require_listener(address: str, host: str, port: str | int) -> None:
+    """Find out within seconds whether anybody listens at host and port, which `address` stands for.
+
+    Raises:
+        InputError: nobody does, or there is no such host or port.
+    """
     try:
         if not 0 < int(port) < 2**16:  # a larger one would be another one: it wraps around
             raise ValueError(f"port {port} is not 1 to 65535")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except (OSError, ValueError) as error:
         raise InputError(f"--ray-address {address}: no Ray cluster answers: {error}") from None
 

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
-from sm_search.config.errors import InputError
+from sm_search.config.errors import InputError, TrackingError
 from sm_search.data.dataset import Dataset
 from sm_search.data.storage import absolute, is_uri
 from sm_search.search.confirmation import ConfirmationCallback, confirmation_name, confirmation_points, with_spread
@@ -127,6 +127,7 @@ def sweep(
             is not the one it began with, or another process runs it, or not one trial came to its end, or the disk is
             full, or Ray went away, or a node of the session does not see data or storage.
         TrackingError: MLflow does not take the result; it is kept, and a resumed study delivers it.
+        KeyboardInterrupt: Ctrl-C, or SIGTERM in a `ray_session`; the study's runs are closed, and the message says so.
     """
     dataset = Dataset.open(data)
     check_study(space, dataset, home, resume, storage)
@@ -165,7 +166,25 @@ def _drive(study: _Study, resume: bool, watch: Watch | None) -> SweepResult:
     if space.beside:
         params["objectives"] = space.objectives()
     log = StudyLog.open(store, space.study, tags=tags, params=params)
-    log.log_text(None, json.dumps(space.model_dump(mode="json"), indent=1), "space.json")
+    try:
+        log.log_text(None, json.dumps(space.model_dump(mode="json"), indent=1), "space.json")
+        return _completed(study, log, resume, watch)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_close(space, log)) from None
+
+
+def _close(space: Space, log: StudyLog) -> str:
+    """Leave no run RUNNING after an interruption; what to tell the user."""
+    told = f"study {space.study!r}: interrupted"
+    try:
+        log.finish("interrupted")
+    except TrackingError as error:
+        return f"{told}, and not all of its runs are closed: {error}; `sweep --resume` continues it"
+    return f"{told}, its runs are closed; `sweep --resume` continues it"
+
+
+def _completed(study: _Study, log: StudyLog, resume: bool, watch: Watch | None) -> SweepResult:
+    space = study.space
     recorder, tuner, results = _searched(study, log, watch, resume)
     if any(isinstance(result.error, RayActorError) for result in results):
         # Ray does not try again where a worker died while it was being prepared for its trial.
@@ -185,7 +204,7 @@ def _drive(study: _Study, resume: bool, watch: Watch | None) -> SweepResult:
         repeated=searcher.repeated,
     )
     checkpoints = {Path(result.path).name: result.checkpoint for result in results}
-    keep(told, space, store, study.folder / RESULT_FILE, recorder.suspects, checkpoints)
+    keep(told, space, study.store, study.folder / RESULT_FILE, recorder.suspects, checkpoints)
     if not complete:
         reason = next((trial.error for trial in trials if trial.error), "the time budget was too short")
         raise InputError(f"study {space.study}: none of {len(trials)} trials came to its end: {reason}")

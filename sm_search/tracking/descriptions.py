@@ -9,7 +9,8 @@ LISTED = ("val_psnr_db", "val_ssim", "training_step", "training_seconds")
 READING = """
 **How to read it.** The runs below this one are its trials, one trained model each. Tag `state`: `complete` was trained
 to the full budget, `pruned` was stopped early (its figures are those of its last rung), `failed` says why in
-`error.txt`. Tags `study`, `backbone`, `split` and `state` filter the table, for example `tags.state = "complete"`.
+`error.txt`, `interrupted` goes on when the study is resumed. Tags `study`, `backbone`, `split` and `state` filter the
+table, for example `tags.state = "complete"`.
 
 | metric | what |
 |---|---|

@@ -51,7 +51,7 @@ class RunRecord:
 
     @property
     def state(self) -> str | None:
-        """`running`, `complete`, `pruned` or `failed`: how the search saw the trial last."""
+        """`running`, `complete`, `pruned`, `failed` or `interrupted`: how the search saw the trial last."""
         return self.tags.get(STATE)
 
 

@@ -286,6 +286,7 @@ class StudyLog:
         with self._store.asked("trials left running"):
             for record in find_trials(self._store, self._parent):
                 if record.status == "RUNNING" and record.trial_id not in keep:
+                    self._store.client.set_tag(record.run_id, STATE, "interrupted", synchronous=True)
                     self._store.client.set_terminated(record.run_id, "KILLED")
 
     def _name(self, trial_id: str | None) -> str:

@@ -126,6 +126,44 @@ CASES = {
     "no previous champion": ("promote --home {home} --rollback", ["'sm-search'", "no previous champion"]),
     "no such run to tune": ("tune-schedule --home {home} --data {data} --run {zeros}", ["{zeros}"]),
     "no trials to tune": ("tune-schedule --home {home} --data {data} --run {zeros} --trials 0", ["--trials 0"]),
+    "no space": ("sweep --data {data}", ["--space is missing"]),
+    "no data": ("sweep --space {space}", ["--data is missing"]),
+    "no space for a job": ("sweep --data {data} --ray-address http://127.0.0.1:{port}", ["--space is missing"]),
+    "attached without an address": ("sweep --attach s", ["--attach s", "--ray-address http://HOST:PORT"]),
+    "cancelled on a cluster": ("sweep --cancel s --ray-address auto", ["--cancel s", "--ray-address http://HOST:PORT"]),
+    "attached with a space": (
+        "sweep --attach s --space {space} --ray-address http://127.0.0.1:{port}",
+        ["--attach s: takes no --space"],
+    ),
+    "jobs server that is away": (
+        "sweep --space {space} --data {data} --ray-address http://127.0.0.1:{port}",
+        ["--ray-address http://127.0.0.1:{port}", "refused"],
+    ),
+    "jobs server that is something else": (
+        "sweep --attach s --ray-address http://127.0.0.1:{other}",
+        ["--ray-address http://127.0.0.1:{other}: "],
+    ),
+    "jobs server of no kind": ("sweep --attach s --ray-address http://h:port", ["http://h:port"]),
+    "relative data of a job": (
+        "sweep --space {space} --data data/demo --ray-address http://127.0.0.1:{port}",
+        ["--data data/demo", "an absolute path there"],
+    ),
+    "relative storage of a job": (
+        "sweep --space {space} --data {data} --storage sm --ray-address http://127.0.0.1:{port}",
+        ["--storage sm", "an absolute path there"],
+    ),
+    "password of a job": (
+        "sweep --space {space} --data {data} --tracking-uri http://me:secret@h --ray-address http://127.0.0.1:{port}",
+        ["--tracking-uri", "MLFLOW_TRACKING_PASSWORD"],
+    ),
+    "wrong space of a job": (
+        "sweep --space {tmp}/bad_space.yaml --data {data} --ray-address http://127.0.0.1:{port}",
+        ["bad_space.yaml:2", "low < high"],
+    ),
+    "jobs server of a verb without jobs": (
+        "simulate --preset demo --out {tmp}/d --ray-address http://127.0.0.1:{port}",
+        ["HOST:PORT", "`sweep` also takes http://HOST:PORT"],
+    ),
     "nothing to resume": ("sweep --space {space} --data {data} --home {tmp}/h --resume", ["nothing to resume"]),
     "study that exists": ("sweep --space {space} --data {data} --home {home}", ["exists", "--resume"]),
     "cluster that is away": (
@@ -158,7 +196,7 @@ def test_bad_input_is_one_line_and_status_2(
     [
         "",
         "sweeep",
-        "sweep",
+        "sweep --attach s --cancel s",
         "validate",
         "simulate --out d",
         "simulate --preset demo --config x --out d",

@@ -54,7 +54,12 @@ class Sweep:
         environment.pop("RAY_ADDRESS", None)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                list(map(str, line)), env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+                list(map(str, line)),
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                process_group=0,
             )
 
     @property
@@ -161,6 +166,37 @@ def test_a_killed_worker_costs_no_trial(undisturbed: dict[str, Any], tiny_datase
     assert "Traceback" not in sweep.said
     assert "was interrupted; it goes on from training step" in sweep.said
     check_whole(open_store(tmp_path / "home"), told)
+    assert values(told) == values(undisturbed)
+
+
+@pytest.mark.parametrize("ctrl_c", [True, False], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupted_sweep_leaves_no_run_running_and_resumes(
+    undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path, ctrl_c: bool
+) -> None:
+    home = tmp_path / "home"
+    sweep = Sweep(home, tmp_path / "user", tiny_dataset.folder)
+    sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
+    store = open_store(home)
+    sweep.wait_for(lambda: len(study_runs(store, "faulty")[1]) == 2, "start of the second trial")
+    if ctrl_c:  # a terminal tells all processes of the command
+        os.killpg(sweep.process.pid, signal.SIGINT)
+    else:
+        sweep.process.send_signal(signal.SIGTERM)
+    assert sweep.end() == (130, {})
+    assert sweep.said.splitlines()[-1] == (
+        "error: study 'faulty': interrupted, its runs are closed; `sweep --resume` continues it"
+    )
+    assert "Traceback" not in sweep.said
+    assert sweep.said.count("error: ") == 1
+    parent, (first, second) = study_runs(store, "faulty")
+    assert (parent.status, first.status) == ("KILLED", "FINISHED")
+    assert (second.status, second.state) == ("KILLED", "interrupted")
+
+    resumed = Sweep(home, tmp_path / "user", tiny_dataset.folder, "--resume")
+    status, told = resumed.end()
+    assert status == 0, resumed.said
+    assert "trial 1/3" not in resumed.said
+    check_whole(store, told)
     assert values(told) == values(undisturbed)
 
 
