@@ -216,6 +216,21 @@ class StudyLog:
         with self._store.asked(f"text {artifact_file!r} for {self._name(trial_id)}"):
             self._store.client.log_text(self._run_id(trial_id), text, artifact_file)
 
+    def name_dataset(self, digest: str) -> None:
+        """Tell the hash of the dataset, if it was not known when the study began: to it, and to its trials.
+
+        Raises:
+            TrackingError: the store does not answer.
+        """
+        if self._parent.tags.get(DATASET_HASH) == digest:
+            return
+        dataset = dataset_input({**self._parent.tags, DATASET_HASH: digest})
+        with self._store.asked(f"dataset of study {self._parent.study!r}"):
+            for record in find_trials(self._store, self._parent):
+                self._store.client.log_inputs(record.run_id, [dataset] if dataset else [])
+            self._store.client.log_inputs(self.run_id, [dataset] if dataset else [])
+            self._store.client.set_tag(self.run_id, DATASET_HASH, digest, synchronous=True)
+
     def keep_trials(self, trial_ids: Collection[str]) -> None:
         """Delete the runs of all other trials: those that a dead driver began and the resumed search never knew.
 
