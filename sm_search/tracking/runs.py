@@ -5,6 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +89,7 @@ class StudyLog:
         run_tags[NOTE] = study_note(study, flat(params or {}), run_tags)
         if parent is None:
             parent = _create(store, experiment_id(store), study, run_tags)
-        log = cls(store, parent)
+        log = cls(store, replace(parent, tags={**parent.tags, **run_tags}))
         log._write_start(f"study {study!r}", parent, run_tags, params or {})
         log._kill_running(keep=resume_trials)
         return log

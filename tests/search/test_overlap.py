@@ -207,5 +207,5 @@ def test_a_study_does_not_go_on_with_another_dataset(
     shutil.rmtree(dataset.folder)
     time.sleep(0.002)  # the time of its beginning is kept in milliseconds
     Dataset.create(dataset.folder, settings)
-    with pytest.raises(InputError, match="its dataset_origin was .* and is .*: not the same study"):
+    with pytest.raises(InputError, match=r"its dataset_origin was .* and is .*: not the same study"):
         sweep(SPACE, dataset.folder, home=home, while_simulating=True, resume=True)
