@@ -54,11 +54,13 @@ class StepRecord:
 
 
 def training_images(
-    dataset: Dataset, split: str, channels: Sequence[int], mean: Mean
+    dataset: Dataset, split: str, channels: Sequence[int], mean: Mean, count: int | None = None
 ) -> tuple[TrainingImages, ScanModels]:
-    """All components of a split as training images, and the models of whole scans fitted to the same components."""
+    """All components of a split, or of `count` scans of it, as training images, and the models of whole scans fitted to
+    the same components.
+    """
     scans, conditions = [], []
-    for pair in dataset.pairs(split):
+    for pair in dataset.pairs(split, count):
         for channel in channels:
             low = ScaledImages.of(pair.low.channel_images(channel))
             high = ScaledImages.of(pair.high.channel_images(channel))

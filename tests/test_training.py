@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from sm_search.config.dataset import DatasetSettings, SobolDesign
 from sm_search.config.errors import DivergenceError
 from sm_search.config.model import (
     DiffusionSettings,
@@ -18,12 +20,13 @@ from sm_search.config.model import (
     TrainingSettings,
     UNetSettings,
 )
-from sm_search.data.dataset import Dataset
+from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import load_checkpoint
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.parity import mirrored
 from sm_search.diffusion.scan_features import scan_features
+from sm_search.physics.system_matrix import simulate
 from sm_search.training import Trainer, TrainingImages, make_checkpoint, training_images
 
 SHAPE = (4, 4)
@@ -302,3 +305,50 @@ def test_a_checkpoint_of_a_run_comes_back(tiny_dataset: Dataset, tmp_path: Any) 
     assert loaded.info.dataset_hash == tiny_dataset.content_hash()
     assert loaded.info.orders == tiny_dataset.settings.orders.pairs()
     assert loaded.info.training_scans == 2
+
+
+@pytest.fixture(scope="module")
+def nested(tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Dataset]:
+    """The training scans of a quasi-random design of 4 scans, and of its first 3."""
+    made = {}
+    for count in (3, 4):
+        design = SobolDesign(design="sobol", count=count, core_diameter_nm=(20, 40), fx_khz=(10, 30), nd=(8, 20))
+        settings = tiny_settings.model_copy(update={"splits": {**tiny_settings.splits, "train": (design,)}})
+        made[count] = dataset = Dataset.create(tmp_path_factory.mktemp("nested") / str(count), settings)
+        for scan in settings.scans("train"):
+            for which in FIELDS:
+                sm = simulate(settings, scan, which)
+                sha = write_scan(dataset.folder, settings, dataset.manifest.created, scan, which, sm)
+                dataset.record({file_name(scan, which): sha})
+    return made
+
+
+@pytest.mark.parametrize("mean", ["none", "kernel-ridge"])
+def test_the_first_scans_of_a_dataset_train_as_the_dataset_of_these_alone(
+    nested: dict[int, Dataset], mean: Any
+) -> None:
+    trained = []
+    for dataset, scans in ((nested[4], 3), (nested[3], None), (nested[3], 3), (nested[4], None)):
+        data, models = training_images(dataset, "train", (0,), mean, scans)
+        trainer = Trainer(settings(mean=mean, scans=scans), data)
+        list(trainer.train(3))
+        checkpoint = make_checkpoint(trainer, dataset, models, ScheduleSettings(), {})
+        assert (
+            checkpoint.info.training_scans
+            == len(models.gain.regression.features_SF)
+            == (scans or len(data.targets) // 8)
+        )
+        fitted = {**models.gain.state_dict(), **(models.mean.state_dict() if models.mean else {})}
+        trained.append((trainer.state(), fitted))
+    first, alone, both, whole = trained
+    for same in (alone, both):
+        assert equal(first[0], same[0])
+        assert equal(first[1], same[1])
+    assert not equal(first[0], whole[0])
+
+
+@pytest.mark.parametrize("scans", [1, 0, -3, 2.0, True])
+def test_two_scans_are_the_fewest(scans: Any) -> None:
+    assert TrainingSettings(scans=2).scans == 2
+    with pytest.raises(ValidationError, match="scans"):
+        TrainingSettings(scans=scans)

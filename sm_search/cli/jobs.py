@@ -11,7 +11,7 @@ from sm_search.config.errors import InputError
 if TYPE_CHECKING:
     from sm_search.search.jobs import JobServer
 
-OF_A_SWEEP = ("space", "data", "resume", "storage", "warm_start", "dry_run", "tracking_uri")
+OF_A_SWEEP = ("space", "data", "resume", "while_simulating", "storage", "warm_start", "dry_run", "tracking_uri")
 
 
 def is_job(options: Namespace) -> bool:
@@ -67,7 +67,9 @@ def _check_places(options: Namespace) -> None:
 
 def _for_the_job(options: Namespace) -> list[str]:
     """What the verb on the cluster gets besides space, address and home."""
-    given = ["--data", options.data, *(["--resume"] if options.resume else [])]
+    given = ["--data", options.data]
+    for flag in ("resume", "while_simulating"):
+        given += [f"--{flag.replace('_', '-')}"] if getattr(options, flag) else []
     for name, value in (("--storage", options.storage), ("--tracking-uri", options.tracking_uri)):
         given += [name, value] if value else []
     for study in options.warm_start or ():

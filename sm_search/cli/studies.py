@@ -23,6 +23,11 @@ def add_verbs(add: Adder) -> None:
     p.add_argument("--space", metavar="FILE", help="search space (YAML), see search_spaces/")
     p.add_argument("--data", metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument("--resume", action="store_true", help="continue the study after an interruption")
+    p.add_argument(
+        "--while-simulating",
+        action="store_true",
+        help="the dataset is still being simulated: begin each trial as soon as its scans are there",
+    )
     p.add_argument("--storage", metavar="URI", help="folder or s3:// URI that every node reaches (default: under home)")
     p.add_argument("--warm-start", action="append", metavar="STUDY", help="learn from an earlier study; repeatable")
     p.add_argument("--dry-run", action="store_true", help="check everything, print what would run and what it costs")
@@ -75,14 +80,16 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.search import sweep as search
     from sm_search.search.result import as_object
     from sm_search.search.session import ray_session
-    from sm_search.search.space import load_space
+    from sm_search.search.space import load_space, require_scans
     from sm_search.search.study_folder import check_study
     from sm_search.tracking.store import open_store
 
     space = load_space(options.space)
     if options.warm_start:
         space = space.model_validate({**space.model_dump(), "warm_start": (*space.warm_start, *options.warm_start)})
-    dataset = Dataset.open(options.data)
+    # The speeds that a dry run tells are measured on the data, so that it needs all of them.
+    dataset = Dataset.open(options.data, complete=options.dry_run or not options.while_simulating)
+    require_scans(space, dataset.settings)
     if options.dry_run:
         return _plan(space, dataset, output)
     # Before Ray is started, which takes a while.
@@ -96,12 +103,13 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
             tracking_uri=options.tracking_uri,
             storage=options.storage,
             resume=options.resume,
+            while_simulating=options.while_simulating,
             announce=output.progress,
             watch=watch,
         )
     if space.budget.regression:
         output.progress("training the regression network, a baseline of the report")
-    publish_study(store, space.study, space.metric, dataset, regression=space.budget.regression)
+    publish_study(store, space.study, space.metric, Dataset.open(options.data), regression=space.budget.regression)
     told = as_object(result)
     output.trials(told)
     return told

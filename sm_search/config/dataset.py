@@ -33,6 +33,7 @@ PRESETS = Path(__file__).parent / "presets"
 MAX_SCANS = 100_000
 DIGITS = 4
 """Significant digits of a quasi-random value: they are the scan's name."""
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Design(Settings):
@@ -53,6 +54,14 @@ class Design(Settings):
     def scans(self) -> tuple[Scan, ...]:
         combinations = itertools.product(self.core_diameter_nm, self.fx_khz, self.nd)
         return tuple(Scan(core_diameter_nm=d, fx_khz=f, nd=n) for d, f, n in combinations)
+
+    def spread(self) -> tuple[Scan, ...]:
+        """The same scans in an order of which every beginning is spread over the grid.
+
+        Number i comes by the fractional part of i/golden ratio: even in the list, and in step with no axis of the grid.
+        """
+        scans = self.scans()
+        return tuple(scans[i] for i in sorted(range(len(scans)), key=lambda i: i * GOLDEN % 1))
 
 
 class SobolDesign(Settings):
@@ -88,6 +97,10 @@ class SobolDesign(Settings):
             Scan.model_validate({name: self._value(name, u) for name, u in zip(_DIMENSIONS, unit_D, strict=True)})
             for unit_D in unit_SD[: self.count].tolist()
         )
+
+    def spread(self) -> tuple[Scan, ...]:
+        """As `scans`: every beginning of the sequence is spread over the ranges."""
+        return self.scans()
 
     def _value(self, name: str, u: float) -> float | int | None:
         limits = getattr(self, name)
@@ -164,15 +177,33 @@ class DatasetSettings(Settings):
                 )
         return self
 
-    def scans(self, split: str) -> tuple[Scan, ...]:
-        """The scans of one split, in the order of its designs.
+    def scans(self, split: str, count: int | None = None) -> tuple[Scan, ...]:
+        """The scans of one split, in the order of its designs; with a `count` the first so many of `spread`.
 
         Raises:
-            SettingsError: no such split.
+            SettingsError: no such split, or it has fewer scans than `count`.
         """
         if split not in self.splits:
             raise SettingsError(f"dataset {self.name!r}: no split {split!r}; it has {', '.join(self.splits)}")
-        return tuple(scan for design in self.splits[split] for scan in design.scans())
+        scans = tuple(scan for design in self.splits[split] for scan in design.scans())
+        if count is None:
+            return scans
+        if count > len(scans):
+            raise SettingsError(
+                f"training.scans = {count}: must be at most {len(scans)}, the scans of split {split!r} of dataset "
+                f"{self.name!r}"
+            )
+        chosen = {scan.id for scan in self.spread(split)[:count]}
+        return tuple(scan for scan in scans if scan.id in chosen)
+
+    def spread(self, split: str) -> tuple[Scan, ...]:
+        """The scans of one split in an order of which every beginning is spread over its designs, each by its share."""
+        ranked = [
+            ((number + 0.5) / len(scans), which, scan)
+            for which, scans in enumerate(design.spread() for design in self.splits[split])
+            for number, scan in enumerate(scans)
+        ]
+        return tuple(scan for _, _, scan in sorted(ranked, key=lambda each: each[:2]))
 
     def field(self, which: FieldName) -> FieldSettings:
         return self.low if which == "low" else self.high

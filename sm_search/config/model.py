@@ -94,6 +94,8 @@ class TrainingSettings(Settings):
         ema_decay: decay of the weights' moving average, which is what is sampled.
         precision: `bfloat16` runs the matrix products of the network in it; weights, loss and sampling stay float32.
             For GPUs, and processors that multiply in it: others take many times longer.
+        scans: only so many scans of the training split are trained on, the same ones in every run and spread over it
+            (`DatasetSettings.scans`): all that is fitted sees no other; None for all.
         receive_channels: channels to learn, 0 = x and 1 = y.
     """
 
@@ -112,6 +114,7 @@ class TrainingSettings(Settings):
     weight_decay: NotNegative = 0.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     precision: Literal["float32", "bfloat16"] = "float32"
+    scans: Annotated[int, Field(ge=2)] | None = None
     receive_channels: Annotated[tuple[Annotated[int, Field(ge=0, le=1)], ...], Field(min_length=1)] = (0,)
     seed: Annotated[int, Field(ge=0)] = 0
 

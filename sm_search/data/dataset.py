@@ -133,12 +133,42 @@ class Dataset:
             raise DataError(f"{path}: settings_hash: does not match the settings in the same file")
         dataset = Dataset(_local_folder(folder, remote, manifest), manifest, remote)
         if complete:
-            missing = [name for _, name in dataset.expected() if name not in manifest.files]
+            missing = dataset.missing()
             if missing:
                 raise DataError(
-                    f"{path}: {len(missing)} files are not simulated yet, first {missing[0]}; resume simulate"
+                    f"{path}: {len(missing)} files are not simulated yet, first {missing[0]}; `simulate` makes "
+                    "them, and `sweep --while-simulating` begins with those that exist"
                 )
         return dataset
+
+    def refresh(self) -> None:
+        """Read the manifest again, in which another process notes the files that it simulates.
+
+        What cannot be read now stays as it was: who waits asks again.
+
+        Raises:
+            DataError: it is another dataset now, or a file that was there has other content.
+        """
+        try:
+            new = Dataset.open(self.location, complete=False).manifest
+        except DataError:
+            return
+        old = self.manifest
+        if (new.settings_hash, new.created) != (old.settings_hash, old.created):
+            raise DataError(f"{self.location}: was replaced by another dataset")
+        changed = next((name for name, digest in old.files.items() if new.files.get(name) != digest), None)
+        if changed is not None:
+            raise DataError(f"{self.location}/{changed}: was made again, with other content")
+        self.manifest = new
+
+    def missing(self, scans: Iterable[Scan] | None = None) -> list[str]:
+        """Names of the files of these scans, or of all, that the manifest does not name yet."""
+        names = (
+            [name for _, name in self.expected()]
+            if scans is None
+            else [file_name(scan, which) for scan in scans for which in FIELDS]
+        )
+        return [name for name in names if name not in self.manifest.files]
 
     def expected(self) -> list[tuple[Scan, str]]:
         """Every scan with the name of its file, low before high."""
@@ -172,8 +202,12 @@ class Dataset:
         self._write_manifest()
 
     def content_hash(self) -> str:
-        """Hash of the settings and of every file: what a run was trained on."""
-        return content_hash([self.manifest.settings_hash, self.manifest.files])
+        """Hash of the settings and of every file: what a run was trained on. Empty as long as files are missing."""
+        return "" if self.missing() else content_hash([self.manifest.settings_hash, self.manifest.files])
+
+    def origin_hash(self) -> str:
+        """Hash of the settings and of the time of its beginning: which dataset this is, finished or not."""
+        return content_hash([self.manifest.settings_hash, self.manifest.created])
 
     def read(self, scan: Scan, which: FieldName) -> SystemMatrix:
         """One system matrix, memory-mapped; see `file`."""
@@ -201,9 +235,9 @@ class Dataset:
     def pair(self, scan: Scan) -> Pair:
         return Pair(scan, self.read(scan, "low"), self.read(scan, "high"))
 
-    def pairs(self, split: str) -> Iterable[Pair]:
-        """The pairs of a split, one at a time."""
-        return (self.pair(scan) for scan in self.settings.scans(split))
+    def pairs(self, split: str, count: int | None = None) -> Iterable[Pair]:
+        """The pairs of a split, or of `count` scans of it, one at a time."""
+        return (self.pair(scan) for scan in self.settings.scans(split, count))
 
     def _write_manifest(self) -> None:
         text = json.dumps(self.manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"

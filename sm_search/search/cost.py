@@ -123,7 +123,7 @@ def _speed_at(
 ) -> tuple[float, float, float, float]:
     # A rate at which nothing can diverge: a step takes as long.
     settings = training_settings(space, params).model_copy(update={"learning_rate": PROBE_LEARNING_RATE})
-    images, models = training_images(dataset, "train", settings.receive_channels, settings.mean)
+    images, models = training_images(dataset, "train", settings.receive_channels, settings.mean, settings.scans)
     trainer, validation = Trainer(settings, images, device), Validation.of(dataset, models)
     list(trainer.train(WARM_UP_STEPS))
     begin, steps = time.perf_counter(), trainer.step

@@ -107,11 +107,13 @@ def keep(
     path: Path,
     suspects: Collection[str],
     checkpoints: Mapping[str, tune.Checkpoint],
+    dataset_hash: str,
 ) -> None:
     """The result in the file `path`, then all of it in MLflow, and the study closed.
 
     Args:
         suspects: trials of which MLflow may lack something.
+        dataset_hash: empty if the dataset is still being simulated.
 
     Raises:
         TrackingError: MLflow does not take it all.
@@ -119,7 +121,7 @@ def keep(
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(as_object(told), indent=1) + "\n")
     try:
-        _store(told, space, store, suspects, checkpoints)
+        _store(told, space, store, suspects, checkpoints, dataset_hash)
     except TrackingError as error:
         lacking = ", ".join(sorted(suspects)) or "none of its trials"
         raise TrackingError(
@@ -134,9 +136,12 @@ def _store(
     store: Store,
     suspects: Collection[str],
     checkpoints: Mapping[str, tune.Checkpoint],
+    dataset_hash: str,
 ) -> None:
     complete = [trial for trial in told.trials if trial.state == "complete"]
     log = deliver(store, space, told.trials, suspects)
+    if dataset_hash:
+        log.name_dataset(dataset_hash)
     runs = log.existing_trials()
     for trial in complete[:KEPT_CHECKPOINTS]:
         _store_checkpoint(log, trial.trial_id, checkpoints[trial.trial_id])

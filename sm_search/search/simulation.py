@@ -31,6 +31,20 @@ def _simulate_file(folder: str, settings_json: str, created: str, scan_json: str
     return file_name(scan, which), write_scan(folder, settings, created, scan, which, sm)
 
 
+def turn(settings: DatasetSettings) -> Callable[[tuple[Scan, FieldName]], tuple[float, ...]]:
+    """Sort key: what a sweep waits for comes first, validation and then the training scans as `training.scans` takes
+    them; of equal turn the costly ones, so that no worker is left alone with a long one at the end.
+    """
+    turns = {scan.id: turn for turn, scan in enumerate(settings.spread("train"), 1)}
+    turns |= {scan.id: 0 for scan in settings.scans("validation")}
+
+    def key(item: tuple[Scan, FieldName]) -> tuple[float, ...]:
+        scan, which = item
+        return turns.get(scan.id, len(turns) + 1), which != "high", -scan.core_diameter_nm, -scan.nd
+
+    return key
+
+
 def simulate_dataset(
     folder: str | Path,
     settings: DatasetSettings,
@@ -51,8 +65,7 @@ def simulate_dataset(
     dataset = Dataset.create(folder, settings)
     require_shared("--out", dataset.location)
     todo = dataset.unfinished()
-    # The costly ones first, so that no worker is left alone with a long one at the end.
-    todo.sort(key=lambda item: (item[1] == "high", item[0].core_diameter_nm, item[0].nd), reverse=True)
+    todo.sort(key=turn(settings))
     simulate_file = _simulate_file.options(label_selector=dict(labels or {}))
     settings_ref, created = ray.put(settings.model_dump_json()), dataset.manifest.created
     calls = [

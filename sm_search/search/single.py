@@ -40,7 +40,8 @@ def train_single(
     if warning := untrained_guidance(settings.training.p_uncond, settings.schedule.guidance):
         announce(warning)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    images, models = training_images(dataset, "train", settings.training.receive_channels, settings.training.mean)
+    training = settings.training
+    images, models = training_images(dataset, "train", training.receive_channels, training.mean, training.scans)
     trainer = Trainer(settings.training, images, device)
     state, identity = out / STATE_FILE, {"settings": settings.content_hash(), "dataset": dataset.content_hash()}
     if state.exists():
@@ -77,7 +78,7 @@ def regression_network(training: TrainingSettings, dataset: Dataset) -> Synthesi
             "share_at_end": 1.0,
         }
     )
-    images, models = training_images(dataset, "train", settings.receive_channels, settings.mean)
+    images, models = training_images(dataset, "train", settings.receive_channels, settings.mean, settings.scans)
     trainer = Trainer(settings, images, "cuda" if torch.cuda.is_available() else "cpu")
     for _ in trainer.train(settings.steps):
         pass

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from sm_search.config.base import Settings, content_hash
+from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import SettingsError
 from sm_search.config.loading import Location, YamlDocument, parse_settings, read_yaml
 from sm_search.config.model import ScheduleSettings, TrainingSettings
@@ -177,6 +178,16 @@ def training_settings(space: Space, params: Mapping[str, Any]) -> TrainingSettin
     """The training settings of an outer trial."""
     tree = suggest(Recorded(params), space.outer_tree())
     return parse_settings(tree["training"] if space.mode == "joint" else tree, TrainingSettings, "training")
+
+
+def require_scans(space: Space, data: DatasetSettings) -> None:
+    """Refuse a number of training scans that some trial may take and the dataset does not have.
+
+    Raises:
+        SettingsError: one line with the number and the limit.
+    """
+    for example in _examples(space.training):
+        data.scans("train", example.get("scans"))
 
 
 def schedule_settings(tree: Tree) -> ScheduleSettings:

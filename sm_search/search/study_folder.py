@@ -36,7 +36,10 @@ def only_driver(folder: Path, study: str) -> Iterator[None]:
 
 
 def note_study(space: Space, dataset: Dataset, home: Path, storage: str | None = None) -> None:
-    """Note what a study is, at its first start: at home, and in the storage, which outlives this machine."""
+    """Note what a study is: at home, and in the storage, which outlives this machine.
+
+    At its first start, and once more when the dataset has its hash, if that was still being simulated.
+    """
     text = json.dumps(_identity(space, dataset), indent=1) + "\n"
     for place in _places(space, home, storage):
         place.write(STUDY_FILE, text)
@@ -63,7 +66,7 @@ def check_study(space: Space, dataset: Dataset, home: Path, resume: bool, storag
     except (OSError, ValueError) as error:
         raise SmSearchError(f"{found}/{STUDY_FILE}: cannot be read: {error}") from None
     for key, value in _identity(space, dataset).items():
-        if known.get(key) != value:
+        if known.get(key, value) != value:
             raise SettingsError(
                 f"study {space.study!r}: its {key} was {str(known.get(key))[:12]} and is {value[:12]}: "
                 "not the same study; take another `study` name or another --home"
@@ -81,7 +84,9 @@ def _places(space: Space, home: Path, storage: str | None) -> list[Place]:
 
 
 def _identity(space: Space, dataset: Dataset) -> dict[str, str]:
-    return {"space_hash": space.space_hash(), "dataset_hash": dataset.content_hash()}
+    """What is known now: a dataset that is still being simulated has no hash yet, but an origin."""
+    identity = {"space_hash": space.space_hash(), "dataset_origin": dataset.origin_hash()}
+    return identity if dataset.missing() else {**identity, "dataset_hash": dataset.content_hash()}
 
 
 def environment_tags() -> dict[str, str]:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from ray.exceptions import RayActorError, RayError
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
-from sm_search.config.errors import InputError, TrackingError
+from sm_search.config.errors import DataError, InputError, TrackingError
 from sm_search.data.dataset import Dataset
 from sm_search.data.storage import absolute, is_uri
 from sm_search.search.confirmation import ConfirmationCallback, confirmation_name, confirmation_points, with_spread
 from sm_search.search.nodes import require_shared
+from sm_search.search.overlap import StallWatch
 from sm_search.search.recording import DISK_FAULTS, Announce, Recorder, TrialSummary, Watch, summary
 from sm_search.search.replacing_files import replacing_files
 from sm_search.search.result import RESULT_FILE, SweepResult, keep, points, ranked
@@ -71,7 +72,7 @@ class _Study:
         resources = {"cpu": self.space.resources.cpus, "gpu": self.space.resources.gpus}
         return tune.with_resources(tune.with_parameters(function, context=self.context), resources)
 
-    def run_config(self, name: str, callback: tune.Callback) -> tune.RunConfig:
+    def run_config(self, name: str, callbacks: list[tune.Callback]) -> tune.RunConfig:
         # All checkpoints of a trial are kept, one a rung: to delete the last but one would, for a moment, leave Tune's
         # snapshot of the study with a checkpoint that is gone, and a death in that moment would cost the trial.
         return tune.RunConfig(
@@ -80,11 +81,11 @@ class _Study:
             storage_filesystem=self.files,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
-            callbacks=[callback],
+            callbacks=callbacks,
         )
 
     def restored(
-        self, name: str, trainable: Any, callback: tune.Callback, points: Mapping[str, Any] | None = None
+        self, name: str, trainable: Any, callbacks: list[tune.Callback], points: Mapping[str, Any] | None = None
     ) -> tune.Tuner | None:
         """The tuner of an experiment that was begun, to continue; None if it was not."""
         path = f"{self.place}/{name}"
@@ -98,8 +99,8 @@ class _Study:
             param_space=points or {},
             storage_filesystem=self.files,
         )
-        # Ray restores the callback of the dead driver, which writes to nowhere.
-        tuner._local_tuner._run_config.callbacks = [callback]
+        # Ray restores the callbacks of the dead driver, which write to nowhere.
+        tuner._local_tuner._run_config.callbacks = callbacks
         return tuner
 
 
@@ -111,6 +112,7 @@ def sweep(
     tracking_uri: str | None = None,
     storage: str | None = None,
     resume: bool = False,
+    while_simulating: bool = False,
     announce: Announce = lambda line: None,
     watch: Watch | None = None,
 ) -> SweepResult:
@@ -119,17 +121,19 @@ def sweep(
     Args:
         home: folder of the local state: `mlflow.db`, `artifacts/`, `studies/<name>/`.
         storage: folder or URI for Ray Tune's files, which every node must reach; by default under `home`.
+        while_simulating: take a dataset that another process still simulates: each trial begins when its own files are
+            there, and reports its full budget when all are.
         announce: is told of every finished trial in one line.
         watch: is told where the search stands after each event.
 
     Raises:
         InputError: the study exists and `resume` is false, or it does not and `resume` is true, or its space or dataset
             is not the one it began with, or another process runs it, or not one trial came to its end, or the disk is
-            full, or Ray went away, or a node of the session does not see data or storage.
+            full, or Ray went away, or a node of the session does not see data or storage, or the simulation stalled.
         TrackingError: MLflow does not take the result; it is kept, and a resumed study delivers it.
         KeyboardInterrupt: Ctrl-C, or SIGTERM in a `ray_session`; the study's runs are closed, and the message says so.
     """
-    dataset = Dataset.open(data)
+    dataset = Dataset.open(data, complete=not while_simulating)
     check_study(space, dataset, home, resume, storage)
     folder = study_folder(home, space.study)
     try:
@@ -140,7 +144,10 @@ def sweep(
             store = open_store(home, tracking_uri)
             if not resume:
                 note_study(space, dataset, home, storage)
-            return _drive(_Study(space, dataset, folder, store, storage, announce), resume, watch)
+            told = _drive(_Study(space, dataset, folder, store, storage, announce), resume, watch)
+            if while_simulating:
+                note_study(space, Dataset.open(data), home, storage)
+            return told
     except OSError as error:
         # A bucket's faults have no number.
         remote = storage if storage and is_uri(storage) and error.errno is None else None
@@ -158,10 +165,15 @@ def _drive(study: _Study, resume: bool, watch: Watch | None) -> SweepResult:
     space, store = study.space, study.store
     tags = {
         "dataset": study.dataset.settings.name,
-        "dataset_hash": study.dataset.content_hash(),
         "dataset_source": absolute(study.dataset.location),
         **environment_tags(),
     }
+    missing, files = study.dataset.missing(), study.dataset.expected()
+    if missing:
+        there = len(files) - len(missing)
+        study.announce(f"{there} of {len(files)} files are simulated; each trial waits for those that it needs")
+    else:
+        tags["dataset_hash"] = study.dataset.content_hash()
     params = {"mode": space.mode, "seed": space.seed, "metric": space.metric, "budget": space.budget.model_dump()}
     if space.beside:
         params["objectives"] = space.objectives()
@@ -192,6 +204,9 @@ def _completed(study: _Study, log: StudyLog, resume: bool, watch: Watch | None) 
         recorder, tuner, results = _searched(study, log, watch, resume=True)
     trials = [summary(result, space) for result in results]
     complete = ranked(space, [trial for trial in trials if trial.state == "complete"])
+    if complete and study.dataset.missing():
+        # A trial that came to its end saw all files; this process may not have looked since.
+        study = replace(study, dataset=Dataset.open(study.dataset.location))
     if complete and space.budget.confirm:
         trials = with_spread(space, trials, _confirm(study, complete, resume))
     searcher = tuner._local_tuner._tune_config.search_alg
@@ -204,7 +219,8 @@ def _completed(study: _Study, log: StudyLog, resume: bool, watch: Watch | None) 
         repeated=searcher.repeated,
     )
     checkpoints = {Path(result.path).name: result.checkpoint for result in results}
-    keep(told, space, study.store, study.folder / RESULT_FILE, recorder.suspects, checkpoints)
+    dataset_hash = study.dataset.content_hash()
+    keep(told, space, study.store, study.folder / RESULT_FILE, recorder.suspects, checkpoints, dataset_hash)
     if not complete:
         reason = next((trial.error for trial in trials if trial.error), "the time budget was too short")
         raise InputError(f"study {space.study}: none of {len(trials)} trials came to its end: {reason}")
@@ -224,6 +240,8 @@ def _fit(space: Space, tuner: tune.Tuner, recorder: Recorder | None = None) -> l
         # Ray tells of dead workers and nodes on stdout, which belongs to our result; `Recorder` tells it in one line.
         with contextlib.redirect_stdout(io.StringIO()):
             return list(tuner.fit())
+    except DataError as error:
+        raise _stopped(space, str(error)) from None
     except (TuneError, RayError) as error:
         if recorder is not None and recorder.disk_fault:
             raise _stopped(space, f"a trial could not write: {recorder.disk_fault}") from None
@@ -235,7 +253,10 @@ def _fit(space: Space, tuner: tune.Tuner, recorder: Recorder | None = None) -> l
 def _search(study: _Study, log: StudyLog, recorder: Recorder, resume: bool) -> tune.Tuner:
     space = study.space
     trainable = study.trainable(run_trial)
-    tuner = study.restored(EXPERIMENT, trainable, recorder) if resume else None
+    callbacks: list[tune.Callback] = [recorder]
+    if study.dataset.missing():
+        callbacks.append(StallWatch(study.dataset))
+    tuner = study.restored(EXPERIMENT, trainable, callbacks) if resume else None
     if tuner is not None:
         scheduler = tuner._local_tuner._tune_config.scheduler
         for trial_id, record in recorder.known.items():
@@ -257,7 +278,7 @@ def _search(study: _Study, log: StudyLog, recorder: Recorder, resume: bool) -> t
             trial_name_creator=_trial_id,
             trial_dirname_creator=_trial_id,
         ),
-        run_config=study.run_config(EXPERIMENT, recorder),
+        run_config=study.run_config(EXPERIMENT, callbacks),
     )
 
 
@@ -274,9 +295,9 @@ def _confirm(study: _Study, complete: Sequence[TrialSummary], resume: bool) -> l
     """Train the best again with other seeds; an interrupted call resumes."""
     points = confirmation_points(study.space, complete)
     name, grid = confirmation_name(points), {"point": tune.grid_search(points)}
-    callback = ConfirmationCallback(study.space.metric, len(points), study.announce)
+    callbacks: list[tune.Callback] = [ConfirmationCallback(study.space.metric, len(points), study.announce)]
     trainable = study.trainable(run_confirmation)
-    tuner = study.restored(name, trainable, callback, grid) if resume else None
+    tuner = study.restored(name, trainable, callbacks, grid) if resume else None
     if tuner is None:
         tuner = tune.Tuner(
             trainable,
@@ -287,7 +308,7 @@ def _confirm(study: _Study, complete: Sequence[TrialSummary], resume: bool) -> l
                 trial_name_creator=_trial_id,
                 trial_dirname_creator=_trial_id,
             ),
-            run_config=study.run_config(name, callback),
+            run_config=study.run_config(name, callbacks),
         )
     return _fit(study.space, tuner)
 

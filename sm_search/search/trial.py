@@ -19,6 +19,7 @@ from sm_search.config.model import Mean, ScheduleSettings
 from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.scan_models import ScanModels
+from sm_search.search.overlap import wait_for
 from sm_search.search.schedule_search import ScheduleSearch, base_schedule, search_schedule
 from sm_search.search.space import Recorded, Space, schedule_settings, suggest, training_settings
 from sm_search.search.validation import Validation
@@ -30,7 +31,11 @@ RECORD_EVERY = 100
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What all trials of a study share: small values and paths only."""
+    """What all trials of a study share: small values and paths only.
+
+    Attributes:
+        dataset_hash: empty while the dataset is still being simulated; each trial then waits for what it needs.
+    """
 
     space_json: str
     data: str
@@ -39,11 +44,12 @@ class TrialContext:
 
 @lru_cache(maxsize=1)
 def _loaded(
-    data: str, dataset_hash: str, channels: tuple[int, ...], mean: Mean
+    data: str, dataset_hash: str, channels: tuple[int, ...], mean: Mean, scans: int | None
 ) -> tuple[Dataset, TrainingImages, ScanModels, Validation]:
     """A dataset and its images, kept by the worker from one trial to the next."""
-    dataset = Dataset.open(data)
-    images, models = training_images(dataset, "train", channels, mean)
+    dataset = Dataset.open(data, complete=bool(dataset_hash))
+    wait_for(dataset, [*dataset.settings.scans("validation"), *dataset.settings.scans("train", scans)])
+    images, models = training_images(dataset, "train", channels, mean, scans)
     return dataset, images, models, Validation.of(dataset, models)
 
 
@@ -76,7 +82,7 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
     settings = training_settings(space, config)
     settings = settings.model_copy(update={"seed": settings.seed + seed_offset})
     dataset, images, models, validation = _loaded(
-        context.data, context.dataset_hash, settings.receive_channels, settings.mean
+        context.data, context.dataset_hash, settings.receive_channels, settings.mean, settings.scans
     )
     trainer = Trainer(settings, images, device)
     checkpoint = tune.get_checkpoint()
@@ -93,15 +99,19 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
             found = _validate(space, config, trainer, validation, until, device)
         except DivergenceError as error:
             raise DivergenceError(f"at training step {until}: {error}") from None
+        validated = time.perf_counter() - begin - trained
+        if until == space.rungs()[-1]:
+            wait_for(dataset)  # a finished model names its dataset, and that has a name when all of it is there
         with tempfile.TemporaryDirectory() as folder:
             save_file(trainer.state(), f"{folder}/{STATE_FILE}")
-            make_checkpoint(trainer, dataset, models, found.schedule, found.metrics).save(Path(folder))
+            if dataset.content_hash():
+                make_checkpoint(trainer, dataset, models, found.schedule, found.metrics).save(Path(folder))
             Path(folder, SCHEDULES_FILE).write_text(json.dumps(found.tried, indent=1))
             report = {
                 **found.metrics,
                 "training_step": until,
                 "training_seconds": trained,
-                "validation_seconds": time.perf_counter() - begin - trained,
+                "validation_seconds": validated,
                 "images_per_second": records[-1].images_per_second,
                 "evaluations": found.schedule.evaluations(settings.diffusion.timesteps),
                 "schedule_front": found.front,

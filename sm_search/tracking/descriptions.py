@@ -27,7 +27,8 @@ best trials `checkpoint/`, with the best one `synthesis/`, and after `sm-search 
 def study_note(study: str, params: Mapping[str, str], tags: Mapping[str, str], trials: Sequence[RunRecord] = ()) -> str:
     """The description of a study's run; with `trials` also the best of them."""
     metric = params.get("metric", "val_psnr_db")
-    data = f" on dataset `{tags['dataset']}` (hash `{tags.get('dataset_hash', '')[:12]}`)" if "dataset" in tags else ""
+    known = f"hash `{tags['dataset_hash'][:12]}`" if "dataset_hash" in tags else "still being simulated"
+    data = f" on dataset `{tags['dataset']}` ({known})" if "dataset" in tags else ""
     lines = [f"## Study `{study}`", "", f"Search for the largest `{metric}`{data}; the test split is not read here."]
     whole = [trial for trial in trials if trial.state == "complete" and metric in trial.metrics]
     if whole:

@@ -5,6 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +89,7 @@ class StudyLog:
         run_tags[NOTE] = study_note(study, flat(params or {}), run_tags)
         if parent is None:
             parent = _create(store, experiment_id(store), study, run_tags)
-        log = cls(store, parent)
+        log = cls(store, replace(parent, tags={**parent.tags, **run_tags}))
         log._write_start(f"study {study!r}", parent, run_tags, params or {})
         log._kill_running(keep=resume_trials)
         return log
@@ -215,6 +216,21 @@ class StudyLog:
         """
         with self._store.asked(f"text {artifact_file!r} for {self._name(trial_id)}"):
             self._store.client.log_text(self._run_id(trial_id), text, artifact_file)
+
+    def name_dataset(self, digest: str) -> None:
+        """Tell the hash of the dataset, if it was not known when the study began: to it, and to its trials.
+
+        Raises:
+            TrackingError: the store does not answer.
+        """
+        if self._parent.tags.get(DATASET_HASH) == digest:
+            return
+        dataset = dataset_input({**self._parent.tags, DATASET_HASH: digest})
+        with self._store.asked(f"dataset of study {self._parent.study!r}"):
+            for record in find_trials(self._store, self._parent):
+                self._store.client.log_inputs(record.run_id, [dataset] if dataset else [])
+            self._store.client.log_inputs(self.run_id, [dataset] if dataset else [])
+            self._store.client.set_tag(self.run_id, DATASET_HASH, digest, synchronous=True)
 
     def keep_trials(self, trial_ids: Collection[str]) -> None:
         """Delete the runs of all other trials: those that a dead driver began and the resumed search never knew.

@@ -22,6 +22,11 @@ def at(study: Any, tiny_dataset: Dataset, tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "bad.yaml").write_text("name: x\ngrid:\n  siez: [12, 12]\nsplits: {}\n")
     (tmp_path / "bad_run.yaml").write_text("training:\n  batch_siez: 3\n")
     (tmp_path / "bad_space.yaml").write_text("training:\n  p_uncond: {float: [0.5, 0.1]}\n")
+    (tmp_path / "many_scans.yaml").write_text("training:\n  scans: {choice: [2, 3]}\n")
+    (tmp_path / "one_scan.yaml").write_text("training:\n  scans: {int: [1, 2]}\n")
+    (tmp_path / "many_scans_run.yaml").write_text("training:\n  scans: 3\n")
+    unfinished = Dataset.create(tmp_path / "unfinished", tiny_dataset.settings)
+    unfinished.record({file_name(scan, "low"): "0" * 64})
     (tmp_path / "folder").mkdir()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -50,6 +55,26 @@ CASES = {
     "wrong range in a space": (
         "sweep --space {tmp}/bad_space.yaml --data {data} --home {tmp}/h",
         ["bad_space.yaml:2", "low < high"],
+    ),
+    "more scans than there are": (
+        "sweep --space {tmp}/many_scans.yaml --data {data} --home {tmp}/h",
+        ["training.scans = 3: must be at most 2", "'train'", "'tiny'"],
+    ),
+    "more scans than there are for one model": (
+        "train --config {tmp}/many_scans_run.yaml --data {data} --out {tmp}/o",
+        ["training.scans = 3: must be at most 2"],
+    ),
+    "one training scan": (
+        "sweep --space {tmp}/one_scan.yaml --data {data} --home {tmp}/h",
+        ["one_scan.yaml:2", "training.scans", "greater than or equal to 2"],
+    ),
+    "dataset that is being simulated": (
+        "sweep --space {space} --data {tmp}/unfinished --home {tmp}/h",
+        ["7 files are not simulated yet", "`sweep --while-simulating`"],
+    ),
+    "dry run on a dataset that is being simulated": (
+        "sweep --space {space} --data {tmp}/unfinished --home {tmp}/h --while-simulating --dry-run",
+        ["7 files are not simulated yet"],
     ),
     "no such config": ("simulate --config {tmp}/none.yaml --out {tmp}/d", ["none.yaml", "No such file"]),
     "no such preset": ("simulate --preset papre --out {tmp}/d", ["papre", "paper-54"]),

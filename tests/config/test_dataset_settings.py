@@ -184,3 +184,46 @@ def test_fields_per_axis() -> None:
 def test_a_receive_chain_makes_sense(values: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValidationError, match=rule):
         ReceiveSettings(**values)
+
+
+def test_the_first_scans_of_a_sobol_design_are_the_smaller_design() -> None:
+    large = preset("sobol-64")
+    for count in (2, 16, 33, 64):
+        assert large.scans("train", count) == preset(f"sobol-{count}").scans("train")
+
+
+@pytest.mark.parametrize("axes", [(3, 3, 6), (4, 4, 4), (2, 8, 8)])
+def test_the_first_scans_of_a_grid_are_spread_over_all_its_axes(axes: tuple[int, int, int]) -> None:
+    design = Design(
+        core_diameter_nm=tuple(30.0 + i for i in range(axes[0])),
+        fx_khz=tuple(10.0 + i for i in range(axes[1])),
+        nd=tuple(50 + i for i in range(axes[2])),
+    )
+    grid = dataset(splits={"train": (design,), "validation": one(25.0)})
+    everything = grid.scans("train")
+    assert sorted(scan.id for scan in grid.spread("train")) == sorted(scan.id for scan in everything)
+    for count in (8, 16, 32):
+        chosen = grid.scans("train", count)
+        assert len(chosen) == count
+        assert set(grid.scans("train", count // 2)) < set(chosen)
+        assert [scan for scan in everything if scan in chosen] == list(chosen)
+        seen = [{getattr(scan, name) for scan in chosen} for name in ("core_diameter_nm", "fx_khz", "nd")]
+        assert all(len(values) > size / 2 for values, size in zip(seen, axes, strict=True)), (count, seen)
+    assert grid.scans("train", len(everything)) == everything
+
+
+def test_designs_of_one_split_take_their_share() -> None:
+    grid = Design(core_diameter_nm=(30.0, 50.0), fx_khz=(10.0, 20.0), nd=(49, 59))
+    (sobol,) = preset("sobol-16").splits["train"]
+    both = dataset(splits={"train": (grid, sobol), "validation": one(25.0), "test": one(26.0)})
+    chosen = both.scans("train", 12)
+    assert len([scan for scan in chosen if scan in grid.scans()]) == 4
+    assert chosen[4:] == preset("sobol-8").scans("train")
+
+
+def test_more_scans_than_there_are_is_refused() -> None:
+    two = dataset(splits={"train": one(30.0) + one(31.0)})
+    assert len(two.scans("train", 2)) == 2
+    message = r"^training.scans = 3: must be at most 2, the scans of split 'train' of dataset 'a'$"
+    with pytest.raises(SettingsError, match=message):
+        two.scans("train", 3)

@@ -219,3 +219,42 @@ def test_a_pair_gives_memory_maps_and_torch_tensors_of_their_own(tiny_dataset: D
         np.testing.assert_array_equal(tensor.numpy(), sm.values_CKN)
     low.zero_()
     assert np.abs(pair.low.values_CKN).max() > 0
+
+
+def test_a_reader_sees_what_a_simulation_adds_and_no_hash_before_all_is_there(
+    tiny_dataset: Dataset, copy: Path
+) -> None:
+    files = dict(tiny_dataset.manifest.files)
+    last = next(reversed(files))
+    (scan,) = (scan for scan, name in tiny_dataset.expected() if name == last)
+    writer = Dataset.open(copy)
+    writer.manifest = writer.manifest.model_copy(update={"files": {k: v for k, v in files.items() if k != last}})
+    writer.record({})
+    with pytest.raises(DataError, match=r"1 files are not simulated yet, first .*`sweep --while-simulating` begins"):
+        Dataset.open(copy)
+    reader = Dataset.open(copy, complete=False)
+    origin = reader.origin_hash()
+    assert (reader.missing(), reader.content_hash()) == ([last], "")
+    assert reader.missing([scan]) == [last]
+    assert reader.missing(scan for scan, name in reader.expected() if scan.id not in last) == []
+    (copy / MANIFEST).rename(copy / "away")
+    reader.refresh()
+    assert reader.missing() == [last]
+    (copy / "away").rename(copy / MANIFEST)
+    writer.record({last: files[last]})
+    assert reader.missing() == [last]
+    reader.refresh()
+    assert (reader.missing(), reader.content_hash()) == ([], tiny_dataset.content_hash())
+    assert reader.origin_hash() == origin == tiny_dataset.origin_hash()
+
+
+def test_a_reader_refuses_what_became_another_dataset(copy: Path) -> None:
+    reader, writer = Dataset.open(copy), Dataset.open(copy)
+    name = next(iter(reader.manifest.files))
+    writer.record({name: "0" * 64})
+    with pytest.raises(DataError, match=rf"{name}: was made again, with other content$"):
+        reader.refresh()
+    writer.manifest = writer.manifest.model_copy(update={"created": "2020-01-01T00:00:00.000"})
+    writer.record({})
+    with pytest.raises(DataError, match=r"was replaced by another dataset$"):
+        reader.refresh()

@@ -360,3 +360,16 @@ def command(*arguments: str | Path) -> dict[str, Any]:
     done = subprocess.run(line, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def test_a_reader_of_a_dataset_that_is_being_written_sees_each_new_file(stored: Dataset) -> None:
+    files = dict(stored.manifest.files)
+    scan, name = stored.expected()[0]
+    stored.manifest = stored.manifest.model_copy(update={"files": {k: v for k, v in files.items() if k != name}})
+    stored.record({})
+    reader = Dataset.open(stored.location, complete=False)
+    assert reader.missing() == [name]
+    stored.record({name: files[name]})
+    reader.refresh()
+    assert (reader.missing(), reader.content_hash()) == ([], stored.content_hash())
+    assert reader.read(scan, "low").values_CKN.shape == stored.read(scan, "low").values_CKN.shape

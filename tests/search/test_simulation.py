@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sm_search.config.dataset import DatasetSettings
+from sm_search.config.dataset import DatasetSettings, preset
 from sm_search.config.errors import DataError, InputError
 from sm_search.data.atomic import sha256
 from sm_search.data.dataset import FIELDS, Dataset
 from sm_search.search.session import ray_session, require_cluster
-from sm_search.search.simulation import simulate_dataset
+from sm_search.search.simulation import simulate_dataset, turn
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,18 @@ def test_every_file_is_there_and_as_without_ray(simulated: Dataset, tiny_dataset
             for which in FIELDS:
                 here, there = simulated.read(scan, which), tiny_dataset.read(scan, which)
                 np.testing.assert_array_equal(here.values_CKN, there.values_CKN)
+
+
+def test_what_a_sweep_waits_for_comes_first(tmp_path: Path) -> None:
+    settings = preset("paper-54")
+    files = sorted(Dataset.create(tmp_path / "data", settings).unfinished(), key=turn(settings))
+    validation, training = settings.scans("validation"), settings.spread("train")
+    assert [which for _, which in files[:6]] == ["high"] * 3 + ["low"] * 3
+    assert {scan for scan, _ in files[:6]} == set(validation)
+    assert files[6 : 6 + 2 * 54] == [(scan, which) for scan in training for which in ("high", "low")]
+    rest = [(which != "high", -scan.core_diameter_nm) for scan, which in files[6 + 2 * 54 :]]
+    assert rest == sorted(rest)
+    assert len(files) == len(set(files)) == 124
 
 
 def test_what_is_missing_or_damaged_is_made_again_to_the_same_bytes(simulated: Dataset) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import optuna
 import pytest
 
+from sm_search.config.dataset import preset
 from sm_search.config.errors import SettingsError
 from sm_search.config.model import LinearBasisSettings, UNetSettings
 from sm_search.search.space import (
@@ -15,6 +16,7 @@ from sm_search.search.space import (
     load_space,
     parameter_names,
     parameters_of,
+    require_scans,
     schedule_settings,
     suggest,
     training_settings,
@@ -225,3 +227,13 @@ def test_a_joint_space_searches_the_same_parameters_as_the_papers_own() -> None:
     both = {f"training.{name}" for name in parameter_names(paper.training)}
     both |= {f"schedule.{name}" for name in parameter_names(paper.schedule)}
     assert set(parameter_names(joint.outer_tree())) == both
+
+
+@pytest.mark.parametrize("scans", ["12", "{choice: [2, 12]}", "{int: [2, 12]}", "{int: [2, 12], log: true}"])
+def test_no_trial_may_ask_for_more_training_scans_than_there_are(tmp_path: Path, scans: str) -> None:
+    demo = preset("demo")
+    require_scans(load_space(written(tmp_path, "training:\n  steps: 900\n")), demo)
+    require_scans(load_space(written(tmp_path, f"training:\n  scans: {scans}\n")), demo)
+    space = load_space(written(tmp_path, f"training:\n  scans: {scans.replace('12', '13')}\n"))
+    with pytest.raises(SettingsError, match=r"^training.scans = 13: must be at most 12, the scans of split 'train'"):
+        require_scans(space, demo)
