@@ -5,6 +5,7 @@ usage or bad input (one line, no traceback), 1 our own fault, 130 interrupted.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import traceback
@@ -22,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     output = Output(as_json=options.json)
     try:
-        result = options.call(options, output)
+        # Libraries print on stdout too, such as Ray what became of a node: only `output` may write there.
+        with contextlib.redirect_stdout(sys.stderr):
+            result = options.call(options, output)
     except InputError as error:
         output.error(str(error))
         return 2

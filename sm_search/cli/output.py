@@ -30,12 +30,15 @@ QUALITY_COLUMNS = (
 
 
 class Output:
-    """Prints for one verb; with `as_json` the only thing on stdout is the object that `main` writes."""
+    """Prints for one verb; with `as_json` the only thing on stdout is the object that `main` writes.
+
+    It keeps the stdout that it found, so that others may be kept from there.
+    """
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self.stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.stdout = Console(highlight=False, soft_wrap=True)
+        self.stdout = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
     def progress(self, line: str) -> None:
         self.stderr.print(line, markup=False)
@@ -92,8 +95,8 @@ class Output:
         for row in rows:
             table.add_row(*row)
         # A table that is piped must not be cut to a terminal's width.
-        width = None if sys.stdout.isatty() else 160
-        Console(highlight=False, width=width).print(table)
+        width = None if self.stdout.is_terminal else 160
+        Console(file=self.stdout.file, highlight=False, width=width).print(table)
 
     def trials(self, told: dict[str, Any]) -> None:
         """The trials of a study, of which `told` is the result as JSON."""

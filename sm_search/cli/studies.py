@@ -118,8 +118,10 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
 def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
     """What would run, and what it would cost."""
     from sm_search.search.cost import expected_seconds, expected_work, measured_speed, workers
+    from sm_search.search.placement import placed_here
     from sm_search.search.space import parameter_names
 
+    space = placed_here(space, dataset)
     names = parameter_names(space.outer_tree())
     work = expected_work(space, space.budget.trials if names else 1)
     speed, at_once = measured_speed(space, dataset, output.progress), workers(space)
@@ -138,6 +140,7 @@ def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
         "most_training_steps": work.most_steps + confirm,
         "expected_training_steps": round(work.expected_steps + confirm),
         "expected_training_images": round((work.expected_steps + confirm) * speed.batch_size),
+        "gpus_per_trial": space.resources.gpu_share,
         "trials_at_once": at_once,
         "measured_seconds_per_step": speed.step_s,
         "measured_seconds_per_validation": speed.validation_s,

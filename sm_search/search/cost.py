@@ -98,7 +98,7 @@ class Speed:
 def measured_speed(space: Space, dataset: Dataset, announce: Callable[[str], None]) -> Speed:
     """Train and validate for some seconds at each of a few points of the space."""
     torch.set_num_threads(space.resources.threads)
-    device = "cuda" if space.resources.gpus and torch.cuda.is_available() else "cpu"
+    device = "cuda" if space.resources.gpu_share and torch.cuda.is_available() else "cpu"
     found = []
     for number, params in enumerate(_points(space)):
         announce(f"measuring point {number + 1} of {PROBES}: {', '.join(f'{k} {v}' for k, v in params.items())}")
@@ -148,8 +148,8 @@ def _speed_at(
 def workers(space: Space) -> int:
     """Trials that run at once on this machine."""
     fit = [len(os.sched_getaffinity(0)) / space.resources.cpus]
-    if space.resources.gpus:
-        fit.append(torch.cuda.device_count() / space.resources.gpus)
+    if space.resources.gpu_share:
+        fit.append(torch.cuda.device_count() / space.resources.gpu_share)
     most = min(int(each) for each in fit)
     return max(1, min(most, space.resources.concurrent or most))
 

@@ -32,7 +32,7 @@ class WorkerScorer:
         self.workers = workers
         self.threads = resources.threads
         self._scorer = ray.put(scorer)
-        self._task = _score.options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+        self._task = _score.options(num_cpus=resources.cpus, num_gpus=_gpus(resources))
 
     def __call__(self, schedules: Sequence[ScheduleSettings], begin: int, end: int) -> Scores:
         """Scores on the images from `begin` to `end`.
@@ -61,6 +61,13 @@ def worker_count(workers: int | None, resources: Resources) -> int:
         return workers
     available = ray.cluster_resources()
     fits = [available.get("CPU", 0) / resources.cpus]
-    if resources.gpus:
-        fits.append(available.get("GPU", 0) / resources.gpus)
+    if gpus := _gpus(resources):
+        fits.append(available.get("GPU", 0) / gpus)
     return max(1, int(min(fits)))
+
+
+def _gpus(resources: Resources) -> float:
+    """GPUs of one task; under `auto`, which only a study measures, a whole one where there is one."""
+    if resources.gpus == "auto":
+        return min(1.0, ray.cluster_resources().get("GPU", 0.0))
+    return resources.gpu_share

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sm_search.config.base import Settings, content_hash
 from sm_search.config.dataset import DatasetSettings
@@ -67,12 +67,37 @@ class Budget(Settings):
 
 
 class Resources(Settings):
-    """Of one trial; `concurrent` limits how many run at once (none: as many as fit)."""
+    """Of one trial.
+
+    Attributes:
+        gpus: the share of a GPU; `auto` is measured before the search, see `search.placement`.
+        threads: of torch; no more than `cpus`, or trials side by side would crowd a node.
+        concurrent: how many run at once (none: as many as fit).
+    """
 
     cpus: Annotated[float, Field(gt=0)] = 1
-    gpus: Annotated[float, Field(ge=0)] = 0
+    gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = 0
     threads: Annotated[int, Field(ge=1)] = 1
     concurrent: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "auto":
+            raise ValueError("must be a number or 'auto'")
+        return value
+
+    @model_validator(mode="after")
+    def _threads_fit(self) -> "Resources":
+        if self.threads > max(1, self.cpus):
+            raise ValueError(f"threads: {self.threads} exceeds cpus = {self.cpus:g}, which a trial has for them")
+        return self
+
+    @property
+    def gpu_share(self) -> float:
+        """GPUs of one trial, where they are a number."""
+        assert not isinstance(self.gpus, str), "gpus: auto is measured first"
+        return self.gpus
 
 
 class Space(Settings):

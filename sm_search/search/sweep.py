@@ -20,6 +20,7 @@ from sm_search.data.storage import absolute, is_uri
 from sm_search.search.confirmation import ConfirmationCallback, confirmation_name, confirmation_points, with_spread
 from sm_search.search.nodes import require_shared
 from sm_search.search.overlap import StallWatch
+from sm_search.search.placement import GPUS_TAG, first_gpus, placed
 from sm_search.search.recording import DISK_FAULTS, Announce, Recorder, TrialSummary, Watch, summary
 from sm_search.search.replacing_files import replacing_files
 from sm_search.search.result import RESULT_FILE, SweepResult, keep, points, ranked
@@ -69,7 +70,7 @@ class _Study:
         return TrialContext(self.space.model_dump_json(), absolute(self.dataset.location), self.dataset.content_hash())
 
     def trainable(self, function: Any) -> Any:
-        resources = {"cpu": self.space.resources.cpus, "gpu": self.space.resources.gpus}
+        resources = {"cpu": self.space.resources.cpus, "gpu": self.space.resources.gpu_share}
         return tune.with_resources(tune.with_parameters(function, context=self.context), resources)
 
     def run_config(self, name: str, callbacks: list[tune.Callback]) -> tune.RunConfig:
@@ -140,8 +141,9 @@ def sweep(
         folder.mkdir(parents=True, exist_ok=True)
         with only_driver(folder, space.study):
             for option, place in (("--data", dataset.location), ("--storage", storage or folder)):
-                require_shared(option, place, space.resources.cpus, space.resources.gpus)
+                require_shared(option, place, space.resources.cpus, first_gpus(space.resources))
             store = open_store(home, tracking_uri)
+            space = placed(space, dataset, store, resume, announce)
             if not resume:
                 note_study(space, dataset, home, storage)
             told = _drive(_Study(space, dataset, folder, store, storage, announce), resume, watch)
@@ -166,6 +168,7 @@ def _drive(study: _Study, resume: bool, watch: Watch | None) -> SweepResult:
     tags = {
         "dataset": study.dataset.settings.name,
         "dataset_source": absolute(study.dataset.location),
+        GPUS_TAG: f"{space.resources.gpu_share:g}",
         **environment_tags(),
     }
     missing, files = study.dataset.missing(), study.dataset.expected()
@@ -198,7 +201,9 @@ def _close(space: Space, log: StudyLog) -> str:
 def _completed(study: _Study, log: StudyLog, resume: bool, watch: Watch | None) -> SweepResult:
     space = study.space
     recorder, tuner, results = _searched(study, log, watch, resume)
-    if any(isinstance(result.error, RayActorError) for result in results):
+    for _ in range(TRIAL_RETRIES):
+        if not any(isinstance(result.error, RayActorError) for result in results):
+            break
         # Ray does not try again where a worker died while it was being prepared for its trial.
         study.announce("a worker died before its trial began: it is run again")
         recorder, tuner, results = _searched(study, log, watch, resume=True)

@@ -78,7 +78,7 @@ def _run(config: Mapping[str, Any], context: TrialContext, seed_offset: int = 0)
 
 def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_offset: int) -> None:
     torch.set_num_threads(space.resources.threads)
-    device = "cuda" if space.resources.gpus and torch.cuda.is_available() else "cpu"
+    device = "cuda" if space.resources.gpu_share and torch.cuda.is_available() else "cpu"
     settings = training_settings(space, config)
     settings = settings.model_copy(update={"seed": settings.seed + seed_offset})
     dataset, images, models, validation = _loaded(

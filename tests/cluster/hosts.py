@@ -125,6 +125,7 @@ class Host:
     address: str
     folder: Path
     process: "subprocess.Popen[bytes]"
+    port: str
 
     @property
     def home(self) -> Path:
@@ -175,6 +176,10 @@ class Network:
         command = f"bash --login -c {shlex.quote(line)}"
         return self.run("ssh", *options, f"ubuntu@{host.address}", command, seconds=seconds, check=check).stdout
 
+    def plug(self, host: Host, state: str) -> None:
+        """Pull a machine's cable out of the switch (`down`) or put it back (`up`)."""
+        self.run("ip", "link", "set", host.port, state)
+
     def checkout(self) -> Path:
         """What a cluster file mounts, and a tiny dataset's and study's settings, on the laptop."""
         folder = self.laptop / "checkout"
@@ -218,8 +223,8 @@ class Network:
         script = INIT.format(folder=folder, address=address, more=more, gateway=GATEWAY, sshd=program("sshd"))
         kinds = ("net", "mount", "pid", "mount-proc")
         process, pid = _namespaces(*kinds, script=script, log=folder / "log")
-        host = self.hosts[address] = Host(address, folder, process)
         port = f"port{len(self.hosts)}"
+        host = self.hosts[address] = Host(address, folder, process, port)
         link = ["ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(pid)]
         for line in (link, ["ip", "link", "set", port, "master", "switch", "up"]):
             self.run(*line)

@@ -84,6 +84,10 @@ def test_every_space_of_the_repository_loads_under_its_own_name() -> None:
         ("training: {seed: {int: [0, 3]}}\nbudget: {confirm: {}}\n", 2, ["training.seed must be one number"]),
         ("study: a\nwarm_start: [b, a]\n", 2, ["'a' is this study itself"]),
         ("training:\n  p_uncond: {float: [0, 0.1], step: 0.2}\n", 2, ["training.p_uncond", "0.2 exceeds the range"]),
+        ("resources:\n  cpus: 2\n  threads: 3\n", 3, ["resources.threads", "3 exceeds cpus = 2"]),
+        ("resources:\n  cpus: 0.5\n  threads: 2\n", 3, ["resources.threads", "2 exceeds cpus = 0.5"]),
+        ("resources:\n  cpus: 1\n  gpus: all\n", 3, ["resources.gpus", "'all'", "'auto'"]),
+        ("resources:\n  gpus: -1\n", 2, ["resources.gpus", "-1", "greater than or equal to 0"]),
         (
             "training:\n  p_uncond: {float: [0, 0.5], step: 0.1}\nfirst:\n  - {p_uncond: 0.25}\n",
             4,
@@ -100,6 +104,12 @@ def test_an_error_names_file_line_key_value_and_rule(tmp_path: Path, text: str, 
     assert "\n" not in message
     for word in words:
         assert word in message, message
+
+
+@pytest.mark.parametrize("resources", ["{cpus: 2, threads: 2}", "{cpus: 0.5, threads: 1}", "{gpus: auto}"])
+def test_legal_resources(tmp_path: Path, resources: str) -> None:
+    space = load_space(written(tmp_path, f"resources: {resources}\n"))
+    assert Space.model_validate_json(space.model_dump_json()) == space
 
 
 def test_a_range_whose_other_end_is_illegal_in_a_branch_is_refused(tmp_path: Path) -> None:
