@@ -121,6 +121,7 @@ def test_synthesised_matrices_figure_and_page_are_artifacts(study: Any, store: S
     assert best.trial_id in page
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_is_continued_and_loses_nothing(
     run: Any, command: Any, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:

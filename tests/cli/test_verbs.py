@@ -314,6 +314,7 @@ def test_a_killed_training_continues_to_the_same_weights(
     assert "--force" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_simulation_continues_to_the_same_bytes(command: Any, tmp_path: Path) -> None:
     """A noisy one: what a worker draws does not depend on what was drawn before."""
     config, data = tmp_path / "noisy.yaml", tmp_path / "data"
