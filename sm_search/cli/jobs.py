@@ -93,7 +93,7 @@ def _followed(server: "JobServer", study: str, job: str, output: Output) -> dict
 def _cancelled(server: "JobServer", study: str, output: Output) -> dict[str, Any]:
     ended, was_running = server.cancel(server.find(study))
     if was_running:
-        silent = "it was stopped before it could close its runs; `sweep --resume` does, and continues it"
+        silent = "it said nothing more; `sweep --resume` closes what runs it left open, and continues it"
         output.result(f"job {ended.job} is stopped: {ended.error or silent}")
     else:
         output.result(f"job {ended.job} had ended already: {ended.state}")

@@ -107,9 +107,13 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
             announce=output.progress,
             watch=watch,
         )
-    if space.budget.regression:
-        output.progress("training the regression network, a baseline of the report")
-    publish_study(store, space.study, space.metric, Dataset.open(options.data), regression=space.budget.regression)
+    try:
+        if space.budget.regression:
+            output.progress("training the regression network, a baseline of the report")
+        publish_study(store, space.study, space.metric, Dataset.open(options.data), regression=space.budget.regression)
+    except KeyboardInterrupt:
+        done = f"study {space.study!r}: interrupted after its search, before its report; `sweep --resume` makes that"
+        raise KeyboardInterrupt(done) from None
     told = as_object(result)
     output.trials(told)
     return told

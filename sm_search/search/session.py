@@ -49,7 +49,7 @@ from sm_search.config.errors import InputError  # noqa: E402
 def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator[None]:
     """Ray for the body: the cluster at `address`, or one of our own on this machine that ends with the body.
 
-    A session that is open already is used as it is and left open. SIGTERM interrupts the body as Ctrl-C does.
+    A session that is open already is used as it is and left open. From now on SIGTERM interrupts as Ctrl-C does.
 
     Raises:
         InputError: no cluster answers at `address`.
@@ -72,24 +72,13 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             what = f"--ray-address {address}: no Ray cluster answers" if address else "Ray cannot be started here"
             raise InputError(f"{what}: {' '.join(str(error).split())}") from None
+        if threading.current_thread() is threading.main_thread():
+            # In place of Ray's own handler, which ends the process there and then.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            with _interrupted_by_sigterm():
-                yield
+            yield
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """KeyboardInterrupt for the body at SIGTERM, in place of Ray's handler, which ends the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def require_cluster(address: str) -> None:

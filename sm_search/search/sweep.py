@@ -132,7 +132,7 @@ def sweep(
             is not the one it began with, or another process runs it, or not one trial came to its end, or the disk is
             full, or Ray went away, or a node of the session does not see data or storage, or the simulation stalled.
         TrackingError: MLflow does not take the result; it is kept, and a resumed study delivers it.
-        KeyboardInterrupt: Ctrl-C, or SIGTERM in a `ray_session`; the study's runs are closed, and the message says so.
+        KeyboardInterrupt: Ctrl-C, or SIGTERM in a `ray_session`; the study's runs are closed, as the message says.
     """
     dataset = Dataset.open(data, complete=not while_simulating)
     check_study(space, dataset, home, resume, storage)

@@ -1,7 +1,9 @@
 """Bad usage and bad input: exit status 2, one line that names what is wrong, nothing half-written."""
 
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,24 @@ import pytest
 from sm_search.data.dataset import Dataset, file_name
 
 
+class _Nothing(BaseHTTPRequestHandler):
+    """Knows no request."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[int]:
+    """The port of a web server that has nothing to do with Ray."""
+    with HTTPServer(("127.0.0.1", 0), _Nothing) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield server.server_port
+        server.shutdown()
+
+
 @pytest.fixture
-def at(study: Any, tiny_dataset: Dataset, tmp_path: Path) -> dict[str, Any]:
+def at(study: Any, tiny_dataset: Dataset, tmp_path: Path, other: int) -> dict[str, Any]:
     """Places for the command lines below, by the names that they use in braces."""
     scan = tiny_dataset.settings.scans("test")[0]
     low = tiny_dataset.folder / file_name(scan, "low")
@@ -39,6 +57,7 @@ def at(study: Any, tiny_dataset: Dataset, tmp_path: Path) -> dict[str, Any]:
         "low": low,
         "high": low.with_name("high.mdf"),
         "port": port,
+        "other": other,
         "zeros": "0" * 32,
         "champion": "models:/sm-search@champion",
     }
