@@ -20,11 +20,18 @@ from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.diffusion.condition import make_condition
 from sm_search.diffusion.samplers import ImageNoise, sample_mean
-from sm_search.diffusion.scan_features import scan_features
+from sm_search.diffusion.scan_features import scan_features, trajectories
 from sm_search.physics.system_matrix import SystemMatrix, from_channel_images, swapped_orders
 
 NOISE_FLOOR_SNR = 2.0
 """Below this the low-gradient component is mostly noise: that of pure noise is near 1."""
+
+RANGE_SLACK = 0.1
+"""A model is used this share of its value below the smallest, and above the largest, f_x and N_d that it was trained
+for: so far the features of a scan go no further than to a neighbour of the presets' grids."""
+
+EXTRAPOLATED = "/calibration/_extrapolated"
+"""User field of a file whose condition lies outside the training scans' f_x or N_d."""
 
 UUID_SPACE = uuid.UUID("0c6f2f3c-5a2e-4d0e-9a43-6a2b1d5d7a11")
 
@@ -145,18 +152,44 @@ class Synthesiser:
             if not np.any(values_KN):
                 raise DataError(f"the condition's receive channel {channel} is zero everywhere: it has no amplitude")
 
+    def outside(self, low: SystemMatrix) -> str | None:
+        """Which of f_x and N_d lies outside the range of the training scans, and that range; None if neither does.
+
+        `synthesise` answers there too, so that a split outside the range can be evaluated; nothing else vouches for it.
+        """
+        frequencies, numbers = trajectories(self.checkpoint.scan_models.gain.regression.features_SF)
+        for name, value, trained, unit in (
+            ("f_x", low.fx_hz / 1e3, frequencies / 1e3, " kHz"),
+            ("N_d", float(low.nd), numbers, ""),
+        ):
+            least, most = trained.min().item(), trained.max().item()
+            # A part in a million more: the range comes back through a logarithm.
+            if not (1 - RANGE_SLACK) * least * (1 - 1e-6) <= value <= (1 + RANGE_SLACK) * most * (1 + 1e-6):
+                return (
+                    f"the condition's {name} is {value:g}{unit}; the model was trained for {least:g} to {most:g}{unit} "
+                    f"and answers up to {RANGE_SLACK:.0%} outside"
+                )
+        return None
+
 
 def _grid(grid: Grid) -> str:
     return f"{grid.size[0]} × {grid.size[1]} over {grid.fov_mm[0]:g} × {grid.fov_mm[1]:g} mm"
 
 
 def synthesise_file(
-    synthesiser: Synthesiser, source: str | Path, target: str | Path, *, model: str, overwrite: bool = False
+    synthesiser: Synthesiser,
+    source: str | Path,
+    target: str | Path,
+    *,
+    model: str,
+    overwrite: bool = False,
+    extrapolate: bool = False,
 ) -> Synthesis:
     """Turn a low-gradient MDF file into a high-gradient one that says how it was made; equal arguments, equal bytes.
 
     Args:
         model: the name of the model for the file, such as its URI and version.
+        extrapolate: also outside the f_x and N_d that the model was trained for; the file says so then.
 
     Raises:
         DataError: the input cannot be used, or the output exists and `overwrite` is false.
@@ -168,6 +201,9 @@ def synthesise_file(
         raise DataError(f"{target}: its folder {target.parent} does not exist")
     try:
         low = read_mdf(source)
+        outside = synthesiser.outside(low)
+        if outside and not extrapolate:
+            raise DataError(f"{outside}; --extrapolate does it anyway")
         made = synthesiser.synthesise(low)
     except DataError as error:
         raise DataError(f"{source}: {error}" if str(source) not in str(error) else str(error)) from None
@@ -177,7 +213,7 @@ def synthesise_file(
         made.matrix,
         uuid=str(uuid.uuid5(UUID_SPACE, "/".join(map(str, origin.values())))),
         time=str(read_field(source, "/time")),
-        extra={**origin, **_trust(made, low)},
+        extra={**origin, **_trust(made, low), **({EXTRAPOLATED: np.array(1, dtype=np.int8)} if outside else {})},
     )
     return made
 

@@ -220,3 +220,40 @@ def test_a_condition_lost_in_the_noise_is_flagged(
     synthesise_file(Synthesiser(checkpoint), tmp_path / "low.mdf", tmp_path / "high.mdf", model="tiny")
     flags = read_field(tmp_path / "high.mdf", "/calibration/_conditionInNoise")
     assert np.argwhere(flags).tolist() == [[1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("fx_khz", "nd", "message"),
+    [
+        (9.0, 9, None),
+        (33.0, 9, None),
+        (8.9, 9, "f_x is 8.9 kHz; the model was trained for 10 to 30 kHz and answers up to 10% outside"),
+        (33.1, 9, "f_x is 33.1 kHz; the model was trained for 10 to 30 kHz"),
+        (20.0, 8, "N_d is 8; the model was trained for 9 to 9 and answers"),
+        (20.0, 10, "N_d is 10; the model"),
+    ],
+)
+def test_a_trajectory_that_the_model_was_not_trained_for_is_named(
+    checkpoint: Checkpoint, pair: Pair, fx_khz: float, nd: int, message: str | None
+) -> None:
+    found = Synthesiser(checkpoint).outside(dataclasses.replace(pair.low, fx_hz=1e3 * fx_khz, nd=nd))
+    assert found is None if message is None else found is not None and message in found
+
+
+def test_a_file_outside_the_range_is_made_on_demand_only_and_says_so(
+    checkpoint: Checkpoint, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    low = tiny_dataset.read(tiny_dataset.settings.scans("test")[0], "low")
+    field, target = "/calibration/_extrapolated", tmp_path / "high.mdf"
+    for name, fx_hz in (("far", 60e3), ("near", 20e3)):
+        write_mdf(tmp_path / name, dataclasses.replace(low, fx_hz=fx_hz), uuid=str(UUID(int=1)), time=TIME)
+    synthesiser = Synthesiser(checkpoint)
+    with pytest.raises(DataError, match=r"far: the condition's f_x is 60 kHz; .*; --extrapolate does it anyway"):
+        synthesise_file(synthesiser, tmp_path / "far", target, model="m")
+    assert not target.exists()
+    synthesise_file(synthesiser, tmp_path / "far", target, model="m", extrapolate=True)
+    assert read_field(target, field) == 1
+    assert validate_mdf(target) == []
+    synthesise_file(synthesiser, tmp_path / "near", target, model="m", extrapolate=True, overwrite=True)
+    with pytest.raises(DataError, match="_extrapolated"):
+        read_field(target, field)

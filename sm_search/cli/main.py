@@ -15,7 +15,7 @@ from sm_search import __version__
 from sm_search.cli import cluster, datasets, demo, imaging, models, studies
 from sm_search.cli.output import Output
 from sm_search.cli.parsing import Verb
-from sm_search.config.errors import InputError, SmSearchError
+from sm_search.config.errors import InputError, SmSearchError, without_password
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output.error(str(interrupt) or "interrupted")
         return 130
     except Exception:
-        traceback.print_exc()
+        sys.stderr.write(without_password(traceback.format_exc()))
         output.error("this is a fault of sm-search, not of your input")
         return 1
     if options.json:

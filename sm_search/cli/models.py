@@ -57,6 +57,7 @@ def add_verbs(add: Adder) -> None:
     )
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling noise (default 0)")
     p.add_argument("--force", action="store_true", help="overwrite the output")
+    p.add_argument("--extrapolate", action="store_true", help="also for f_x and N_d that the model was not trained for")
     add_ray(p)
     add_store(p)
 
@@ -144,7 +145,14 @@ def synthesize(options: Namespace, output: Output) -> dict[str, Any]:
     if is_many(Path(options.input)):
         return _synthesize_many(options, output, folder, name)
     synthesiser = load_synthesiser(folder, seed=options.seed)
-    made = synthesise_file(synthesiser, options.input, options.output, model=name, overwrite=options.force)
+    made = synthesise_file(
+        synthesiser,
+        options.input,
+        options.output,
+        model=name,
+        overwrite=options.force,
+        extrapolate=options.extrapolate,
+    )
     channels, components, voxels = made.matrix.values_CKN.shape
     output.result(f"{options.output}: {channels} × {components} components of {voxels} voxels by {name}")
     return {"output": options.output, "model": name, "shape": [channels, components, voxels]}
@@ -156,7 +164,7 @@ def _synthesize_many(options: Namespace, output: Output, checkpoint: Path, name:
 
     plan = plan_files(Path(options.input), Path(options.output))
     with ray_session(options.ray_address), output.counted("synthesised") as progress:
-        outcomes = synthesise_files(checkpoint, plan, name, options.seed, options.force, progress)
+        outcomes = synthesise_files(checkpoint, plan, name, options.seed, options.force, progress, options.extrapolate)
     refused = [each for each in outcomes if each.state == "refused"]
     for each in refused:
         output.error(each.reason)

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sm_search.config.errors import DataError
+from sm_search.config.errors import DataError, without_password
 from sm_search.evaluation.comparison import Row
 
 QUALITY_COLUMNS = (
@@ -41,7 +41,7 @@ class Output:
         self.stdout = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
     def progress(self, line: str) -> None:
-        self.stderr.print(line, markup=False)
+        self.stderr.print(without_password(line), markup=False)
 
     @contextmanager
     def counted(self, what: str) -> Iterator[Callable[[int, int, str], None]]:

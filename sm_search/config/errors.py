@@ -9,17 +9,27 @@ SmSearchError                 anything that we raise on purpose
 └── DivergenceError           a non-finite loss or metric: ends one trial, not the sweep
 """
 
+import re
+
 MAX_MESSAGE = 2000
+# Also a password with a slash in it, where a parser of URIs would end the host.
+_USER_INFO = re.compile(r"(?<=://)(?:[^/\s'\"]+|[^/:@\s'\"]+:[^\s'\"]*)@")
+
+
+def without_password(text: str) -> str:
+    """`text` with user and password masked in every URI."""
+    return _USER_INFO.sub("***@", text)
 
 
 class SmSearchError(Exception):
     """Base of all errors raised on purpose; the message is one line for the user.
 
-    What a file says of itself may be in there: line breaks and terminal codes are shown, not sent.
+    What a file says of itself may be in there: line breaks and terminal codes are shown, not sent. A password in a URI
+    is neither.
     """
 
     def __str__(self) -> str:
-        line = " ".join(super().__str__().split())
+        line = without_password(" ".join(super().__str__().split()))
         shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[:MAX_MESSAGE])
         return shown if len(line) <= MAX_MESSAGE else f"{shown}…"
 

@@ -43,6 +43,11 @@ def scan_features(patterns: NDArray[np.floating], scales: NDArray[np.floating], 
     return torch.cat((relative_log_scales(torch.from_numpy(np.asarray(scales))), phases, trajectory))
 
 
+def trajectories(features_SF: Tensor) -> tuple[Tensor, Tensor]:
+    """The drive frequencies, Hz, and the trajectory numbers N_d that features (S, 3K + 2) were made of, (S,) each."""
+    return torch.exp(features_SF[:, -2] / OCTAVE), features_SF[:, -1] / TRAJECTORY
+
+
 def relative_log_scales(scales: Tensor) -> Tensor:
     """log10 of scales over the largest of the last axis, float64; empty components count as 1e-15 of it."""
     relative = scales.double() / scales.double().amax(-1, keepdim=True)

@@ -122,7 +122,7 @@ def _mlflow(home: Path, tracking_uri: str | None) -> Check:
         return Check("mlflow", "ok", f"{database} will be made by the first sweep")
     try:
         store = open_store(home, tracking_uri)
-        return Check("mlflow", "ok", f"{store.place} answers")
+        return Check("mlflow", "ok", f"{store.uri} answers")
     except TrackingError as error:
         remedy = "is the server running, and does the SSH tunnel stand (`ray attach cluster/gpu.yaml -p 5000`)?"
         return Check("mlflow", "failed", str(error), remedy if tracking_uri else "restore the file from a copy")

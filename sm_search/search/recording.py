@@ -227,7 +227,7 @@ def deliver(store: Store, space: Space, trials: Sequence[TrialSummary], suspects
                 _report(log, trial.trial_id, report, losses)
         _end(log, trial.trial_id, trial.state, trial.error if trial.state == "failed" else None)
     if log.pending:
-        raise TrackingError(f"{store.place}: not stored: {'; '.join(log.pending[:3])}")
+        raise TrackingError(f"{store.uri}: not stored: {'; '.join(log.pending[:3])}")
     return log
 
 

@@ -1,6 +1,8 @@
 """The result of a study: its trials in order, its Pareto front, and how it is kept."""
 
 import json
+import shutil
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,18 +12,20 @@ from ray import tune
 
 from sm_search.config.errors import TrackingError
 from sm_search.data.atomic import atomic_path
+from sm_search.data.dataset import Dataset
+from sm_search.physics.system_matrix import SystemMatrix
 from sm_search.search.confirmation import log_spread
 from sm_search.search.recording import TrialSummary, deliver
 from sm_search.search.schedule_search import pareto_front
 from sm_search.search.space import Space
+from sm_search.tracking.logged_models import REQUIRED_FILES, log_model
 from sm_search.tracking.records import FRONT_FILE, SCHEDULES_FILE
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store
-from sm_search.training import STATE_FILE
 
 RESULT_FILE = "result.json"
 KEPT_CHECKPOINTS = 3
-"""Checkpoints of the best trials that go to MLflow."""
+"""Checkpoints of the best trials that go to MLflow, as models that can be compared, registered and served."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +111,13 @@ def keep(
     path: Path,
     suspects: Collection[str],
     checkpoints: Mapping[str, tune.Checkpoint],
-    dataset_hash: str,
+    dataset: Dataset,
 ) -> None:
     """The result in the file `path`, then all of it in MLflow, and the study closed.
 
     Args:
         suspects: trials of which MLflow may lack something.
-        dataset_hash: empty if the dataset is still being simulated.
+        dataset: its name is told to the study if it was not known at its start; the models answer its first scan.
 
     Raises:
         TrackingError: MLflow does not take it all.
@@ -121,7 +125,7 @@ def keep(
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(as_object(told), indent=1) + "\n")
     try:
-        _store(told, space, store, suspects, checkpoints, dataset_hash)
+        _store(told, space, store, suspects, checkpoints, dataset)
     except TrackingError as error:
         lacking = ", ".join(sorted(suspects)) or "none of its trials"
         raise TrackingError(
@@ -136,15 +140,18 @@ def _store(
     store: Store,
     suspects: Collection[str],
     checkpoints: Mapping[str, tune.Checkpoint],
-    dataset_hash: str,
+    dataset: Dataset,
 ) -> None:
     complete = [trial for trial in told.trials if trial.state == "complete"]
     log = deliver(store, space, told.trials, suspects)
-    if dataset_hash:
-        log.name_dataset(dataset_hash)
+    if not dataset.missing():
+        log.name_dataset(dataset.content_hash())
     runs = log.existing_trials()
+    # A trial comes to its end when all of the dataset is there.
+    example = dataset.read(dataset.settings.scans("train")[0], "low") if complete else None
     for trial in complete[:KEPT_CHECKPOINTS]:
-        _store_checkpoint(log, trial.trial_id, checkpoints[trial.trial_id])
+        run_id = runs[trial.trial_id].run_id
+        _store_checkpoint(log, store, trial.trial_id, run_id, checkpoints[trial.trial_id], example)
     for trial in complete:
         log_spread(log, store, runs[trial.trial_id].run_id, space, trial)
         if space.beside:
@@ -159,14 +166,16 @@ def _store(
     log.finish("complete" if complete else "failed")
 
 
-def _store_checkpoint(log: StudyLog, trial_id: str, checkpoint: tune.Checkpoint) -> None:
-    """The model goes to `checkpoint/`, the schedules tried beside it; the optimiser's state stays behind."""
-    with checkpoint.as_directory() as folder:
-        for file in sorted(Path(folder).iterdir()):
-            if file.name == SCHEDULES_FILE:
-                log.log_file(trial_id, file)
-            elif file.suffix in (".json", ".safetensors") and file.name != STATE_FILE:
-                log.log_file(trial_id, file, "checkpoint")
+def _store_checkpoint(
+    log: StudyLog, store: Store, trial_id: str, run_id: str, checkpoint: tune.Checkpoint, example: SystemMatrix | None
+) -> None:
+    """The model of a trial, and the schedules that it tried; the optimiser's state stays behind."""
+    with checkpoint.as_directory() as folder, tempfile.TemporaryDirectory() as model:
+        if Path(folder, SCHEDULES_FILE).is_file():
+            log.log_file(trial_id, Path(folder, SCHEDULES_FILE))
+        for name in REQUIRED_FILES:
+            shutil.copy(Path(folder, name), model)
+        log_model(store, run_id, Path(model), example)
 
 
 def as_object(told: SweepResult) -> dict[str, Any]:

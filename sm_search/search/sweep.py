@@ -224,8 +224,7 @@ def _completed(study: _Study, log: StudyLog, resume: bool, watch: Watch | None) 
         repeated=searcher.repeated,
     )
     checkpoints = {Path(result.path).name: result.checkpoint for result in results}
-    dataset_hash = study.dataset.content_hash()
-    keep(told, space, study.store, study.folder / RESULT_FILE, recorder.suspects, checkpoints, dataset_hash)
+    keep(told, space, study.store, study.folder / RESULT_FILE, recorder.suspects, checkpoints, study.dataset)
     if not complete:
         reason = next((trial.error for trial in trials if trial.error), "the time budget was too short")
         raise InputError(f"study {space.study}: none of {len(trials)} trials came to its end: {reason}")

@@ -77,7 +77,13 @@ def _listed(place: Path) -> Iterator[Path]:
 
 
 def synthesise_files(
-    checkpoint: Path, plan: dict[Path, Path], model: str, seed: int, overwrite: bool, progress: Progress
+    checkpoint: Path,
+    plan: dict[Path, Path],
+    model: str,
+    seed: int,
+    overwrite: bool,
+    progress: Progress,
+    extrapolate: bool = False,
 ) -> list[Outcome]:
     """Synthesise every file of a plan on the running Ray session, in the order of the plan.
 
@@ -96,7 +102,14 @@ def synthesise_files(
             raise DataError(f"{target.parent}: cannot be created: {error.strerror}") from None
     calls = [
         partial(
-            _synthesise_one.remote, [content], model, seed, str(source.absolute()), str(target.absolute()), overwrite
+            _synthesise_one.remote,
+            [content],
+            model,
+            seed,
+            str(source.absolute()),
+            str(target.absolute()),
+            overwrite,
+            extrapolate,
         )
         for source, target in plan.items()
     ]
@@ -110,14 +123,20 @@ def synthesise_files(
 
 @ray.remote(max_retries=3, retry_exceptions=[OSError])
 def _synthesise_one(
-    content: list[ray.ObjectRef], model: str, seed: int, source: str, target: str, overwrite: bool
+    content: list[ray.ObjectRef],
+    model: str,
+    seed: int,
+    source: str,
+    target: str,
+    overwrite: bool,
+    extrapolate: bool,
 ) -> Outcome:
     # In a list, so that Ray does not fetch the model for every file: a worker that has it needs it no second time.
     synthesiser = _loaded(content[0], seed)
     try:
         if Path(target).exists() and is_result(synthesiser, model, Path(source), Path(target)):
             return Outcome(source, target, "kept")
-        synthesise_file(synthesiser, source, target, model=model, overwrite=overwrite)
+        synthesise_file(synthesiser, source, target, model=model, overwrite=overwrite, extrapolate=extrapolate)
     except SmSearchError as error:
         return Outcome(source, target, "refused", str(error))
     return Outcome(source, target, "made")

@@ -23,7 +23,7 @@ from sm_search.search.session import ray_session
 from sm_search.search.space import SPACES, Space, load_space, parameter_names
 from sm_search.search.validation import ScheduleScorer, Validation
 from sm_search.tracking.records import get_run, read_study_text
-from sm_search.tracking.registry import download_model, source_run
+from sm_search.tracking.registry import download_model, source_model
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store
 
@@ -58,7 +58,7 @@ def tune_model_schedule(
     opened, run_id, folder = None, None, Path(model)
     if not folder.is_dir():
         opened = store()
-        folder, run_id = download_model(opened, model), source_run(opened, model)
+        folder, run_id = download_model(opened, model), source_model(opened, model)[0]
     if out and out.resolve() == folder.resolve():
         raise InputError(f"{out}: is the model itself; the tuned one needs a folder of its own")
     checkpoint = load_checkpoint(folder)

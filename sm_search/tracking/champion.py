@@ -102,7 +102,7 @@ def change_champion(store: Store, name: str, version: int, expected: int | None,
                 _settle(store, name, journal)
                 return
     raise TrackingError(
-        f"{store.place}: model {name!r}: its champion is version {champion_of(store, name) or 'none'} by now and was "
+        f"{store.uri}: model {name!r}: its champion is version {champion_of(store, name) or 'none'} by now and was "
         f"{expected or 'none'} when version {version} was compared with it; promote again to compare with the new one"
     )
 
@@ -116,7 +116,7 @@ def roll_back(store: Store, name: str) -> tuple[int, int]:
     champion = champion_of(store, name)
     previous = model_aliases(store, name).get(PREVIOUS)
     if champion is None or previous is None:
-        raise TrackingError(f"{store.place}: model {name!r}: has no previous champion to go back to")
+        raise TrackingError(f"{store.uri}: model {name!r}: has no previous champion to go back to")
     change_champion(store, name, previous, champion, "rollback")
     return previous, champion
 

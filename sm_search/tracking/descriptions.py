@@ -6,10 +6,11 @@ from sm_search.tracking.records import RunRecord
 
 SHOWN_TRIALS = 5
 LISTED = ("val_psnr_db", "val_ssim", "training_step", "training_seconds")
+# A paragraph is one line: MLflow shows a line break as one.
 READING = """
-**How to read it.** The runs below this one are its trials, one trained model each. Tag `state`: `complete` was trained
-to the full budget, `pruned` was stopped early (its figures are those of its last rung), `failed` says why in
-`error.txt`, `interrupted` goes on when the study is resumed. Tags `study`, `backbone`, `split` and `state` filter the
+**How to read it.** The runs below this one are its trials, one trained model each. Tag `state`: `complete` was \
+trained to the full budget, `pruned` was stopped early (its figures are those of its last rung), `failed` says why in \
+`error.txt`, `interrupted` goes on when the study is resumed. Tags `study`, `backbone`, `split` and `state` filter the \
 table, for example `tags.state = "complete"`.
 
 | metric | what |
@@ -19,8 +20,11 @@ table, for example `tags.state = "complete"`.
 | `training_seconds`, `validation_seconds` | cost since the rung before |
 | `evaluations` | network evaluations for one image with the schedule found |
 
-**Artifacts.** Here `report.html` (open it in the artifact view), `comparison.png` and `space.json`; with each of the
-best trials `checkpoint/`, with the best one `synthesis/`, and after `sm-search promote` the comparison in `promotion/`.
+**Artifacts.** Here `report.html` (open it in the artifact view: which trial won, and why), `comparison.png` and \
+`space.json`; with the best trial `synthesis/`, and after `sm-search promote` the comparison in `promotion/`.
+
+**Models.** Each of the best trials has one, *Logged models* on its page: its files, a request to try it with, and how \
+to serve it. After `sm-search promote` the best is `models:/sm-search@champion`.
 """
 
 
@@ -48,6 +52,23 @@ def trial_note(trial: RunRecord, state: str) -> str:
     lines += [_row([f"`{name}`", f"{trial.metrics[name]:.4g}"]) for name in LISTED if name in trial.metrics]
     lines += [_row([f"`{name}`", _short(value)]) for name, value in sorted(trial.params.items())]
     return "\n".join(lines) + "\n"
+
+
+def model_note(has_example: bool) -> str:
+    """The description of a stored model: how to use it."""
+    lines = [
+        "High-gradient system matrices from low-gradient ones. From files, where `sm-search` is installed: "
+        "`sm-search synthesize --model runs:/RUN_ID/checkpoint --input low.mdf --output high.mdf`, with the source "
+        "run's id. Over HTTP: `mlflow models serve`, as the README shows; `served_model.py` under *Artifacts* states "
+        "the request."
+    ]
+    if has_example:
+        lines.append(
+            "`serving_input_example.json` under *Artifacts* is a request: `curl -H 'Content-Type: application/json' "
+            "--data @serving_input_example.json http://127.0.0.1:5001/invocations`. It is the x-channel of a training "
+            "scan, each component to a thousandth of its maximum."
+        )
+    return "\n\n".join(lines) + "\n"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -1,14 +1,12 @@
 """The evaluation of a model on a split, stored with the run that it came from."""
 
 import json
-import time
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from mlflow.entities import Metric
-
-from sm_search.tracking.registry import source_run
+from sm_search.tracking.logged_models import log_model_metrics
+from sm_search.tracking.registry import source_model
 from sm_search.tracking.store import Store
 
 MODEL_ROW = "model"
@@ -16,7 +14,7 @@ SHORT = ("psnr_db", "ssim", "nrmse")
 
 
 def log_evaluation(store: Store, uri: str, split: str, rows: Sequence[dict[str, Any]]) -> str | None:
-    """Store the table as `evaluation/<split>.json` and the model's own figures as metrics.
+    """Store the table as `evaluation/<split>.json` and the model's own figures as metrics of its run and of itself.
 
     `<split>_<scan>_<metric>` for each scan, and the means over the scans under short names: `test_psnr_db`.
 
@@ -29,10 +27,9 @@ def log_evaluation(store: Store, uri: str, split: str, rows: Sequence[dict[str, 
     Raises:
         TrackingError: the store does not take it.
     """
-    run_id = source_run(store, uri)
+    run_id, model_id = source_model(store, uri)
     if run_id is None:
         return None
-    now = time.time_ns() // 1_000_000
     own = [row for row in rows if row["method"] == MODEL_ROW]
     values = {
         f"{split}_{row['scan']}_{name}": value
@@ -42,8 +39,7 @@ def log_evaluation(store: Store, uri: str, split: str, rows: Sequence[dict[str, 
     }
     for name in SHORT if own else ():
         values[f"{split}_{name}"] = fmean(row[f"{name}_mean"] for row in own)
-    metrics = [Metric(name, value, now, 0) for name, value in values.items()]
+    log_model_metrics(store, run_id, model_id, values)
     with store.asked(f"evaluation of {uri!r}"):
-        store.client.log_batch(run_id, metrics=metrics, synchronous=True)
         store.client.log_text(run_id, json.dumps(list(rows), indent=1), f"evaluation/{split}.json")
     return run_id

@@ -4,14 +4,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from sm_search.config.errors import TrackingError
+from sm_search.tracking.logged_models import MODEL_NAME_IN_RUN, logged_models
 from sm_search.tracking.records import KIND, RunRecord, best_trials, find_trials, search_runs, study_runs
 from sm_search.tracking.store import Store
 
-DISPOSABLE = ("checkpoint", "synthesis")
-"""Folders of a trial that may go; figures, tables and everything in the database stay."""
+DISPOSABLE = (MODEL_NAME_IN_RUN, "synthesis")
+"""Folders of a trial, or its model, that may go; figures, tables and everything else in the database stay."""
 MS_PER_DAY = 86_400_000
 
 
@@ -52,7 +54,7 @@ def plan_removals(store: Store, keep_best: int, older_than_days: float, study: s
             if trial.status == "RUNNING" or best or age_days < older_than_days or trial.run_id in registered:
                 continue
             for folder in DISPOSABLE:
-                size = sum(_sizes(store, trial.run_id, folder))
+                size = _size(store, trial.run_id, folder)
                 if size:
                     name = trial.trial_id or ""
                     found.append(Removal(trial.run_id, trial.study, name, folder, size, rank, age_days))
@@ -70,8 +72,15 @@ def remove(store: Store, removal: Removal) -> None:
     if removal.folder not in DISPOSABLE:
         raise AssertionError(removal.folder)
     with store.asked(f"deleting {removal.folder!r} of trial {removal.trial_id!r}"):
-        artifacts = store.client.get_run(removal.run_id).info.artifact_uri
-        get_artifact_repository(artifacts, tracking_uri=store.uri).delete_artifacts(removal.folder)
+        own = _own_files(store, removal.run_id)
+        if own.list_artifacts(removal.folder):
+            own.delete_artifacts(removal.folder)
+        for model in logged_models(store, removal.run_id) if removal.folder == MODEL_NAME_IN_RUN else ():
+            files = get_artifact_repository(model.artifact_location, tracking_uri=store.uri)
+            # First the entry: files without an entry are less of a trap than an entry without files.
+            store.client.delete_logged_model(model.model_id)
+            for item in files.list_artifacts():
+                files.delete_artifacts(item.path)
 
 
 def registered_runs(store: Store) -> set[str]:
@@ -94,10 +103,23 @@ def _ranks(store: Store, parent: RunRecord) -> dict[str, int]:
     return {trial.run_id: rank for rank, trial in enumerate(best, 1)}
 
 
-def _sizes(store: Store, run_id: str, folder: str) -> Iterator[int]:
+def _size(store: Store, run_id: str, folder: str) -> int:
+    """Bytes of a folder of a trial, and of its models."""
     with store.asked(f"files of run {run_id!r}"):
-        for item in store.client.list_artifacts(run_id, folder):
-            if item.is_dir:
-                yield from _sizes(store, run_id, item.path)
-            else:
-                yield item.file_size or 0
+        size = sum(_sizes(_own_files(store, run_id), folder))
+        for model in logged_models(store, run_id) if folder == MODEL_NAME_IN_RUN else ():
+            size += sum(_sizes(get_artifact_repository(model.artifact_location, tracking_uri=store.uri)))
+    return size
+
+
+def _own_files(store: Store, run_id: str) -> ArtifactRepository:
+    """The files of a run; MLflow's client would list those of its model among them."""
+    return get_artifact_repository(store.client.get_run(run_id).info.artifact_uri, tracking_uri=store.uri)
+
+
+def _sizes(files: ArtifactRepository, folder: str | None = None) -> Iterator[int]:
+    for item in files.list_artifacts(folder):
+        if item.is_dir:
+            yield from _sizes(files, item.path)
+        else:
+            yield item.file_size or 0

@@ -5,14 +5,13 @@ the champion plus a least gain, by default −0.1 dB, a tolerance. Only a model 
 once in its life, and must pass there too. The figures of the other baselines are kept beside it.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sm_search.config.errors import CheckpointError, DataError, InputError, TrackingError
+from sm_search.config.errors import DataError, InputError, TrackingError
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import CheckpointInfo, load_checkpoint, read_info
 from sm_search.evaluation.baselines import Method, baselines
@@ -29,12 +28,20 @@ from sm_search.tracking.gate import (
     checks,
     markdown,
 )
+from sm_search.tracking.logged_models import DIGEST_TAG, checkpoint_digest, log_model_metrics
 from sm_search.tracking.records import best_trials, study_runs
-from sm_search.tracking.registry import MODEL_NAME, download_model, find_version, register, set_challenger, version_tags
+from sm_search.tracking.registry import (
+    MODEL_NAME,
+    download_model,
+    find_version,
+    register,
+    set_challenger,
+    source_model,
+    version_tags,
+)
 from sm_search.tracking.store import Store
 
 VALIDATION, TEST = "validation", "test"
-DIGEST_TAG = "checkpoint_sha256"
 SEEDS = 3
 
 Scores = dict[str, dict[str, Score]]
@@ -102,10 +109,12 @@ def promote(
             f"{dataset.location}: is not the dataset of study {study!r}: its hash is {dataset.content_hash()[:12]}, "
             f"the model's {info.dataset_hash[:12]}"
         )
-    identity = {DIGEST_TAG: _digest(folder)}
+    identity = {DIGEST_TAG: checkpoint_digest(folder)}
     version = find_version(store, name, best.run_id, identity)
     if version is None:
-        version = register(store, best.run_id, folder, name, {**identity, **_origin(study, best.trial_id, info)})
+        tags = {**identity, **_origin(study, best.trial_id, info)}
+        example = dataset.read(dataset.settings.scans("train")[0], "low")
+        version = register(store, best.run_id, folder, name, tags, example)
     champion = champion_of(store, name)
     if champion == version:
         return Promotion(name, version, None, best.trial_id or "", best.run_id)
@@ -196,7 +205,14 @@ def _tested_once(
 
 
 def _record(store: Store, done: Promotion) -> None:
-    """The comparison as tags and description of the version, and as a table in JSON and Markdown with its run."""
+    """The comparison as tags and description of the version, as a table in JSON and Markdown with its run, and the
+    model's own figures as metrics of run and model."""
+    values = {
+        f"{split}_{metric}": getattr(scores[MODEL], metric)
+        for split, scores in done.scores.items()
+        for metric in ("psnr_db", "ssim", "nrmse")
+    }
+    log_model_metrics(store, done.run_id, source_model(store, done.uri)[1], values)
     against = f"champion version {done.champion}" if done.champion else "no champion yet"
     title = f"{done.model} version {done.version} (trial {done.trial_id}) against {against}"
     text = markdown(title, done.scores, done.checks)
@@ -229,12 +245,3 @@ def _origin(study: str, trial_id: str | None, info: CheckpointInfo) -> dict[str,
         "schedule": json.dumps(info.schedule.model_dump(mode="json")),
         **{name: f"{value:.6g}" for name, value in info.metrics.items()},
     }
-
-
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if not file.is_file():
-            raise CheckpointError(f"{file}: a checkpoint has no folders")
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()

@@ -64,7 +64,7 @@ def study_runs(store: Store, study: str) -> tuple[RunRecord, list[RunRecord]]:
     parent = find_study(store, study)
     if parent is None:
         known = sorted({record.study for record in search_runs(store, f"tags.{KIND} = 'study'")})
-        raise TrackingError(f"study {study!r}: not in {store.place}; it has {', '.join(known) or 'no study yet'}")
+        raise TrackingError(f"study {study!r}: not in {store.uri}; it has {', '.join(known) or 'no study yet'}")
     return parent, find_trials(store, parent)
 
 
@@ -105,7 +105,7 @@ def get_run(store: Store, run_id: str) -> RunRecord:
     with store.asked(f"run {run_id!r}"):
         run = store.client.get_run(run_id)
     if KIND not in run.data.tags:
-        raise TrackingError(f"{store.place}: run {run_id!r}: has no tag {KIND!r}, so it is not a run of sm_search")
+        raise TrackingError(f"{store.uri}: run {run_id!r}: has no tag {KIND!r}, so it is not a run of sm_search")
     return run_record(run)
 
 

@@ -5,58 +5,52 @@
 """
 
 import atexit
+import json
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Mapping
-from importlib.metadata import version as package_version
 from pathlib import Path, PurePosixPath
 
 import mlflow.artifacts
-import numpy as np
-from mlflow.entities import LoggedModelOutput
-from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.entities import LoggedModel
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from sm_search.config.errors import CheckpointError, TrackingError
 from sm_search.data.atomic import sha256
-from sm_search.diffusion.checkpoint import SETTINGS_FILE, WEIGHTS_FILE
+from sm_search.diffusion.checkpoint import WEIGHTS_FILE
+from sm_search.physics.system_matrix import SystemMatrix
 from sm_search.tracking.champion import CHALLENGER, ensure_registered, model_aliases
+from sm_search.tracking.logged_models import (
+    CHECKPOINT_IN_MODEL,
+    MODEL_NAME_IN_RUN,
+    check_checkpoint,
+    log_model,
+    logged_models,
+)
 from sm_search.tracking.records import check_name
 from sm_search.tracking.store import Store
 
 MODEL_NAME = "sm-search"
-REQUIRED_FILES = (SETTINGS_FILE, WEIGHTS_FILE)
-ALLOWED_SUFFIXES = (".json", ".safetensors")
-CHECKPOINT_IN_MODEL = "artifacts/checkpoint"
-SERVED_MODEL = Path(__file__).parent / "served_model.py"
 
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 RUN_URI = re.compile(r"runs:/(?P<run_id>[0-9a-f]{32})/(?P<path>[^/].*)")
 URI_RULE = "must be models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID/PATH or a checkpoint folder"
 
-# B matrices a request: (re, im) last, C channels, K components, N voxels with x fastest; each has its own f_x and N_d.
-SIGNATURE = ModelSignature(
-    inputs=Schema(
-        [
-            TensorSpec(np.dtype("float64"), (-1, -1, -1, -1, 2), "values"),
-            TensorSpec(np.dtype("int64"), (-1, 2), "mixing_orders"),
-            TensorSpec(np.dtype("float64"), (-1,), "fx_hz"),
-            TensorSpec(np.dtype("int64"), (-1,), "nd"),
-        ]
-    ),
-    outputs=Schema([TensorSpec(np.dtype("float64"), (-1, -1, -1, -1, 2), "values")]),
-)
-
 
 def register(
-    store: Store, run_id: str, checkpoint_folder: Path, name: str = MODEL_NAME, tags: Mapping[str, str] | None = None
+    store: Store,
+    run_id: str,
+    checkpoint_folder: Path,
+    name: str = MODEL_NAME,
+    tags: Mapping[str, str] | None = None,
+    example: SystemMatrix | None = None,
 ) -> int:
-    """Store a checkpoint as an MLflow model of the run, register it, and move the alias `challenger` to it.
+    """Register a checkpoint as a version, stored with its run if it is not yet; the alias `challenger` moves to it.
 
     Args:
         tags: for the version: dataset hash, split, seed spread, baselines.
+        example: see `log_model`.
 
     Returns:
         The number of the new version.
@@ -66,25 +60,19 @@ def register(
         TrackingError: the store refuses, or there is no such run.
     """
     check_name("model", name)
-    check_checkpoint(checkpoint_folder, str(checkpoint_folder))
-    client = store.client
+    logged = log_model(store, run_id, checkpoint_folder, example)
     with store.asked(f"registering {checkpoint_folder} as model {name!r}"):
-        run = client.get_run(run_id)
-        logged = client.create_logged_model(run.info.experiment_id, name, source_run_id=run_id)
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                _write_model(Path(folder) / "model", checkpoint_folder, Model(run_id=run_id, model_id=logged.model_id))
-                client.log_model_artifacts(logged.model_id, f"{folder}/model")
-        except BaseException:
-            client.finalize_logged_model(logged.model_id, "FAILED")
-            raise
-        client.finalize_logged_model(logged.model_id, "READY")
-        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         ensure_registered(store, name)
         # The stored location rather than models:/<id>: that form is resolved against MLflow's global tracking URI.
-        created = client.create_model_version(
+        created = store.client.create_model_version(
             name, logged.artifact_location, run_id=run_id, tags=dict(tags or {}), model_id=logged.model_id
         )
+        # MLflow's pages link model and version by this tag. A server sets it; without one it is left to the client.
+        tagged = store.client.get_logged_model(logged.model_id).tags
+        known = json.loads(tagged.get(MLFLOW_MODEL_VERSIONS, "[]"))
+        own = {"name": name, "version": str(created.version)}
+        if own not in known:
+            store.client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([*known, own])})
     set_challenger(store, name, int(created.version))
     return int(created.version)
 
@@ -160,54 +148,30 @@ def describe_model(store: Store, uri: str) -> str:
     return f"models:/{match['name']}/{version}"
 
 
-def source_run(store: Store, uri: str) -> str | None:
-    """The run that a model came from; None for a folder.
+def source_model(store: Store, uri: str) -> tuple[str | None, str | None]:
+    """The run that a model came from, and the model's own id there; None for what it has not, as a folder has neither.
 
     Raises:
         TrackingError: no such model, version or alias.
     """
     if match := RUN_URI.fullmatch(uri):
-        return match["run_id"]
+        model = _run_model(store, match)
+        return match["run_id"], model.model_id if model else None
     if match := MODEL_URI.fullmatch(uri):
-        version = match["version"] or _version_of(store, uri, match["name"], match["alias"])
+        number = match["version"] or _version_of(store, uri, match["name"], match["alias"])
         with store.asked(f"model {uri!r}"):
-            return store.client.get_model_version(match["name"], str(version)).run_id
-    return None
+            version = store.client.get_model_version(match["name"], str(number))
+        # MLflow's database tells a version only where its files lie.
+        models = logged_models(store, version.run_id) if version.run_id else []
+        return version.run_id, next((m.model_id for m in models if m.artifact_location == version.source), None)
+    return None, None
 
 
-def check_checkpoint(folder: Path, source: str) -> None:
-    """Refuse a folder that is not a checkpoint: both required files, and JSON and safetensors files only, no links.
-
-    Raises:
-        CheckpointError: the message starts with `source` and names the file.
-    """
-    for required in REQUIRED_FILES:
-        if not (folder / required).is_file():
-            raise CheckpointError(f"{source}: has no file {required!r}, which a checkpoint must have")
-    for path in folder.rglob("*"):
-        if path.is_symlink() or (not path.is_dir() and path.suffix not in ALLOWED_SUFFIXES):
-            rule = f"a checkpoint holds only {' and '.join(ALLOWED_SUFFIXES)} files, no links"
-            raise CheckpointError(f"{source}: {path.relative_to(folder).as_posix()!r}: {rule}")
-
-
-def _write_model(target: Path, checkpoint_folder: Path, description: Model) -> None:
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # MLflow names the artifact's folder after its source.
-        checkpoint = shutil.copytree(checkpoint_folder, Path(folder) / PurePosixPath(CHECKPOINT_IN_MODEL).name)
-        # Advice to authors of models, some of which MLflow gives itself when it is imported.
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
-        warnings.filterwarnings("ignore", category=UserWarning, message=".*An input example was not provided")
-        from mlflow.pyfunc import save_model
-
-        save_model(
-            str(target),
-            python_model=str(SERVED_MODEL),
-            artifacts={"checkpoint": str(checkpoint)},
-            mlflow_model=description,
-            signature=SIGNATURE,
-            # Given, because MLflow would otherwise load the model in a new process to see what it imports.
-            pip_requirements=[f"sm-search=={package_version('sm-search')}"],
-        )
+def _run_model(store: Store, match: re.Match[str]) -> LoggedModel | None:
+    """The logged model behind `runs:/RUN_ID/checkpoint`; studies of earlier versions have a plain folder there."""
+    if match["path"].rstrip("/") != MODEL_NAME_IN_RUN:
+        return None
+    return next(iter(logged_models(store, match["run_id"])), None)
 
 
 def _artifact_location(store: Store, uri: str) -> tuple[str, str]:
@@ -220,6 +184,8 @@ def _artifact_location(store: Store, uri: str) -> tuple[str, str]:
     if match := RUN_URI.fullmatch(uri):
         if ".." in PurePosixPath(match["path"]).parts:
             raise CheckpointError(f"{uri}: '..' would leave the run's artifacts")
+        if model := _run_model(store, match):
+            return model.artifact_location, CHECKPOINT_IN_MODEL
         with store.asked(f"run {match['run_id']!r}"):
             return str(store.client.get_run(match["run_id"]).info.artifact_uri), match["path"].rstrip("/")
     raise CheckpointError(f"{uri!r}: {URI_RULE}")

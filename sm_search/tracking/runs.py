@@ -38,10 +38,13 @@ from sm_search.tracking.store import STORE_ERRORS, Store, is_transient, reason
 MAX_PARAM_LENGTH = 6000
 MAX_BATCH = 100
 SHOWN_DIGEST = 12
+"""Characters of the dataset's hash: as much as a table has room for. The whole hash is in the tags."""
 MAX_METRICS = 1000
 NAMED_IN_ERROR = 5
 
 EXPERIMENT_TAGS = {
+    # MLflow's pages for models that are trained; otherwise it shows those for language models, and calls ours agents.
+    "mlflow.experimentKind": "custom_model_development",
     NOTE: "Studies of sm_search: a row is a study, `+` unfolds its trials. Add columns such as `val_psnr_db` under "
     "*Columns*; a study's own page says how to read it.",
 }
@@ -256,7 +259,7 @@ class StudyLog:
         if self._pending:
             lost = "; ".join(self.pending[:NAMED_IN_ERROR])
             more = f"; and {len(self._pending) - NAMED_IN_ERROR} more" if len(self._pending) > NAMED_IN_ERROR else ""
-            raise TrackingError(f"{self._store.place}: not stored: {lost}{more}: {self._last_reason}")
+            raise TrackingError(f"{self._store.uri}: not stored: {lost}{more}: {self._last_reason}")
         self._kill_running()
         with self._store.asked(f"description of study {self._parent.study!r}"):
             parent = run_record(self._store.client.get_run(self.run_id))
@@ -275,7 +278,7 @@ class StudyLog:
                 if is_transient(error):
                     return
                 self._pending.popleft()
-                raise TrackingError(f"{self._store.place}: {what}: {reason(error)}") from None
+                raise TrackingError(f"{self._store.uri}: {what}: {reason(error)}") from None
             self._pending.popleft()
 
     def _write_start(self, whose: str, record: RunRecord, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
@@ -324,7 +327,6 @@ def dataset_input(tags: Mapping[str, str]) -> DatasetInput | None:
     if DATASET not in tags or DATASET_HASH not in tags:
         return None
     source = json.dumps({"uri": tags.get(DATASET_SOURCE, "")})
-    # As much as a table has room for; the whole hash is in the tags.
     found = Dataset(tags[DATASET], tags[DATASET_HASH][:SHOWN_DIGEST], "local", source)
     return DatasetInput(found, [InputTag("mlflow.data.context", "training")])
 

@@ -6,11 +6,14 @@ MLflow executes this file by its path ("model from code"), so no pickle is store
                 "mixing_orders": [[m_x, m_y], …K], "fx_hz": [25000.0, …B], "nd": [99, …B]}}
 
 and the answer {"predictions": {"values": …}} has the same shape. Units as in `SystemMatrix`: A/m, or V for a model of
-the voltage. The grid and the low field belong to the checkpoint. What does not fit is answered with status 400 and the
-rule that it breaks. A request takes as long as the synthesis of its matrices; the server ends one after
-MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT seconds (60).
+the voltage. Grid, low field and mixing orders belong to the checkpoint; C may be 1, the x-channel. What does not fit,
+f_x and N_d outside what the model was trained for included, is answered with status 400 and the rule that it breaks, as
+are more matrices than SM_SEARCH_MAX_MATRICES (16). The server gives a request up with status 504 after
+MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT seconds (60), and the synthesis ends with the matrix that it is at.
 """
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,10 @@ from numpy.typing import NDArray
 
 from sm_search.config.errors import DataError, SmSearchError
 from sm_search.physics.system_matrix import SystemMatrix
+
+MAX_MATRICES, MAX_MATRICES_VARIABLE = 16, "SM_SEARCH_MAX_MATRICES"
+TIMEOUT_VARIABLE = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"
+"""Set by whatever serves a model; not for a model that is loaded into a program."""
 
 
 class Prediction:
@@ -64,11 +71,17 @@ class Prediction:
             for value in given[name].tolist():
                 if not 0 < value < np.inf:
                     raise DataError(f"{name} is {value}: must be a positive number")
+        most = int(os.environ.get(MAX_MATRICES_VARIABLE, MAX_MATRICES))
+        if len(batch) > most:
+            raise DataError(f"values has {len(batch)} matrices; must be at most {most} in a request")
         orders = tuple((int(m_x), int(m_y)) for m_x, m_y in given["mixing_orders"])
-        made = [
-            self._synthesise(matrix[..., 0] + 1j * matrix[..., 1], orders, fx_hz, nd)
-            for matrix, fx_hz, nd in zip(batch, given["fx_hz"].tolist(), given["nd"].tolist(), strict=True)
-        ]
+        deadline = time.monotonic() + float(os.environ.get(TIMEOUT_VARIABLE, "inf"))
+        made: list[NDArray[np.complex128]] = []
+        for matrix, fx_hz, nd in zip(batch, given["fx_hz"].tolist(), given["nd"].tolist(), strict=True):
+            if time.monotonic() > deadline:
+                # Nobody waits for the answer, but the server cannot end the thread that makes it.
+                raise DataError(f"{len(made)} of {len(batch)} matrices took longer than {TIMEOUT_VARIABLE} allows")
+            made.append(self._synthesise(matrix[..., 0] + 1j * matrix[..., 1], orders, fx_hz, nd))
         return np.stack([np.stack([high_CKN.real, high_CKN.imag], axis=-1) for high_CKN in made])
 
     def _synthesise(
@@ -81,8 +94,11 @@ class Prediction:
                 f"values has {components} components of {voxels} voxels; "
                 f"mixing_orders asks for {len(orders)} components, the model for {grid.voxels} voxels"
             )
-        low, unit = self._synthesiser.low, self._synthesiser.unit
-        return self._synthesiser.predict(SystemMatrix(values_CKN, orders, grid, low, fx_hz, nd, unit=unit)).values_CKN
+        field, unit = self._synthesiser.low, self._synthesiser.unit
+        low = SystemMatrix(values_CKN, orders, grid, field, fx_hz, nd, unit=unit)
+        if outside := self._synthesiser.outside(low):
+            raise DataError(outside)
+        return self._synthesiser.predict(low).values_CKN
 
 
 # MLflow warns about a `predict` without such a hint, but only in the class that it finds it in.

@@ -2,7 +2,6 @@
 
 import fcntl
 import logging
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from mlflow.utils.rest_utils import http_request
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from sm_search.config.errors import TrackingError
+from sm_search.config.errors import TrackingError, without_password
 
 PROBE_TIMEOUT_S = 4
 MAX_REASON = 300
@@ -32,7 +31,7 @@ class Store:
     """A tracking store that has answered once.
 
     Attributes:
-        uri: give this to worker processes: `open_store` opens it from any folder.
+        uri: give this to worker processes: `open_store` opens it from any folder. Without a password.
         client: MLflow's client, bound to `uri` for runs and for models.
         artifact_root: URI of the artifacts, or None where the server decides.
     """
@@ -41,18 +40,13 @@ class Store:
     client: MlflowClient
     artifact_root: str | None
 
-    @property
-    def place(self) -> str:
-        """The URI as messages show it: without a password."""
-        return without_password(self.uri)
-
     @contextmanager
     def asked(self, what: str) -> Iterator[None]:
         """Turn whatever the store throws inside into a TrackingError of one line that says `what` was asked."""
         try:
             yield
         except STORE_ERRORS as error:
-            raise TrackingError(f"{self.place}: {what}: {reason(error)}") from None
+            raise TrackingError(f"{self.uri}: {what}: {reason(error)}") from None
 
 
 def open_store(home: Path, tracking_uri: str | None = None) -> Store:
@@ -83,6 +77,12 @@ def _open_server(uri: str) -> Store:
     try:
         if not urlsplit(uri).hostname:
             raise ValueError("the URI names no host")
+        if "@" in urlsplit(uri).netloc:
+            # Ray keeps the command line of a driver, and every user of a machine sees those of all processes.
+            raise ValueError(
+                "user and password belong in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, not in the URI: "
+                "command lines are seen by others"
+            )
         # Any answer will do here: a short wait, no retries. Then a real request, which needs our rights.
         http_request(get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=PROBE_TIMEOUT_S)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -143,8 +143,3 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, MlflowException):
         return error.error_code in TRANSIENT_CODES
     return isinstance(error, ConnectionError | TimeoutError)
-
-
-def without_password(text: str) -> str:
-    """`text` with user and password masked in every URI."""
-    return re.sub(r"(?<=://)[^/@\s'\"]+@", "***@", text)

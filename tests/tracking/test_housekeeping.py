@@ -1,13 +1,16 @@
 """What `gc` lists and deletes, on a real store with real files."""
 
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from sm_search.cli.main import main
 from sm_search.config.errors import TrackingError
 from sm_search.tracking.champion import model_aliases
 from sm_search.tracking.housekeeping import plan_removals, registered_runs, remove
+from sm_search.tracking.logged_models import log_model, logged_models
 from sm_search.tracking.records import study_runs
 from sm_search.tracking.registry import download_model, register
 from sm_search.tracking.runs import StudyLog
@@ -30,8 +33,10 @@ def ended(store: Store, study: str, checkpoint: Path) -> StudyLog:
 
 
 def files(store: Store, run_id: str, folder: str | None = None) -> set[str]:
+    """The run's own files, without those of its model."""
+    own = get_artifact_repository(store.client.get_run(run_id).info.artifact_uri)
     found: set[str] = set()
-    for item in store.client.list_artifacts(run_id, folder):
+    for item in own.list_artifacts(folder):
         found |= files(store, run_id, item.path) if item.is_dir else {item.path}
     return found
 
@@ -100,3 +105,25 @@ def test_the_verb_deletes_only_when_told_to(
     assert {trial for trial in before if after[trial] != before[trial]} == {"d", "e"}
     assert gc("--keep-best", "-1")[0] == 2
     assert main(["gc", "--home", str(home), "--study", "nobody"]) == 2
+
+
+def test_an_old_model_goes_with_all_its_files(store: Store, study: str, checkpoint: Path) -> None:
+    log = StudyLog.open(store, study, params={"metric": "val_psnr_db"})
+    models = {}
+    for trial, value in (("best", 40.0), ("other", 30.0)):
+        run_id = log.start_trial(trial)
+        log.log_metrics(trial, 1, {"val_psnr_db": value})
+        models[trial] = log_model(store, run_id, checkpoint)
+        log.finish_trial(trial, "complete")
+    log.finish()
+    (removal,) = plan_removals(store, keep_best=1, older_than_days=0, study=study)
+    assert (removal.trial_id, removal.folder) == ("other", "checkpoint")
+    assert removal.size_bytes > sum(path.stat().st_size for path in checkpoint.iterdir())
+    remove(store, removal)
+    assert logged_models(store, removal.run_id) == []
+    folder = Path(unquote(urlsplit(models["other"].artifact_location).path))
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+    assert plan_removals(store, keep_best=1, older_than_days=0, study=study) == []
+    (kept,) = logged_models(store, models["best"].source_run_id)
+    assert kept.model_id == models["best"].model_id
+    assert download_model(store, f"runs:/{kept.source_run_id}/checkpoint").is_dir()

@@ -200,9 +200,11 @@ def test_a_champion_for_other_scans_cannot_be_compared(
     info = Path(unquote(urlsplit(logged.source).path))
     stored = info / "artifacts" / "checkpoint" / SETTINGS_FILE
     settings = json.loads(stored.read_text())
+    original = stored.read_bytes()
     stored.write_text(json.dumps({**settings, "low": {**settings["low"], "drive_mt": 3.0}}))
     add_study(store, f"{study}-2", poor_model)
     with pytest.raises(InputError, match=r"/1: cannot be compared on .*drive_mt is .*another --name"):
         promote(store, f"{study}-2", tiny_dataset, f"model-{study}", seeds=1)
     assert model_aliases(store, f"model-{study}") == {"champion": 1, "challenger": 2}
+    stored.write_bytes(original)
     assert asdict(promote(store, study, tiny_dataset, f"model-{study}"))["version"] == 1

@@ -135,7 +135,7 @@ def test_a_failed_upload_leaves_no_version(
         raise MlflowException("disk full")
 
     monkeypatch.setattr(store.client, "log_model_artifacts", refuse)
-    with pytest.raises(TrackingError, match=r"registering .*: disk full"):
+    with pytest.raises(TrackingError, match=r"storing .* as a model of run .*: disk full"):
         register(store, run_id, checkpoint, f"model-{study}")
     with pytest.raises(TrackingError, match="not found"):
         model_aliases(store, f"model-{study}")

@@ -28,6 +28,9 @@ class Doubler:
         self.settings = (folder / "checkpoint.json").read_text()
         self.seen: list[SystemMatrix] = []
 
+    def outside(self, low: SystemMatrix) -> str | None:
+        return "the condition's f_x is too far away" if low.fx_hz > 1e6 else None
+
     def predict(self, low: SystemMatrix) -> SystemMatrix:
         if low.nd == 7:
             raise CheckpointError("the model knows better")
@@ -58,8 +61,10 @@ def server(store: Store, study: str, checkpoint: Path, loaded: list[Doubler], mo
     return TestClient(init(load_model(store.client.get_model_version_download_uri(f"model-{study}", "1"))))
 
 
-def test_the_server_answers_with_the_synthesised_values(server: Any, loaded: list[Doubler]) -> None:
-    inputs = {
+def test_the_server_answers_with_the_synthesised_values(
+    server: Any, loaded: list[Doubler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs: dict[str, list[Any]] = {
         "values": [[[[[1.5, 2], [3, 4]], [[0, -1], [1e-9, 0]]]]],
         "mixing_orders": [[1, 0], [2, 3]],
         "fx_hz": [25e3],
@@ -70,6 +75,7 @@ def test_the_server_answers_with_the_synthesised_values(server: Any, loaded: lis
     assert answer.json() == {"predictions": {"values": [[[[[3, 4], [6, 8]], [[0, -2], [2e-9, 0]]]]]}}
     (doubler,) = loaded
     (low,) = doubler.seen
+    monkeypatch.setenv("SM_SEARCH_MAX_MATRICES", "2")
     assert doubler.settings == '{"grid": [2, 1]}'
     assert (low.mixing_orders, low.fx_hz, low.nd) == (((1, 0), (2, 3)), 25e3, 99)
     assert (low.grid, low.field) == (Doubler.grid, Doubler.low)
@@ -80,8 +86,22 @@ def test_the_server_answers_with_the_synthesised_values(server: Any, loaded: lis
         ({"values": [[[[[1, 2]], [[1, 2]]]]]}, "the model for 2 voxels"),
         ({"nd": [0]}, "nd is 0: must be a positive number"),
         ({"nd": [7]}, "the model knows better"),
+        ({"fx_hz": [2e6]}, "the condition's f_x is too far away"),
+        ({"values": 3 * inputs["values"], "fx_hz": 3 * [25e3], "nd": 3 * [99]}, "3 matrices; must be at most 2"),
         ({"nd": None}, ""),
     ]:
         refused = server.post("/invocations", json={"inputs": {**inputs, **change}})
         assert refused.status_code == 400
         assert rule in refused.json()["message"]
+
+
+def test_what_nobody_waits_for_is_not_computed(
+    server: Any, loaded: list[Doubler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "0")
+    matrix = [[[[1.5, 2], [3, 4]]]]
+    inputs = {"values": 3 * [matrix], "mixing_orders": [[1, 0]], "fx_hz": 3 * [25e3], "nd": 3 * [99]}
+    refused = server.post("/invocations", json={"inputs": inputs})
+    assert refused.status_code == 400
+    assert "of 3 matrices took longer than MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT allows" in refused.json()["message"]
+    assert len(loaded[0].seen) < 3

@@ -1,9 +1,12 @@
+import base64
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,8 @@ def test_a_worker_opens_the_same_store_by_its_uri(store: Store, tmp_path: Path) 
         ("mlruns", "must be http://…, https://… or sqlite:////absolute/file.db"),
         ("sqlite:///relative.db", "must be http://…"),
         ("postgresql://me:secret@host/db", "'postgresql://***@host/db': must be"),
+        ("http://me:secret@host:5000", "http://***@host:5000: the tracking server cannot be used: user and password"),
+        ("https://me:sec/ret:secret@host", "https://***@host: the tracking server cannot be used"),
         ("http://", "names no host"),
         ("http://[", "Invalid IPv6 URL"),
         ("sqlite:////tmp/what?.db", "'?'"),
@@ -66,9 +71,34 @@ def test_a_server_that_is_not_there_is_noticed_at_once(tmp_path: Path) -> None:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         start = time.monotonic()
-        with pytest.raises(TrackingError, match=rf"http://\*\*\*@127.0.0.1:{port}: .*Connection refused") as caught:
-            open_store(tmp_path, f"http://me:secret@127.0.0.1:{port}")
+        with pytest.raises(TrackingError, match=rf"http://127.0.0.1:{port}: .*Connection refused"):
+            open_store(tmp_path, f"http://127.0.0.1:{port}")
     assert time.monotonic() - start < 3
+
+
+def test_a_password_comes_from_the_environment_and_reaches_the_server_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Authorization"])
+            self.send_error(401)
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(TrackingError, match="401") as caught:
+            open_store(tmp_path, f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert {base64.b64decode((value or "").removeprefix("Basic ")) for value in seen} == {b"me:secret"}
     assert "secret" not in str(caught.value)
 
 
