@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -18,7 +19,7 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Seconds between Tune's snapshots of a study: what is younger than the last one is done again after a death.
     "TUNE_GLOBAL_CHECKPOINT_S": "1",
-    # Tune would end on Ctrl-C as if the search were over, with what it has.
+    # Tune would end on Ctrl-C as if the search were over, with what it has: see `interrupted_gently`.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -79,6 +80,35 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def interrupted_gently() -> Iterator[None]:
+    """For a search of Tune as the body: at Ctrl-C or SIGTERM it notes how far it is and stops; then KeyboardInterrupt.
+
+    Tune does so by itself at SIGUSR1, and ends as if the search were over. A second signal does not wait for it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    is_interrupted = False
+
+    def stop(number: int, frame: Any) -> None:
+        nonlocal is_interrupted
+        if is_interrupted or signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:  # Tune does not listen yet
+            raise KeyboardInterrupt
+        is_interrupted = True
+        signal.raise_signal(signal.SIGUSR1)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if is_interrupted:
+        raise KeyboardInterrupt
 
 
 def require_cluster(address: str) -> None:

@@ -25,6 +25,7 @@ from sm_search.search.recording import DISK_FAULTS, Announce, Recorder, TrialSum
 from sm_search.search.replacing_files import replacing_files
 from sm_search.search.result import RESULT_FILE, SweepResult, keep, points, ranked
 from sm_search.search.searcher import TruthfulOptunaSearch, make_asha
+from sm_search.search.session import interrupted_gently
 from sm_search.search.space import Space, parameter_names
 from sm_search.search.study_folder import (
     check_study,
@@ -242,7 +243,7 @@ def _searched(
 def _fit(space: Space, tuner: tune.Tuner, recorder: Recorder | None = None) -> list[tune.Result]:
     try:
         # Ray tells of dead workers and nodes on stdout, which belongs to our result; `Recorder` tells it in one line.
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), interrupted_gently():
             return list(tuner.fit())
     except DataError as error:
         raise _stopped(space, str(error)) from None

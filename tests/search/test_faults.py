@@ -195,6 +195,7 @@ def test_an_interrupted_sweep_leaves_no_run_running_and_resumes(
     resumed = Sweep(home, tmp_path / "user", tiny_dataset.folder, "--resume")
     status, told = resumed.end()
     assert status == 0, resumed.said
+    assert f" {first.trial_id} " not in resumed.said  # it is not trained again
     check_whole(store, told)
     assert values(told) == values(undisturbed)
 
