@@ -1,4 +1,4 @@
-"""What the README shows is accepted: its search space loads, its commands parse, its make targets exist."""
+"""What README and cluster/README show is accepted: the search space loads, commands parse, make targets exist."""
 
 import re
 import shlex
@@ -13,12 +13,11 @@ from sm_search.config.simulation import FieldSettings
 from sm_search.search.space import load_space, parameter_names
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, CLUSTER = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "cluster/README.md"))
 COMMANDS = re.findall(
-    r"sm-search ((?:simulate|sweep|promote|evaluate|synthesize|reconstruct) --[^'\n]*)", README.replace("\\\n", " ")
+    r"sm-search ((?:simulate|sweep|promote|evaluate|synthesize|reconstruct) --[^'\n]*)",
+    (README + CLUSTER).replace("\\\n", " "),
 )
-
-
 SPACE, DATASET = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
 
 
