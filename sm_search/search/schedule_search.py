@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from sm_search.config.errors import DivergenceError
 from sm_search.config.model import DiffusionSettings, ScheduleSettings
 from sm_search.diffusion.denoiser import Denoiser
-from sm_search.search.space import Tree, parameter_names, schedule_settings, suggest
+from sm_search.search.space import Tree, parameter_names, parameters_of, schedule_settings, suggest
 from sm_search.search.validation import ScheduleScorer, Scores, Validation
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -26,6 +26,10 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 UNPERTURBED = {"eta_max": 0.0, "w_min": 1.0, "w_max": 1.0}
 """The condition as it is, at every step."""
 ASKED_AT_ONCE = 8
+REPEATS_BEFORE_RANDOM = 1
+"""Races in a row without a schedule that is new, after which they are drawn at random: TPE may insist on the best."""
+MOST_REPEATS = 8
+"""Races in a row without a schedule that is new, after which a space counts as exhausted."""
 FEWEST_IMAGES = 8
 CERTAIN = 2.0
 """Standard errors of the paired difference to the best by which a schedule must be worse to be dropped at once."""
@@ -86,9 +90,22 @@ class ScheduleSearch:
 
 
 def base_schedule(tree: Tree) -> ScheduleSettings:
-    """The schedule of the early rungs: the tree's fixed values, and the defaults for what is searched."""
-    fixed = {key: value for key, value in tree.items() if not parameter_names(value)}
-    return schedule_settings(fixed)
+    """The schedule of the early rungs: the tree's fixed values, and for what is searched the allowed value that is
+    nearest to the default.
+    """
+    values, defaults = dict(tree), ScheduleSettings().model_dump()
+    for name, value in tree.items():
+        if not parameter_names(value):
+            continue
+        (leaf,) = parameters_of(value, name).values()
+        default, samples = defaults[name], leaf.samples()
+        if leaf.fault(default) is None:
+            values[name] = default
+        elif isinstance(default, str | bool):
+            values[name] = samples[0]
+        else:
+            values[name] = min(samples, key=lambda sample: abs(sample - default))
+    return schedule_settings(values)
 
 
 def search_schedule(
@@ -108,9 +125,10 @@ def search_schedule(
 ) -> ScheduleSearch:
     """Search `tree` with `trials` schedules on `images` validation images; the result is measured on all of them.
 
-    The base schedule is tried first, and to the end, so the search never returns anything that looks worse than it; and
-    at the end the best of those with noise or weight on the condition is tried without, so that one sees what the
-    paper's decay does, also where the best of all does without.
+    Schedules that draw the same images count as one. The base schedule is tried first, and to the end, so the search
+    never returns anything that looks worse than it; and at the end the best of those with noise or weight on the
+    condition is tried without, so that one sees what the paper's decay does, also where the best of all does without.
+    That one is chosen only if the space holds it.
 
     Args:
         asked_at_once: schedules of one race; the sampler learns from a race when it is over.
@@ -121,17 +139,23 @@ def search_schedule(
     """
     subset = search_images(validation, images)
     race = Race(measure or ScheduleScorer(denoiser, diffusion, subset, device), metric, len(subset), diffusion)
-    tried: list[tuple[dict[str, Any], ScheduleSettings]] = [({}, base_schedule(tree))]
-    race.finish([tried[0][1]])
+    tried: list[tuple[dict[str, Any], ScheduleSettings]] = [({}, base_schedule(tree).essential())]
+    race.finish([schedule for _, schedule in tried])
     if parameter_names(tree):
         study = optuna.create_study(direction="maximize", sampler=_sampler(seed))
-        while (done := len(tried) - 1) < trials:
+        samplers, repeats = (study.sampler, optuna.samplers.RandomSampler(seed)), 0
+        while (done := len(tried) - 1) < trials and repeats < MOST_REPEATS:
+            study.sampler = samplers[repeats >= REPEATS_BEFORE_RANDOM]
             asked = [study.ask() for _ in range(min(asked_at_once, trials - done))]
             schedules = [schedule_settings(suggest(trial, tree)).essential() for trial in asked]
-            race.run([schedule for schedule in dict.fromkeys(schedules) if schedule not in race.known])
+            new = [schedule for schedule in dict.fromkeys(schedules) if schedule not in race.known]
+            race.run(new)
+            repeats = 0 if new else repeats + 1
             for trial, schedule in zip(asked, schedules, strict=True):
                 _tell(study, trial, metric, race.trial(dict(trial.params), schedule))
-                tried.append((dict(trial.params), schedule))
+                if schedule in new:
+                    tried.append((dict(trial.params), schedule))
+                    new.remove(schedule)
             if progress is not None:
                 progress(len(tried) - 1, trials, race.best_in_words())
         perturbed = [schedule for schedule in race.finished() if is_perturbed(schedule)]
@@ -141,9 +165,20 @@ def search_schedule(
                 race.finish([plain])
                 tried.append(({}, plain))
     best = race.best(len(tried))
+    if not _admits_unperturbed(tree) and not is_perturbed(best):
+        best = race.best_of([schedule for schedule in race.finished() if is_perturbed(schedule)])
     found = tuple(race.trial(params, schedule) for params, schedule in tried)
     metrics = validation.metrics(denoiser, diffusion, best, device)
     return ScheduleSearch(best, metrics, found, _front(found))
+
+
+def _admits_unperturbed(tree: Tree) -> bool:
+    """Whether a space holds schedules that leave the condition as it is."""
+    for name, value in UNPERTURBED.items():
+        leaves = parameters_of(tree[name], name) if name in tree else {}
+        if any(leaf.fault(value) for leaf in leaves.values()) or (name in tree and not leaves and tree[name] != value):
+            return False
+    return True
 
 
 def is_perturbed(schedule: ScheduleSettings) -> bool:
