@@ -15,6 +15,7 @@ from rich.table import Table
 from sm_search.config.errors import DataError, without_password
 from sm_search.evaluation.comparison import Row
 
+PIPED_WIDTH = 1000
 QUALITY_COLUMNS = (
     ("PSNR dB mean", "psnr_db_mean", ".1f"),
     ("median", "psnr_db_median", ".1f"),
@@ -95,7 +96,7 @@ class Output:
         for row in rows:
             table.add_row(*row)
         # A table that is piped must not be cut to a terminal's width.
-        width = None if self.stdout.is_terminal else 160
+        width = None if self.stdout.is_terminal else PIPED_WIDTH
         Console(file=self.stdout.file, highlight=False, width=width).print(table)
 
     def trials(self, told: dict[str, Any]) -> None:

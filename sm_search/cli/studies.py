@@ -89,7 +89,7 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
         space = space.model_validate({**space.model_dump(), "warm_start": (*space.warm_start, *options.warm_start)})
     # The speeds that a dry run tells are measured on the data, so that it needs all of them.
     dataset = Dataset.open(options.data, complete=options.dry_run or not options.while_simulating)
-    require_scans(space, dataset.settings)
+    require_scans(space, dataset.settings, options.space)
     if options.dry_run:
         return _plan(space, dataset, output)
     # Before Ray is started, which takes a while.

@@ -163,6 +163,21 @@ class ScheduleSettings(Settings):
             )
         return self
 
+    def in_words(self) -> str:
+        """What it does, in one short line, without what it does not use."""
+        if self.steps == 0:
+            return "0 steps: the mean alone"
+        words = [f"{self.sampler}, {self.steps} steps" if self.steps > 1 else f"{self.sampler}, 1 step"]
+        if self.eta_max > 0:
+            words.append(f"η_max {self.eta_max:.3g}, γ {self.gamma:.3g}")
+        if (self.w_min, self.w_max) != (1.0, 1.0):
+            words.append(f"w {self.w_max:.3g} to {self.w_min:.3g}, σ {self.sigma:.3g}")
+        if self.guidance != 1.0:
+            words.append(f"guidance {self.guidance:.3g}")
+        if self.samples > 1:
+            words.append(f"mean of {self.samples} samples")
+        return ", ".join(words)
+
     def evaluations(self, timesteps: int) -> int:
         """Network evaluations per image; no more than T = `timesteps` can be visited."""
         return self.samples * min(self.steps, timesteps) * (1 if self.guidance == 1.0 else 2)

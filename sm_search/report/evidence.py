@@ -60,7 +60,7 @@ def decay_verdict(schedules: Sequence[Mapping[str, Any]]) -> str:
     tried = [each for each in schedules if each["value"] is not None]
     perturbed = [each for each in tried if any(each["schedule"][name] != value for name, value in UNPERTURBED.items())]
     if not perturbed:
-        return "No schedule put noise or weight on the condition."
+        return "No schedule with noise or weight on the condition was good enough to be measured to the end."
     best = max(perturbed, key=lambda each: float(each["value"]))
     shape = ("gamma", "sigma", *UNPERTURBED)
     twin = {name: value for name, value in best["schedule"].items() if name not in shape}

@@ -33,6 +33,7 @@ from sm_search.report.study_figures import (
 from sm_search.search.importance import parameter_importance
 from sm_search.tracking.records import (
     FRONT_FILE,
+    SCHEDULE,
     RunRecord,
     best_trials,
     metric_history,
@@ -66,7 +67,7 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         f"<h1>Study {html.escape(study)}</h1>",
         f"<p>{len(trials)} trials, {sum(trial.state == 'complete' for trial in trials)} to the full budget. "
         f"Best: trial {html.escape(best.trial_id or '')} with {metric} = {best.metrics[metric]:.4g}"
-        f"{_spread(best, metric)} on the validation split. The test split was not read.</p>",
+        f"{_spread(best, metric)} on the validation split; the search did not read the test split.</p>",
         f'<p class="note">{html.escape(METRIC_DEFINITION)}</p>',
         "<h2>Trials</h2>",
         _trial_table(trials, best, metric, costs),
@@ -111,9 +112,9 @@ def _fronts(store: Store, parent: RunRecord, metric: str) -> list[str]:
         points = []  # the study has not ended
     if not points:
         return []
-    directions = ", ".join(f"{name} {direction}" for name, direction in others.items())
-    about = f"Each trial at the full budget with each schedule that none of its own beats, by {metric} and the study's "
-    about += f"other objectives ({directions})."
+    directions = " and ".join(f"{name} ({direction})" for name, direction in others.items())
+    about = f"A point is a trial with one of its schedules, by {metric} (max) and {directions}; of a trial's schedules "
+    about += "those that another of them beats in everything are left out."
     charts = [_chart(front_figure(points, metric, other)) for other in others]
     return ["<h2>Pareto front</h2>", f"<p>{html.escape(about)}</p>", *charts]
 
@@ -169,13 +170,15 @@ def _trial_table(
     params = sorted({name for trial in trials for name in trial.params})
     quality = [name for name in QUALITY_COLUMNS if any(name in trial.metrics for trial in trials)]
     cost = list(COSTS) if any(value for each in costs.values() for value in each.values()) else []
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", "state", *quality, *params, *cost))
+    schedule = [SCHEDULE] if any(SCHEDULE in trial.tags for trial in trials) else []
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", "state", *quality, *params, *schedule, *cost))
     rows = []
     # The values of trials that were stopped early are of another budget, and stand below.
     for trial in sorted(trials, key=lambda trial: (trial.state != "complete", -trial.metrics.get(metric, -1e9))):
         cells = [trial.trial_id or "", trial.state or trial.status.lower()]
         cells += [_number(trial.metrics.get(name)) for name in quality]
         cells += [_number(trial.params.get(name)) for name in params]
+        cells += [trial.tags.get(name, "–") for name in schedule]
         cells += [_number(costs[trial.run_id][name]) for name in cost]
         mark = ' class="best"' if trial.run_id == best.run_id else ""
         rows.append(f"<tr{mark}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")

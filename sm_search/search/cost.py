@@ -14,9 +14,10 @@ import torch
 from ray.tune.schedulers import TrialScheduler
 
 from sm_search.data.dataset import Dataset
+from sm_search.search.ranges import Branch
 from sm_search.search.schedule_search import base_schedule
 from sm_search.search.searcher import make_asha
-from sm_search.search.space import Recorded, Space, schedule_settings, suggest, training_settings
+from sm_search.search.space import Recorded, Space, parameters_of, schedule_settings, suggest, training_settings
 from sm_search.search.trial import search_trial_schedule
 from sm_search.search.validation import Validation
 from sm_search.training import Trainer, training_images
@@ -24,7 +25,9 @@ from sm_search.training import Trainer, training_images
 ORDERS = 20
 """Random orders of good and bad trials over which ASHA's saving is averaged."""
 PROBES = 2
-"""Points of the space whose speed is measured."""
+"""Points of the space whose speed is measured; more, where it has more branches."""
+MOST_DRAWN = 100
+"""Points after which a branch that none of them is in is given up."""
 PROBE_S = 2.0
 PROBE_LEARNING_RATE = 1e-9
 WARM_UP_STEPS = 2
@@ -100,21 +103,30 @@ def measured_speed(space: Space, dataset: Dataset, announce: Callable[[str], Non
     torch.set_num_threads(space.resources.threads)
     device = "cuda" if space.resources.gpu_share and torch.cuda.is_available() else "cpu"
     found = []
-    for number, params in enumerate(_points(space)):
-        announce(f"measuring point {number + 1} of {PROBES}: {', '.join(f'{k} {v}' for k, v in params.items())}")
+    points = measured_points(space)
+    for number, params in enumerate(points):
+        announce(f"measuring point {number + 1} of {len(points)}: {', '.join(f'{k} {v}' for k, v in params.items())}")
         found.append(_speed_at(space, dataset, params, device))
     return Speed(*(statistics.fmean(values) for values in zip(*found, strict=True)))
 
 
-def _points(space: Space) -> list[Mapping[str, Any]]:
+def measured_points(space: Space) -> list[Mapping[str, Any]]:
+    """The first guesses, then random ones: a few points, among them each branch of the space."""
+    parameters = parameters_of(space.outer_tree()).items()
+    missing = {(name, each) for name, leaf in parameters if isinstance(leaf, Branch) for each in leaf.choice}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=space.seed))
     for point in space.first:
         study.enqueue_trial(dict(point))
-    points = []
-    for _ in range(PROBES):
+    points: list[Mapping[str, Any]] = []
+    for _ in range(MOST_DRAWN):
+        if len(points) >= PROBES and not missing:
+            break
         trial = study.ask()
         suggest(trial, space.outer_tree())
-        points.append(trial.params)
+        found = missing & set(trial.params.items())
+        if len(points) < PROBES or found:
+            points.append(trial.params)
+        missing -= found
     return points
 
 

@@ -116,5 +116,9 @@ class Choice(Settings):
         raise ValueError(self.fault(text))
 
 
+class Branch(Choice):
+    """The choice of a `one_of`: of one of its subtrees, by name."""
+
+
 Range = FloatRange | IntRange | Choice
 LEAVES: dict[str, type[Range]] = {"float": FloatRange, "int": IntRange, "choice": Choice}

@@ -136,7 +136,8 @@ class Recorder(tune.Callback):
 
     def _finish(self, trials: list[Trial], trial: Trial, state: TrialState) -> None:
         result = trial.last_result or {}
-        self._store(trial.trial_id, lambda log: _end(log, trial.trial_id, state, result.get("error")))
+        schedule = result.get("schedule")
+        self._store(trial.trial_id, lambda log: _end(log, trial.trial_id, state, result.get("error"), schedule))
         value = result.get(self.space.metric)
         shown = result.get("error") or ("no result" if value is None else f"{self.space.metric} {value:.4g}")
         if self.announce is not None:
@@ -225,7 +226,9 @@ def deliver(store: Store, space: Space, trials: Sequence[TrialSummary], suspects
         for report in trial.reports:
             if report["training_step"] not in steps:
                 _report(log, trial.trial_id, report, losses)
-        _end(log, trial.trial_id, trial.state, trial.error if trial.state == "failed" else None)
+        error = trial.error if trial.state == "failed" else None
+        schedule = trial.reports[-1].get("schedule") if trial.reports else None
+        _end(log, trial.trial_id, trial.state, error, schedule)
     if log.pending:
         raise TrackingError(f"{store.uri}: not stored: {'; '.join(log.pending[:3])}")
     return log
@@ -245,7 +248,7 @@ def _report(log: StudyLog, trial_id: str, result: Mapping[str, Any], stored_loss
     log.log_points(trial_id, [*losses, (result["training_step"], numbers(result))])
 
 
-def _end(log: StudyLog, trial_id: str, state: TrialState, error: str | None) -> None:
-    log.finish_trial(trial_id, state)
+def _end(log: StudyLog, trial_id: str, state: TrialState, error: str | None, schedule: str | None) -> None:
+    log.finish_trial(trial_id, state, schedule)
     if error:
         log.log_text(trial_id, f"{error}\n", ERROR_FILE)

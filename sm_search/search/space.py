@@ -21,7 +21,7 @@ from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import SettingsError
 from sm_search.config.loading import Location, YamlDocument, parse_settings, read_yaml
 from sm_search.config.model import ScheduleSettings, TrainingSettings
-from sm_search.search.ranges import LEAVES, Choice, Range, Suggester
+from sm_search.search.ranges import LEAVES, Branch, Range, Suggester
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 Tree = Any
@@ -205,22 +205,30 @@ def training_settings(space: Space, params: Mapping[str, Any]) -> TrainingSettin
     return parse_settings(tree["training"] if space.mode == "joint" else tree, TrainingSettings, "training")
 
 
-def require_scans(space: Space, data: DatasetSettings) -> None:
+def require_scans(space: Space, data: DatasetSettings, file: str | Path) -> None:
     """Refuse a number of training scans that some trial may take and the dataset does not have.
 
     Raises:
-        SettingsError: one line with the number and the limit.
+        SettingsError: one line with the space's file, the number and the limit.
     """
-    for example in _examples(space.training):
-        data.scans("train", example.get("scans"))
+    try:
+        for example in _examples(space.training):
+            data.scans("train", example.get("scans"))
+    except SettingsError as error:
+        raise SettingsError(f"{file}: {error}") from None
 
 
 def schedule_settings(tree: Tree) -> ScheduleSettings:
     """Resolved values as a schedule; w_max is searched as it is and lifted to w_min where it falls below."""
-    values = dict(tree)
-    if "w_min" in values:
-        values["w_max"] = max(values["w_min"], values.get("w_max", ScheduleSettings().w_max))
-    return parse_settings(values, ScheduleSettings, "schedule")
+    return parse_settings(_lifted(tree), ScheduleSettings, "schedule")
+
+
+def _lifted(values: Mapping[str, Any]) -> dict[str, Any]:
+    ends = [values.get("w_min"), values.get("w_max", ScheduleSettings().w_max)]
+    # What is no number is for the settings to refuse.
+    if all(isinstance(end, int | float) for end in ends):
+        return {**values, "w_max": max(ends)}
+    return dict(values)
 
 
 def load_space(path: str | Path) -> Space:
@@ -283,7 +291,7 @@ def parameters_of(tree: Tree, path: str = "") -> dict[str, Range]:
         return {}
     if "one_of" in tree:
         branches = _branches(tree)
-        found: dict[str, Range] = {path: Choice(choice=tuple(branches))}
+        found: dict[str, Range] = {path: Branch(choice=tuple(branches))}
     else:
         branches, found = dict(tree), {}
     for key, value in branches.items():
@@ -295,10 +303,7 @@ def _check_tree(tree: Tree, cls: type[Settings], document: YamlDocument, at: Loc
     """Check the tree's shape, then every sample of every leaf in place of that leaf, all others at their first."""
     _check_shape(tree, document, at)
     for example in _examples(tree):
-        values = example
-        if cls is ScheduleSettings and "w_min" in values:
-            values = {**values, "w_max": max(values["w_min"], values.get("w_max", 1.0))}
-        parse_settings(values, cls, document, at)
+        parse_settings(_lifted(example) if cls is ScheduleSettings else example, cls, document, at)
 
 
 def _check_shape(tree: Tree, document: YamlDocument, at: Location) -> None:

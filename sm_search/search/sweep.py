@@ -179,6 +179,7 @@ def _drive(study: _Study, resume: bool, watch: Watch | None) -> SweepResult:
     else:
         tags["dataset_hash"] = study.dataset.content_hash()
     params = {"mode": space.mode, "seed": space.seed, "metric": space.metric, "budget": space.budget.model_dump()}
+    params["fixed"] = {name: value for name, value in space.training.items() if not parameter_names(value)}
     if space.beside:
         params["objectives"] = space.objectives()
     log = StudyLog.open(store, space.study, tags=tags, params=params)

@@ -114,6 +114,7 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
                 "validation_seconds": validated,
                 "images_per_second": records[-1].images_per_second,
                 "evaluations": found.schedule.evaluations(settings.diffusion.timesteps),
+                "schedule": found.schedule.in_words(),
                 "schedule_front": found.front,
                 "losses": [[record.step, record.loss] for record in records],
             }

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from sm_search.tracking.records import RunRecord
+from sm_search.tracking.records import SCHEDULE, RunRecord
 
 SHOWN_TRIALS = 5
+FIXED = "fixed."
+"""Beginning of the names of a study's parameters that hold settings which are not searched."""
 LISTED = ("val_psnr_db", "val_ssim", "training_step", "training_seconds")
 # A paragraph is one line: MLflow shows a line break as one.
 READING = """
@@ -39,18 +41,24 @@ def study_note(study: str, params: Mapping[str, str], tags: Mapping[str, str], t
         best = sorted(whole, key=lambda trial: -trial.metrics[metric])[:SHOWN_TRIALS]
         names = sorted({name for trial in best for name in trial.params})
         lines += ["", f"**Best of {len(trials)} trials**, {len(whole)} of them complete:", ""]
-        lines += [_row(["trial", metric, *names]), _row(["---", "---:", *["---" for _ in names]])]
+        lines += [_row(["trial", metric, *names, SCHEDULE]), _row(["---", "---:", *["---" for _ in names], "---"])]
         for trial in best:
             cells = [f"`{trial.trial_id}`", f"{trial.metrics[metric]:.4g}"]
-            lines.append(_row(cells + [_short(trial.params.get(name)) for name in names]))
+            cells += [_short(trial.params.get(name)) for name in names]
+            lines.append(_row([*cells, trial.tags.get(SCHEDULE, "–")]))
+        fixed = {name: value for name, value in sorted(params.items()) if name.startswith(FIXED)}
+        if fixed:
+            shown = ", ".join(f"`{name.removeprefix(FIXED)}` {_short(value)}" for name, value in fixed.items())
+            lines += ["", f"The same in all of them: {shown}."]
     return "\n".join(lines) + "\n" + READING
 
 
-def trial_note(trial: RunRecord, state: str) -> str:
+def trial_note(trial: RunRecord, state: str, schedule: str | None = None) -> str:
     """The description of a finished trial's run."""
     lines = [f"Trial `{trial.trial_id}` of study `{trial.study}`: **{state}**.", "", _row(["", ""]), "|---|---:|"]
     lines += [_row([f"`{name}`", f"{trial.metrics[name]:.4g}"]) for name in LISTED if name in trial.metrics]
     lines += [_row([f"`{name}`", _short(value)]) for name, value in sorted(trial.params.items())]
+    lines += [_row(["sampling schedule", schedule])] if schedule else []
     return "\n".join(lines) + "\n"
 
 

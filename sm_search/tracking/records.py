@@ -20,6 +20,8 @@ EXPERIMENT = "sm_search"
 # Tags that tell our runs apart. `kind` is "study" or "trial"; `state` is the trial's outcome in the search's own words.
 # `split` says what the metrics of a search are of.
 STUDY, TRIAL, KIND, STATE, SPLIT = "study", "trial_id", "kind", "state", "split"
+SCHEDULE = "schedule"
+"""Tag of a trial: its sampling schedule in words."""
 DATASET, DATASET_HASH, DATASET_SOURCE = "dataset", "dataset_hash", "dataset_source"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"

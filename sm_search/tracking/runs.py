@@ -22,6 +22,7 @@ from sm_search.tracking.records import (
     KIND,
     NOTE,
     PARENT,
+    SCHEDULE,
     SPLIT,
     STATE,
     STUDY,
@@ -173,7 +174,7 @@ class StudyLog:
 
         self._send(f"metrics of {whose} at step {points[-1][0]}", write)
 
-    def finish_trial(self, trial_id: str, state: TrialState) -> None:
+    def finish_trial(self, trial_id: str, state: TrialState, schedule: str | None = None) -> None:
         """End a trial. A pruned one is FINISHED for MLflow, with the tag `state` = pruned.
 
         Raises:
@@ -183,8 +184,9 @@ class StudyLog:
 
         def end() -> None:
             client = self._store.client
-            note = trial_note(run_record(client.get_run(run_id)), state)
-            client.log_batch(run_id, tags=[RunTag(STATE, state), RunTag(NOTE, note)], synchronous=True)
+            note = trial_note(run_record(client.get_run(run_id)), state, schedule)
+            tags = {STATE: state, NOTE: note} | ({SCHEDULE: schedule} if schedule else {})
+            client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()], synchronous=True)
             client.set_terminated(run_id, TRIAL_STATUS[state])
 
         self._send(f"outcome {state!r} of trial {trial_id!r}", end)

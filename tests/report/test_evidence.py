@@ -30,7 +30,7 @@ def test_the_verdict_compares_the_best_with_its_own_twin(perturbed: float, words
 
 
 def test_nothing_is_claimed_without_a_twin() -> None:
-    assert "No schedule put noise" in decay_verdict([tried(30.0), tried(20.0)])
+    assert "No schedule with noise or weight" in decay_verdict([tried(30.0), tried(20.0)])
     assert "was not tried without" in decay_verdict([tried(30.0, eta_max=0.1), tried(40.0, steps=1), tried(None)])
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from sm_search.data.dataset import Dataset
-from sm_search.search.cost import Speed, Work, expected_seconds, expected_work, measured_speed, workers
+from sm_search.search.cost import Speed, Work, expected_seconds, expected_work, measured_points, measured_speed, workers
 from sm_search.search.space import Space
 
 STEPS = 900
@@ -54,6 +54,16 @@ def test_trials_at_once_are_limited_by_the_machine_and_by_the_space(limit: dict[
     free = space()
     assert workers(free) >= 1
     assert workers(Space.model_validate({**free.model_dump(), "resources": limit})) == 1
+
+
+def test_each_branch_of_the_space_is_measured() -> None:
+    small = {"backbone": "linear-basis", "width": {"choice": [16, 32]}}
+    of = space().model_dump() | {"first": ({"learning_rate": 2e-3, "backbone": "linear-basis"},) * 2}
+    of["training"]["backbone"] = {"one_of": [small, {"backbone": "unet", "layers": {"int": [1, 2]}}]}
+    points = measured_points(Space.model_validate(of))
+    assert [point["backbone"] for point in points] == ["linear-basis", "linear-basis", "unet"]
+    assert points[0]["learning_rate"] == 2e-3
+    assert len(measured_points(space())) == 2
 
 
 def test_speed_is_measured_on_the_given_data(tiny_dataset: Dataset) -> None:

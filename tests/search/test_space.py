@@ -74,6 +74,8 @@ def test_every_space_of_the_repository_loads_under_its_own_name() -> None:
         ("training:\n  p_uncond: {float: [0, 1]}\nfirst:\n  - {p_uncon: 0.1}\n", 4, ["p_uncon", "p_uncond"]),
         ("training:\n  p_uncond: {float: [0, 0.5]}\nfirst:\n  - {p_uncond: 0.7}\n", 4, ["first.0.p_uncond", "0.7"]),
         ("training:\n  batch_size: {choice: [1, 2]}\nfirst:\n  - {batch_size: 3}\n", 4, ["first.0.batch_size", "3"]),
+        ("schedule:\n  w_min: one\n", 2, ["schedule.w_min", "'one'", "must be a number"]),
+        ("schedule:\n  w_min: {choice: [0.5, one]}\n", 2, ["schedule.w_min", "'one'", "must be a number"]),
         ("study: ../elsewhere\n", 1, ["study", "../elsewhere"]),
         ("mode: both\n", 1, ["mode", "'both'", "'joint'"]),
         ("seed: 1\nmetric: [val_psnr_db, val_psn]\n", 2, ["metric", "'val_psn'", "evaluations"]),
@@ -242,8 +244,8 @@ def test_a_joint_space_searches_the_same_parameters_as_the_papers_own() -> None:
 @pytest.mark.parametrize("scans", ["12", "{choice: [2, 12]}", "{int: [2, 12]}", "{int: [2, 12], log: true}"])
 def test_no_trial_may_ask_for_more_training_scans_than_there_are(tmp_path: Path, scans: str) -> None:
     demo = preset("demo")
-    require_scans(load_space(written(tmp_path, "training:\n  steps: 900\n")), demo)
-    require_scans(load_space(written(tmp_path, f"training:\n  scans: {scans}\n")), demo)
+    require_scans(load_space(written(tmp_path, "training:\n  steps: 900\n")), demo, "my.yaml")
+    require_scans(load_space(written(tmp_path, f"training:\n  scans: {scans}\n")), demo, "my.yaml")
     space = load_space(written(tmp_path, f"training:\n  scans: {scans.replace('12', '13')}\n"))
-    with pytest.raises(SettingsError, match=r"^training.scans = 13: must be at most 12, the scans of split 'train'"):
-        require_scans(space, demo)
+    with pytest.raises(SettingsError, match=r"^my.yaml: training.scans = 13: must be at most 12, the scans of "):
+        require_scans(space, demo, "my.yaml")
