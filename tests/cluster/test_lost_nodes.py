@@ -7,7 +7,7 @@ ends its Ray, and joins again as a new node.
 import datetime
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -33,6 +33,9 @@ schedule: {eta_max: {float: [0.0, 0.3]}}
 budget: {trials: 3, first_rung: 500, reduction: 2, schedules: 2, images: 4}
 resources: {concurrent: 1}
 """
+LONG_RUNGS = [500, 20_000]
+LONG_SPACE = SPACE.replace("steps: 2000", "steps: 20000").replace("reduction: 2", "reduction: 100")
+"""Whose trials take longer than a notice."""
 GPU = yaml.safe_load((ROOT / "cluster/gpu.yaml").read_text())
 RUNGS = [500, 1000, 2000]
 ENVIRONMENT = {
@@ -51,12 +54,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(missing()), reason=mi
 class Sweep:
     """A sweep on a head where no trial runs, and workers."""
 
-    def __init__(self, lab: Network, data: Path, storage: str, workers: int = 2) -> None:
+    def __init__(self, lab: Network, data: Path, storage: str, workers: int = 2, space: str = SPACE) -> None:
         self.lab = lab
         self.shared = lab.folder / "nfs"
         self.shared.mkdir()
         self.head, *self.workers = [lab.add(f"172.31.0.{number}") for number in range(1, workers + 2)]
-        (self.head.home / "space.yaml").write_text(SPACE)
+        (self.head.home / "space.yaml").write_text(space)
         lab.ssh(self.head, "ray start --head --num-cpus=0 --include-dashboard=false")
         with ThreadPoolExecutor() as pool:
             list(pool.map(self.join, self.workers))
@@ -103,7 +106,7 @@ def sweep(data: Path, storage: str) -> Iterator[Sweep]:
         yield Sweep(lab, data, storage)
 
 
-def check_whole(shared: Path, told: dict[str, Any]) -> None:
+def check_whole(shared: Path, told: dict[str, Any], rungs: Sequence[int] = RUNGS) -> None:
     """Each trial once, none RUNNING, each rung once."""
     store = open_store(shared, f"sqlite:///{shared}/mlflow.db")
     parent, runs = study_runs(store, "cut")
@@ -113,8 +116,8 @@ def check_whole(shared: Path, told: dict[str, Any]) -> None:
     states = {trial["trial_id"]: trial["state"] for trial in told["trials"]}
     for run in runs:
         steps = [step for step, _ in metric_history(store, run.run_id, "val_psnr_db")]
-        assert steps == RUNGS[: len(steps)] != []
-        assert states[run.trial_id] == run.state == ("complete" if steps == RUNGS else "pruned")
+        assert steps == rungs[: len(steps)] != []
+        assert states[run.trial_id] == run.state == ("complete" if steps == rungs else "pruned")
 
 
 @pytest.mark.parametrize("storage", ["", "s3://lab/sm"], ids=["folder", "s3"])
@@ -156,7 +159,7 @@ NOTICE_S = 20
 def test_a_spot_notice_drains_the_node_and_costs_no_trial(tiny_dataset: Dataset) -> None:
     watch = next(line for line in GPU["worker_start_ray_commands"] if "spot_notice" in line)
     with network(ENVIRONMENT) as lab:
-        study = Sweep(lab, tiny_dataset.folder, "", workers=1)
+        study = Sweep(lab, tiny_dataset.folder, "", workers=1, space=LONG_SPACE)
         (spot,) = study.workers
         (study.head.home / "where.py").write_text(WHERE)
         lab.ssh(spot, "nohup setsid python -m tests.cluster.metadata ~/notice 8111 > ~/asked 2>&1 < /dev/null &")
@@ -180,7 +183,7 @@ def test_a_spot_notice_drains_the_node_and_costs_no_trial(tiny_dataset: Dataset)
         )
         study.wait_for("goes on from training step")
         told = study.end()
-        check_whole(study.shared, told)
+        check_whole(study.shared, told, LONG_RUNGS)
         # Ray Tune wrote down the failure, and did not count it.
         (errors,) = study.shared.glob("sm/studies/cut/tune/*/error.txt")
         assert errors.read_text().startswith("Failure # 0 "), errors.read_text()
