@@ -20,7 +20,7 @@ from sm_search.tracking.store import open_store
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "cluster/slurm.sh"
-TIMEOUT_S = 240
+TIMEOUT_S = 600
 SPACE = """
 study: nightly
 training:
