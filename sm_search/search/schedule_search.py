@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from sm_search.config.errors import DivergenceError
 from sm_search.config.model import DiffusionSettings, ScheduleSettings
 from sm_search.diffusion.denoiser import Denoiser
+from sm_search.search.ranges import Branch
 from sm_search.search.space import Tree, parameter_names, parameters_of, schedule_settings, suggest
 from sm_search.search.validation import ScheduleScorer, Scores, Validation
 
@@ -95,9 +96,12 @@ def base_schedule(tree: Tree) -> ScheduleSettings:
     """
     values, defaults = dict(tree), ScheduleSettings().model_dump()
     for name, value in tree.items():
-        if not parameter_names(value):
+        leaf = parameters_of(value, name).get(name)
+        if leaf is None:
             continue
-        (leaf,) = parameters_of(value, name).values()
+        if isinstance(leaf, Branch):
+            del values[name]
+            continue
         default, samples = defaults[name], leaf.samples()
         if leaf.fault(default) is None:
             values[name] = default
@@ -165,8 +169,9 @@ def search_schedule(
                 race.finish([plain])
                 tried.append(({}, plain))
     best = race.best(len(tried))
-    if not _admits_unperturbed(tree) and not is_perturbed(best):
-        best = race.best_of([schedule for schedule in race.finished() if is_perturbed(schedule)])
+    inside = [schedule for schedule in race.finished() if is_perturbed(schedule)]
+    if inside and not _admits_unperturbed(tree):
+        best = race.best_of(inside)
     found = tuple(race.trial(params, schedule) for params, schedule in tried)
     metrics = validation.metrics(denoiser, diffusion, best, device)
     return ScheduleSearch(best, metrics, found, _front(found))
