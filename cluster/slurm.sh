@@ -40,7 +40,7 @@ started=()
 trap 'kill "${started[@]}" 2> /dev/null; wait; rm -rf "/tmp/ray-$SLURM_JOB_ID"' EXIT
 # Slurm sends USR1 five minutes before the end (--signal above), and at the end kills whatever is left.
 verb='' limit=''
-trap 'limit=yes; [[ ! $verb ]] || kill -KILL "$verb"' USR1
+trap 'limit=yes; [[ ! $verb ]] || kill -TERM "$verb"' USR1
 
 ray start --head --block --node-ip-address="${address%:*}" --port="$port" --include-dashboard=false \
     --temp-dir="/tmp/ray-$SLURM_JOB_ID" --disable-usage-stats "${resources[@]}" > "$home/head.log" 2>&1 &
@@ -80,7 +80,12 @@ if [[ ! $limit ]]; then
     wait "$verb" || status=$?
 fi
 if [[ $limit ]]; then
-    [[ ! $verb ]] || wait "$verb" || true
+    # The sweep notes how far it is; what has hung by then is killed, so that there is time to queue the job.
+    for _ in {1..200}; do
+        if [[ ! $verb ]] || ! kill -0 "$verb" 2> /dev/null; then break; fi
+        sleep 1
+    done
+    [[ ! $verb ]] || kill -KILL "$verb" 2> /dev/null || true
     echo "time limit: queued again, to resume from the last rung of each trial"
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
