@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -13,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sm_search.config.errors import DataError, without_password
-from sm_search.evaluation.comparison import Row
+
+if TYPE_CHECKING:
+    from sm_search.evaluation.comparison import Row
 
 PIPED_WIDTH = 1000
 QUALITY_COLUMNS = (
@@ -137,7 +139,7 @@ class Output:
             ]
             self.table(title, ("trial", "sampler", *front[0]["objectives"]), rows)
 
-    def quality_table(self, title: str, rows: Sequence[Row]) -> None:
+    def quality_table(self, title: str, rows: "Sequence[Row]") -> None:
         columns = ["scan", "method", *(name for name, _, _ in QUALITY_COLUMNS)]
         self.table(
             title,

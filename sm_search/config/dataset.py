@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
-from scipy.stats import qmc
 
 from sm_search.config.base import Settings, content_hash
 from sm_search.config.errors import SettingsError
@@ -92,6 +91,8 @@ class SobolDesign(Settings):
         return self
 
     def scans(self) -> tuple[Scan, ...]:
+        from scipy.stats import qmc  # a second of every process that needs none
+
         unit_SD = qmc.Sobol(len(_DIMENSIONS), scramble=False).random_base2(math.ceil(math.log2(max(2, self.count))))
         return tuple(
             Scan.model_validate({name: self._value(name, u) for name, u in zip(_DIMENSIONS, unit_D, strict=True)})

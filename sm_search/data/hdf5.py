@@ -78,7 +78,7 @@ class Hdf5File:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.size = 0
-        self._found: dict[str, h5py.Dataset] = {}
+        self._nodes: dict[str, Any] = {}
 
     def __enter__(self) -> "Hdf5File":
         try:
@@ -92,7 +92,7 @@ class Hdf5File:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._found.clear()
+        self._nodes.clear()
         self._file.close()
 
     def fault(self, field: str, rule: str) -> FieldError:
@@ -104,22 +104,31 @@ class Hdf5File:
         Raises:
             FieldError: what is there is not a dataset whose values lie in this file.
         """
-        if field in self._found:
-            return self._found[field]
         with self._guard(field):
-            node: Any = self._file
-            for name in field.strip("/").split("/"):
-                if not isinstance(node, h5py.Group):
-                    raise self.fault(field, "must not lie below a dataset")
-                if not node.id.links.exists(name.encode()):
-                    return None
-                node = self._child(node, name, field)
+            node = self._node(field.strip("/"), field)
+            if node is None:
+                return None
             if not isinstance(node, h5py.Dataset):
                 raise self.fault(field, "must be a dataset, is a group or a type")
             if node.is_virtual or node.external:
                 raise self.fault(field, "must hold its values in this file, refers to another one")
-            self._found[field] = node
             return node
+
+    def _node(self, path: str, field: str) -> Any:
+        """The object at `path`, on the way to `field` or there; opening one costs more than reading a small one."""
+        if not path:
+            return self._file
+        if path not in self._nodes:
+            above, _, name = path.rpartition("/")
+            parent = self._node(above, field)
+            if parent is None:
+                return None
+            if not isinstance(parent, h5py.Group):
+                raise self.fault(field, "must not lie below a dataset")
+            if not parent.id.links.exists(name.encode()):
+                return None
+            self._nodes[path] = self._child(parent, name, field)
+        return self._nodes[path]
 
     def require(self, field: str) -> h5py.Dataset:
         dataset = self.find(field)
@@ -204,13 +213,19 @@ class Hdf5File:
             is_text = h5py.check_string_dtype(dataset.dtype) is not None
             return Layout(dataset.dtype, is_text, dataset.shape or (), dataset.chunks is not None)
 
-    def walk(self) -> Iterator["Node"]:
-        """The root and everything below it, depth first.
+    def walk(self, begin: str = "") -> Iterator["Node"]:
+        """The object at `begin`, by default the root, and everything below it, depth first; nothing where none is.
 
         Raises:
             FieldError: more or deeper objects than any MDF file has.
         """
-        pending: list[tuple[str, Any]] = [("", self._file)]
+        try:
+            with self._guard(begin):
+                first = self._node(begin.strip("/"), begin)
+        except FieldError:
+            yield Node(begin, "refused", 0)
+            return
+        pending = [] if first is None else [(begin, first)]
         seen = 0
         while pending:
             prefix, node = pending.pop()
@@ -234,7 +249,8 @@ class Hdf5File:
             return None
         try:
             with self._guard(field):
-                return self._child(group, name, field)
+                node = self._nodes[field.strip("/")] = self._child(group, name, field)
+                return node
         except FieldError:
             return None
 

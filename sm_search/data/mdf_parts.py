@@ -162,7 +162,7 @@ def simplest_orders(index_K: NDArray[np.int64], nd: int) -> NDArray[np.int64]:
 def tracer(file: Hdf5File) -> dict[str, float | str]:
     """The scalar user fields of /tracer; a file from elsewhere may keep other things there, which are passed over."""
     found: dict[str, float | str] = {}
-    for node in file.walk():
+    for node in file.walk("/tracer"):
         if not node.path.startswith("/tracer/_") or node.path.count("/") != 2:
             continue
         try:

@@ -31,15 +31,8 @@ from sm_search.report.study_figures import (
     trial_costs,
 )
 from sm_search.search.importance import parameter_importance
-from sm_search.tracking.records import (
-    FRONT_FILE,
-    SCHEDULE,
-    RunRecord,
-    best_trials,
-    metric_history,
-    read_study_text,
-    study_runs,
-)
+from sm_search.tracking.names import FRONT_FILE, SCHEDULE
+from sm_search.tracking.records import RunRecord, best_trials, metric_history, read_study_text, study_runs
 from sm_search.tracking.store import Store
 
 STYLE = """

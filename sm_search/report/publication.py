@@ -13,13 +13,8 @@ from sm_search.report.figures import comparison_figure, save_figure
 from sm_search.report.page import study_page
 from sm_search.search.single import regression_network
 from sm_search.synthesis import load_synthesiser, synthesise_file
-from sm_search.tracking.records import (
-    SCHEDULES_FILE,
-    best_trials,
-    download_study_file,
-    read_study_text,
-    read_trial_text,
-)
+from sm_search.tracking.names import SCHEDULES_FILE
+from sm_search.tracking.records import best_trials, download_study_file, read_study_text, read_trial_text
 from sm_search.tracking.registry import download_model
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store

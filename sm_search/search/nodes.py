@@ -1,9 +1,11 @@
 """What the nodes of a Ray cluster see: tasks that run on each of them, whatever else it is busy with."""
 
 import hashlib
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,12 @@ from sm_search.data.storage import is_uri
 
 ANSWER_S = 90
 """How long a node may take: the first task of a session starts a Python on it."""
+
+
+LOOK_S = 2.0
+"""For how long the size of the cluster is believed: a search asks for it many times a second."""
+ROUNDING = 1e-6
+"""Ten trials of a tenth of a GPU fit on one."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,21 @@ def other_nodes() -> list[dict[str, Any]]:
     """The living nodes of the session but the one of this process."""
     here = ray.get_runtime_context().get_node_id()
     return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+
+
+def room(cpus: float, gpus: float) -> int:
+    """How many trials of this size the living nodes hold at once."""
+    return _room(cpus, gpus, int(time.monotonic() / LOOK_S))
+
+
+@lru_cache(maxsize=1)
+def _room(cpus: float, gpus: float, moment: int) -> int:
+    wanted = {"CPU": cpus, "GPU": gpus}
+    return sum(
+        int(min(node["Resources"].get(name, 0) / share for name, share in wanted.items() if share) + ROUNDING)
+        for node in ray.nodes()
+        if node["Alive"]
+    )
 
 
 def ask_nodes(nodes: list[dict[str, Any]], question: Callable[..., Any], *arguments: Any) -> list[NodeAnswer]:

@@ -19,7 +19,7 @@ from sm_search.search.recording import TrialSummary, deliver
 from sm_search.search.schedule_search import pareto_front
 from sm_search.search.space import Space
 from sm_search.tracking.logged_models import REQUIRED_FILES, log_model
-from sm_search.tracking.records import FRONT_FILE, SCHEDULES_FILE
+from sm_search.tracking.names import FRONT_FILE, SCHEDULES_FILE
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store
 

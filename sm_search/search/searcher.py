@@ -3,7 +3,7 @@
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -39,13 +39,15 @@ class TruthfulOptunaSearch(OptunaSearch):
     that one's value, at once or when it has ended, and another is asked for.
 
     Attributes:
+        room: how many trials fit on the cluster as it is now; None if that is no limit.
         repeated: suggestions that were answered from the record.
     """
 
-    def __init__(self, space: Space, known: Knowledge = NOTHING) -> None:
+    def __init__(self, space: Space, known: Knowledge = NOTHING, room: Callable[[], float] | None = None) -> None:
         self.full_budget = space.training_steps()
         self.quality = space.metric
         self.objectives = tuple(space.objectives())
+        self.room = room
         self.max_concurrent: int | None = None
         self.repeated = 0
         # By parameters: the number of the Optuna trial that has or will have their value.
@@ -89,9 +91,13 @@ class TruthfulOptunaSearch(OptunaSearch):
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Parameters that no trial had before; FINISHED where the space seems to hold no more of them."""
+        """Parameters that no trial had before; FINISHED where the space seems to hold no more of them.
+
+        None while enough trials are under way: `max_concurrent`, or those that fit and one more, so that a cluster
+        that can grow sees that it should.
+        """
         running = len(self._ot_trials) - len(self._completed_trials)
-        if self.max_concurrent is not None and running >= self.max_concurrent:
+        if running >= self._most():
             return None
         sampler = self._ot_study.sampler
         for attempt in range(MAX_REPEATS):
@@ -110,6 +116,9 @@ class TruthfulOptunaSearch(OptunaSearch):
         self._ot_study.sampler = sampler
         finished: str = Searcher.FINISHED
         return finished
+
+    def _most(self) -> float:
+        return self.max_concurrent or (self.room() + 1 if self.room else math.inf)
 
     def _answer(self, number: int) -> None:
         """Tell the repeats of a trial its value, if it has ended."""

@@ -19,6 +19,8 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Seconds between Tune's snapshots of a study: what is younger than the last one is done again after a death.
     "TUNE_GLOBAL_CHECKPOINT_S": "1",
+    # Tune would start one worker after the other, each some seconds: the searcher knows how many trials are wanted.
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",
     # Tune would end on Ctrl-C as if the search were over, with what it has: see `interrupted_gently`.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

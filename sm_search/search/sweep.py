@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sm_search.config.errors import DataError, InputError, TrackingError
 from sm_search.data.dataset import Dataset
 from sm_search.data.storage import absolute, is_uri
 from sm_search.search.confirmation import ConfirmationCallback, confirmation_name, confirmation_points, with_spread
-from sm_search.search.nodes import require_shared
+from sm_search.search.nodes import require_shared, room
 from sm_search.search.overlap import StallWatch
 from sm_search.search.placement import GPUS_TAG, first_gpus, placed
 from sm_search.search.recording import DISK_FAULTS, Announce, Recorder, TrialSummary, Watch, summary
@@ -275,7 +276,9 @@ def _search(study: _Study, log: StudyLog, recorder: Recorder, resume: bool) -> t
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=TruthfulOptunaSearch(space, known),
+            search_alg=TruthfulOptunaSearch(
+                space, known, partial(room, space.resources.cpus, space.resources.gpu_share)
+            ),
             scheduler=make_asha(space),
             num_samples=space.budget.trials if parameter_names(space.outer_tree()) else 1,
             max_concurrent_trials=space.resources.concurrent,

@@ -23,7 +23,7 @@ from sm_search.search.overlap import wait_for
 from sm_search.search.schedule_search import ScheduleSearch, base_schedule, search_schedule
 from sm_search.search.space import Recorded, Space, schedule_settings, suggest, training_settings
 from sm_search.search.validation import Validation
-from sm_search.tracking.records import SCHEDULES_FILE
+from sm_search.tracking.names import SCHEDULES_FILE
 from sm_search.training import STATE_FILE, Trainer, TrainingImages, make_checkpoint, training_images
 
 RECORD_EVERY = 100

@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from sm_search.config.errors import TrackingError
-from sm_search.tracking.records import KIND, NOTE
+from sm_search.tracking.names import KIND, NOTE
 from sm_search.tracking.runs import experiment_id
 from sm_search.tracking.store import Store
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from sm_search.tracking.records import SCHEDULE, RunRecord
+from sm_search.tracking.names import SCHEDULE
+from sm_search.tracking.records import RunRecord
 
 SHOWN_TRIALS = 5
 FIXED = "fixed."

@@ -9,7 +9,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from sm_search.config.errors import TrackingError
 from sm_search.tracking.logged_models import MODEL_NAME_IN_RUN, logged_models
-from sm_search.tracking.records import KIND, RunRecord, best_trials, find_trials, search_runs, study_runs
+from sm_search.tracking.names import KIND
+from sm_search.tracking.records import RunRecord, best_trials, find_trials, search_runs, study_runs
 from sm_search.tracking.store import Store
 
 DISPOSABLE = (MODEL_NAME_IN_RUN, "synthesis")

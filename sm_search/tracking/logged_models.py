@@ -26,7 +26,7 @@ from sm_search.config.errors import CheckpointError
 from sm_search.diffusion.checkpoint import SETTINGS_FILE, WEIGHTS_FILE
 from sm_search.physics.system_matrix import SystemMatrix
 from sm_search.tracking.descriptions import model_note
-from sm_search.tracking.records import NOTE, STUDY, TRIAL
+from sm_search.tracking.names import NOTE, STUDY, TRIAL
 from sm_search.tracking.store import Store
 
 MODEL_NAME_IN_RUN = "checkpoint"

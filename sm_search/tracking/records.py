@@ -1,6 +1,5 @@
 """Reading runs: the studies of a store, their trials, and the best of these."""
 
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,24 +8,8 @@ from pathlib import Path
 from mlflow.entities import Run
 
 from sm_search.config.errors import TrackingError
+from sm_search.tracking.names import EXPERIMENT, KIND, PARENT, STATE, STUDY, TRIAL, check_name
 from sm_search.tracking.store import Store
-
-SCHEDULES_FILE = "schedules.json"
-"""Artifact of a trial: what its inner search tried."""
-FRONT_FILE = "front.json"
-"""Artifact of a study with several objectives: what can be had, and what of it nothing else beats."""
-
-EXPERIMENT = "sm_search"
-# Tags that tell our runs apart. `kind` is "study" or "trial"; `state` is the trial's outcome in the search's own words.
-# `split` says what the metrics of a search are of.
-STUDY, TRIAL, KIND, STATE, SPLIT = "study", "trial_id", "kind", "state", "split"
-SCHEDULE = "schedule"
-"""Tag of a trial: its sampling schedule in words."""
-DATASET, DATASET_HASH, DATASET_SOURCE = "dataset", "dataset_hash", "dataset_source"
-PARENT = "mlflow.parentRunId"
-NOTE = "mlflow.note.content"
-"""Tag that MLflow shows as the description of a run, in Markdown."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -162,17 +145,6 @@ def find_trials(store: Store, parent: RunRecord, trial_id: str | None = None) ->
         check_name("trial", trial_id)
         query += f" and tags.{TRIAL} = '{trial_id}'"
     return list(search_runs(store, query))
-
-
-def check_name(what: str, name: str) -> None:
-    """Refuse a name that would not be safe in a query or as a folder.
-
-    Raises:
-        TrackingError: it breaks the rule in the message.
-    """
-    if not NAME.fullmatch(name):
-        rule = "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit"
-        raise TrackingError(f"{what} name {name!r}: must be {rule}")
 
 
 def search_runs(store: Store, query: str) -> Iterator[RunRecord]:

@@ -28,7 +28,7 @@ from sm_search.tracking.logged_models import (
     log_model,
     logged_models,
 )
-from sm_search.tracking.records import check_name
+from sm_search.tracking.names import check_name
 from sm_search.tracking.store import Store
 
 MODEL_NAME = "sm-search"

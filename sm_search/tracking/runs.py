@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from sm_search.config.errors import DivergenceError, TrackingError
 from sm_search.tracking.descriptions import study_note, trial_note
-from sm_search.tracking.records import (
+from sm_search.tracking.names import (
     DATASET,
     DATASET_HASH,
     DATASET_SOURCE,
@@ -27,13 +27,9 @@ from sm_search.tracking.records import (
     STATE,
     STUDY,
     TRIAL,
-    RunRecord,
     check_name,
-    find_study,
-    find_trials,
-    run_record,
-    study_runs,
 )
+from sm_search.tracking.records import RunRecord, find_study, find_trials, run_record, study_runs
 from sm_search.tracking.store import STORE_ERRORS, Store, is_transient, reason
 
 MAX_PARAM_LENGTH = 6000

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sm_search.data.dataset import Dataset
-from sm_search.tracking.records import FRONT_FILE, best_trials, metric_history, read_study_text, study_runs
+from sm_search.tracking.names import FRONT_FILE
+from sm_search.tracking.records import best_trials, metric_history, read_study_text, study_runs
 from sm_search.tracking.store import open_store
 
 pytestmark = pytest.mark.slow

@@ -44,6 +44,21 @@ def asked(searcher: TruthfulOptunaSearch) -> list[FrozenTrial]:
     return [trial for trial in searcher.trials() if trial.state != TrialState.WAITING]
 
 
+def test_it_suggests_what_fits_and_one_more() -> None:
+    fits = 2
+    searcher = make_searcher()
+    searcher.room = lambda: fits
+    suggested = [searcher.suggest(name) for name in "abcd"]
+    assert [point is not None for point in suggested] == [True, True, True, False]
+    searcher.on_trial_complete("b", result(30.0, 90))
+    assert searcher.suggest("e") is not None
+    assert searcher.suggest("f") is None
+    fits = 4
+    assert [searcher.suggest(name) is not None for name in "ghi"] == [True, True, False]
+    searcher.set_max_concurrency(6)
+    assert [searcher.suggest(name) is not None for name in "jk"] == [True, False]
+
+
 @pytest.mark.parametrize("mode", ["two-level", "joint"])
 def test_the_given_points_are_tried_first(mode: str) -> None:
     searcher = make_searcher(mode)
