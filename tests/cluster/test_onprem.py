@@ -1,6 +1,12 @@
 """`cluster/onprem.yaml` on three machines with real sshd, each with its own addresses, processes and home."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -87,12 +93,33 @@ def test_up_doctor_sweep_down() -> None:
         told("simulated", "simulate --config ~/dataset.yaml --out $SM_STORAGE/data/tiny")
         line = "sweep --space ~/space.yaml --data $SM_STORAGE/data/tiny --json --tracking-uri http://127.0.0.1:5000"
         assert "error: --storage" in told("refused", f"{line} --home /mnt/outputs", status=2)
-        swept = json.loads((head.home / "swept").read_text() if told("swept", f"{line} --storage $SM_STORAGE") else "")
+        with dashboard(lab, file):
+            sm_search = (Path(sys.executable).with_name("sm-search"), "sweep", "--space", head.home / "space.yaml")
+            there = ("--data", shared / "data/tiny", "--storage", shared, "--tracking-uri", "http://127.0.0.1:5000")
+            as_job = ("--json", "--ray-address", "http://127.0.0.1:8265")
+            done = lab.run("env", "RAY_AUTH_MODE=token", *sm_search, *there, *as_job)
+        swept = json.loads(done.stdout)
         assert [trial["state"] for trial in swept["trials"]] == ["complete", "complete"]
 
         assert all(raylets(lab, host) for host in (head, *workers))
         lab.ray("down", "-y", file)
         wait_until(lambda: not any(raylets(lab, h) for h in (head, *workers)), "Ray is left on a machine", 150)
+
+
+@contextmanager
+def dashboard(lab: Network, file: Path) -> Iterator[None]:
+    """The head's jobs server on the laptop's port 8265, through SSH, for the body."""
+    command = lab.command(sys.executable, "-m", "ray.scripts.scripts", "dashboard", file, cwd=file.parent / "checkout")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(lab.laptop)}
+    with (lab.folder / "tunnel.log").open("wb") as log:
+        tunnel = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        answers = ("curl", "--silent", "--output", "/dev/null", "http://127.0.0.1:8265/api/version")
+        wait_until(lambda: lab.run(*answers, check=False).returncode == 0, "no tunnel")
+        yield
+    finally:
+        os.killpg(tunnel.pid, signal.SIGTERM)
+        tunnel.wait()
 
 
 def raylets(lab: Network, host: Host) -> int:
