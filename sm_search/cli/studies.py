@@ -116,6 +116,7 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
         raise KeyboardInterrupt(done) from None
     told = as_object(result)
     output.trials(told)
+    output.result(f"Report: `sm-search report --study {space.study}`, or report.html of the study's run in MLflow.")
     return told
 
 

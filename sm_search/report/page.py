@@ -46,7 +46,7 @@ pre { background: #f6f8fa; padding: .7rem; overflow-x: auto; }
 QUALITY_COLUMNS = ("val_psnr_db", "val_ssim", "evaluations", "training_step", "images_per_second")
 MAX_LEGEND = 12
 NO_EVIDENCE = Evidence()
-LOG_AXIS_RATIO = 10.0
+LOG_AXIS_RATIO = 4.0
 """Largest over smallest value from which a parameter's axis is logarithmic."""
 
 
@@ -218,27 +218,33 @@ def _rungs(store: Store, trials: Sequence[RunRecord], metric: str) -> go.Figure:
 def _parallel(trials: Sequence[RunRecord], metric: str) -> go.Figure:
     told = [trial for trial in trials if metric in trial.metrics and trial.state in ("complete", "pruned")]
     everywhere = [name for name in sorted({n for t in told for n in t.params}) if all(name in t.params for t in told)]
-    dimensions = [_dimension(name, [trial.params[name] for trial in told]) for name in everywhere]
+    ends = [name.rpartition(".")[2] for name in everywhere]
+    # The first and the last label of a plot are cut where they are long.
+    labels = [end if ends.count(end) == 1 else name for end, name in zip(ends, everywhere, strict=True)]
+    dimensions = [
+        _dimension(label, [trial.params[name] for trial in told])
+        for label, name in zip(labels, everywhere, strict=True)
+    ]
     values = [trial.metrics[metric] for trial in told]
     dimensions.append({"label": metric, "values": values, "tickformat": ".4~g"})
     return go.Figure(go.Parcoords(dimensions=dimensions, line={"color": values, "colorscale": "Viridis"}))
 
 
-def _dimension(name: str, texts: Sequence[str]) -> dict[str, Any]:
+def _dimension(label: str, texts: Sequence[str]) -> dict[str, Any]:
     """An axis of the parallel plot: linear or logarithmic for numbers, one tick a value for words."""
     try:
         values = [float(text) for text in texts]
     except ValueError:
         words = sorted(set(texts))
         codes = [words.index(text) for text in texts]
-        return {"label": name, "values": codes, "tickvals": list(range(len(words))), "ticktext": words}
+        return {"label": label, "values": codes, "tickvals": list(range(len(words))), "ticktext": words}
     if values and min(values) > 0 and max(values) >= LOG_AXIS_RATIO * min(values):
         values = [math.log10(value) for value in values]
         low, high = min(values), max(values)
         ticks = [low + (high - low) * share for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
         labels = [f"{math.pow(10, tick):.2g}" for tick in ticks]
-        return {"label": name, "values": values, "tickvals": ticks, "ticktext": labels}
-    return {"label": name, "values": values, "tickformat": ".4~g"}
+        return {"label": label, "values": values, "tickvals": ticks, "ticktext": labels}
+    return {"label": label, "values": values, "tickformat": ".4~g"}
 
 
 def _chart(figure: go.Figure, first: bool = False, height: int = 380) -> str:

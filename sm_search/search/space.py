@@ -10,6 +10,7 @@ A value in the tree is taken as it is, unless it is a mapping with one of these 
 A parameter is named by its path, such as `backbone.width`.
 """
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,12 +30,15 @@ Metric = Literal["val_psnr_db", "val_ssim"]
 Objective = Literal["val_psnr_db", "val_ssim", "evaluations"]
 DIRECTIONS: dict[str, Literal["max", "min"]] = {"val_psnr_db": "max", "val_ssim": "max", "evaluations": "min"}
 
+LIKE_A_RANGE = 0.75
+"""How near a key must be to a kind of range to be one that is misspelled; no setting's name is that near."""
+
 
 class Confirm(Settings):
     """The best trials of a finished search trained again with other seeds, so that the winner is not a lucky one.
 
     Attributes:
-        best: trials that are trained again.
+        best: trials that are trained again, or as many as came to their end.
         seeds: further trainings of each, beside the search's own.
     """
 
@@ -315,6 +319,10 @@ def _check_shape(tree: Tree, document: YamlDocument, at: Location) -> None:
         if keys and (len(tree) > 1 or not isinstance(tree["one_of"], list) or not tree["one_of"]):
             raise SettingsError(f"{document.where(at)}: {'.'.join(map(str, at))}: one_of needs a list and no other key")
         for key, value in tree.items():
+            meant = difflib.get_close_matches(str(key), (*LEAVES, "one_of"), n=1, cutoff=LIKE_A_RANGE)
+            if meant:
+                where, path = document.where((*at, key)), ".".join(map(str, (*at, key)))
+                raise SettingsError(f"{where}: {path}: no such kind of range; did you mean {meant[0]!r}?")
             _check_shape(value, document, (*at, key))
     elif isinstance(tree, list):
         for index, value in enumerate(tree):

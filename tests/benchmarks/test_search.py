@@ -60,7 +60,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     if folder:
         return Dataset.open(folder)
     with ray_session(None):
-        return simulate_dataset(preset("demo"), tmp_path_factory.mktemp("demo") / "data")
+        return simulate_dataset(tmp_path_factory.mktemp("demo") / "data", preset("demo"))
 
 
 @pytest.fixture

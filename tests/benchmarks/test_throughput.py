@@ -1,13 +1,15 @@
-"""Training throughput of each backbone, and what each makes of the same time.
+"""Training throughput of each backbone, what each makes of the same time, and the time of a synthesis.
 
     PAPER_54=data/paper-54 SECONDS=60 pytest -m benchmark -s tests/benchmarks/test_throughput.py
 
 PAPER_54 names a finished dataset of the preset, else it is simulated first; SECONDS is the training time of each
-backbone in the second table. One thread. On the CPU times are processor seconds, which other load changes little.
+backbone in the second table. One thread, and on the CPU times are processor seconds, which other load changes little;
+but a synthesis is timed by the clock, on all cores.
 """
 
 import json
 import os
+import statistics
 import time
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +23,7 @@ from sm_search.config.model import Mean, ScheduleSettings, TrainingSettings
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import Checkpoint
 from sm_search.diffusion.scan_models import ScanModels
+from sm_search.synthesis import Synthesiser
 from sm_search.training import Trainer, TrainingImages, make_checkpoint
 
 pytestmark = pytest.mark.benchmark
@@ -29,6 +32,7 @@ Data = Callable[[Mean], tuple[TrainingImages, ScanModels]]
 
 SECONDS = float(os.environ.get("SECONDS", "60"))
 MEASURED_SECONDS = 5.0
+SYNTHESES = 5
 PEAK_SIZE = 2048
 
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -125,3 +129,22 @@ def test_quality_after_the_same_time(
     for count in (1, 8):
         cells = unseen_quality(checkpoint, ScheduleSettings(sampler="ddim", steps=count))
         print(f"\n| {backbone} | {device} | {spent:.0f} | {steps} | {count} | {cells} |", end="", flush=True)
+
+
+@pytest.mark.parametrize("backbone", ["linear-basis", "unet, patch 4"])
+def test_synthesis_of_a_whole_matrix(backbone: str, paper_54: Dataset, training_data: Data) -> None:
+    """Both receive channels; the weights are untrained, which changes no time."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    images, models = training_data("kernel-ridge")
+    trainer = Trainer(settings(backbone, mean="kernel-ridge"), images)
+    checkpoint = make_checkpoint(trainer, paper_54, models, ScheduleSettings(), {})
+    low = next(iter(paper_54.pairs("test"))).low
+    components = low.values_CKN.shape[0] * low.values_CKN.shape[1]
+    for steps in (0, 1, 4, 16, 50):
+        synthesiser = Synthesiser(checkpoint, ScheduleSettings(sampler="ddim", steps=steps))
+        taken = []
+        for _ in range(SYNTHESES):
+            begin = time.perf_counter()
+            synthesiser.predict(low)
+            taken.append(time.perf_counter() - begin)
+        print(f"\n| {backbone} | {components} | {steps} | {statistics.median(taken):.3g} |", end="", flush=True)

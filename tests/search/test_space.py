@@ -57,6 +57,8 @@ def test_every_space_of_the_repository_loads_under_its_own_name() -> None:
         ("training:\n  p_uncond: {float: [0.3, 0.1]}\n", 2, ["training.p_uncond", "low < high", "[0.3, 0.1]"]),
         ("training:\n  p_uncond: {float: [0.0, 1.5]}\n", 2, ["training.p_uncond", "1.5", "less than or equal to 1"]),
         ("training:\n  learning_rate: {float: [0, 1], log: true}\n", 2, ["learning_rate", "log: needs low > 0"]),
+        ("training:\n  p_uncond: {flaot: [0, 1]}\n", 2, ["training.p_uncond.flaot", "'float'"]),
+        ("training:\n  backbone: {one_off: [{backbone: unet}]}\n", 2, ["training.backbone.one_off", "'one_of'"]),
         ("training:\n  batch_size: {int: [1, 8], stpe: 2}\n", 2, ["training.batch_size.stpe", "'step'"]),
         ("training:\n  batch_size: {int: [1, 8.5]}\n", 2, ["training.batch_size.int.1", "8.5"]),
         ("training:\n  batch_size: {choice: []}\n", 2, ["training.batch_size.choice", "at least 1"]),
