@@ -13,6 +13,7 @@ import pyarrow.fs
 from ray import tune
 from ray.exceptions import RayActorError, RayError
 from ray.tune.error import TuneError
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 
 from sm_search.config.errors import DataError, InputError, TrackingError
@@ -44,6 +45,11 @@ from sm_search.tracking.store import Store, open_store
 
 EXPERIMENT = "tune"
 TRIAL_RETRIES = 3
+
+# Tune hands these to its workers through Ray, which writes them into its logs. A node has its own.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
+)
 
 
 @dataclass(frozen=True)
