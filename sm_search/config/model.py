@@ -170,7 +170,9 @@ class ScheduleSettings(Settings):
         words = [f"{self.sampler}, {self.steps} steps" if self.steps > 1 else f"{self.sampler}, 1 step"]
         if self.eta_max > 0:
             words.append(f"η_max {self.eta_max:.3g}, γ {self.gamma:.3g}")
-        if (self.w_min, self.w_max) != (1.0, 1.0):
+        if self.w_min == self.w_max != 1.0:
+            words.append(f"w {self.w_max:.3g}")
+        elif self.w_min != self.w_max:
             words.append(f"w {self.w_max:.3g} to {self.w_min:.3g}, σ {self.sigma:.3g}")
         if self.guidance != 1.0:
             words.append(f"guidance {self.guidance:.3g}")

@@ -18,6 +18,8 @@ QUALITY = (
     ("gain error dB", "gain_error_db_mean", ".2f"),
 )
 SLICE_COLUMNS = 4
+LEAST_GAIN = 1e-3
+"""Share of the value below which two schedules count as equally good."""
 SCHEDULE_PARAMETERS = ("eta_max", "gamma", "w_min", "w_max", "sigma", "steps", "sampler", "guidance", "samples")
 
 
@@ -72,10 +74,13 @@ def decay_verdict(schedules: Sequence[Mapping[str, Any]]) -> str:
     if not plain:
         return "The best schedule with noise or weight on the condition was not tried without."
     gain = float(best["value"]) - plain[0]
-    verdict = "helps" if gain > 0 else "does not help"
+    counts = abs(gain) > LEAST_GAIN * abs(plain[0])
+    verdict = ("helps" if gain > 0 else "does not help") if counts else "makes no difference that counts"
+    decays = best["schedule"]["eta_max"] > 0 or best["schedule"]["w_min"] != best["schedule"]["w_max"]
+    what = "the paper's decay" if decays else "a constant weight on the condition"
     return (
         f"The best schedule with noise or weight on the condition reached {float(best['value']):.4g}, the same without "
-        f"{plain[0]:.4g} ({gain:+.2g}): here the paper's decay {verdict}."
+        f"{plain[0]:.4g} ({gain:+.2g}): here {what} {verdict}."
     )
 
 

@@ -61,6 +61,7 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         f"<p>{len(trials)} trials, {sum(trial.state == 'complete' for trial in trials)} to the full budget. "
         f"Best: trial {html.escape(best.trial_id or '')} with {metric} = {best.metrics[metric]:.4g}"
         f"{_spread(best, metric)} on the validation split; the search did not read the test split.</p>",
+        *_why(trials, best, metric, importance, evidence.quality),
         f'<p class="note">{html.escape(METRIC_DEFINITION)}</p>',
         "<h2>Trials</h2>",
         _trial_table(trials, best, metric, costs),
@@ -88,6 +89,33 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Study {html.escape(study)}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
     )
+
+
+def _why(
+    trials: Sequence[RunRecord],
+    best: RunRecord,
+    metric: str,
+    importance: Mapping[str, float],
+    quality: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """What the best trial is, how far ahead it is, and what made the difference, in sentences."""
+    settings = [f"{name} {_number(value)}" for name, value in sorted(best.params.items())]
+    told = [f"Its settings: {', '.join(settings) or 'all fixed'}; its sampling: {best.tags.get(SCHEDULE, 'unknown')}."]
+    rest = [trial for trial in trials if trial.state == "complete" and trial.run_id != best.run_id]
+    others = [trial.metrics[metric] for trial in rest if metric in trial.metrics]
+    if others:
+        told.append(f"The next best of the full budget has {max(others):.4g}, the worst {min(others):.4g}.")
+    if importance:
+        name, share = max(importance.items(), key=lambda item: item[1])
+        told.append(f"Among these, {name} explains most of the differences ({100 * share:.0f} %, PED-ANOVA).")
+    means = {
+        method: sum(rows) / len(rows)
+        for method in dict.fromkeys(str(row["method"]) for row in quality)
+        if (rows := [float(row["psnr_db_mean"]) for row in quality if row["method"] == method])
+    }
+    if means:
+        told.append("PSNR over the validation scans: " + ", ".join(f"{m} {v:.4g} dB" for m, v in means.items()) + ".")
+    return [f"<p>{html.escape(' '.join(told))}</p>"]
 
 
 def _spread(best: RunRecord, metric: str) -> str:
@@ -128,9 +156,12 @@ def _schedules(evidence: Evidence, metric: str) -> list[str]:
     figure = schedule_slices(evidence.schedules, metric)
     if figure is None:
         return []
+    whole = sum(each["value"] is not None for each in evidence.schedules)
     about = (
-        f"{len(evidence.schedules)} sampling schedules of the best trial, on frozen weights and shared noise; later "
-        f"ones are lighter. {decay_verdict(evidence.schedules)}"
+        f"{len(evidence.schedules)} sampling schedules of the best trial, on frozen weights and shared noise. The "
+        f"{whole} that looked promising on the first images were measured to the end and are shown, later ones in "
+        "lighter colours. Their values are means over the images that this search looks at, a part of the validation "
+        f"scans; those above are over all. {decay_verdict(evidence.schedules)}"
     )
     height = 240 * -(-len(figure.layout.annotations) // SLICE_COLUMNS)
     price = evaluations_figure(evidence.schedules, metric)

@@ -10,7 +10,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from sm_search.config.errors import TrackingError
-from sm_search.search.space import Space
+from sm_search.search.space import Space, training_settings
 from sm_search.tracking.records import RunRecord, metric_history
 from sm_search.tracking.runs import TRIAL_STATUS, StudyLog, TrialState
 from sm_search.tracking.store import Store
@@ -103,7 +103,7 @@ class Recorder(tune.Callback):
         if trial.trial_id not in self.logged:
             known = self.known.get(trial.trial_id)
             self.logged[trial.trial_id] = int(known.metrics.get("training_step", 0)) if known else 0
-        self._store(trial.trial_id, lambda log: _start(log, trial.trial_id, trial.config))
+        self._store(trial.trial_id, lambda log: _start(log, self.space, trial.trial_id, trial.config))
         self._show(trials)
 
     def on_trial_result(
@@ -220,7 +220,7 @@ def deliver(store: Store, space: Space, trials: Sequence[TrialSummary], suspects
         record = known.get(trial.trial_id)
         if record and trial.trial_id not in suspects and _is_settled(record, trial.state):
             continue
-        run_id = _start(log, trial.trial_id, trial.params)
+        run_id = _start(log, space, trial.trial_id, trial.params)
         steps = {step for step, _ in metric_history(store, run_id, "training_step")}
         losses = {step for step, _ in metric_history(store, run_id, "loss")}
         for report in trial.reports:
@@ -238,9 +238,8 @@ def _is_settled(record: RunRecord, state: TrialState) -> bool:
     return (record.state, record.status) == (state, TRIAL_STATUS[state])
 
 
-def _start(log: StudyLog, trial_id: str, params: Mapping[str, Any]) -> str:
-    backbone = str(params.get("backbone", params.get("training.backbone", "default")))
-    return log.start_trial(trial_id, dict(params), {"backbone": backbone})
+def _start(log: StudyLog, space: Space, trial_id: str, params: Mapping[str, Any]) -> str:
+    return log.start_trial(trial_id, dict(params), {"backbone": training_settings(space, params).backbone.backbone})
 
 
 def _report(log: StudyLog, trial_id: str, result: Mapping[str, Any], stored_losses: Container[int]) -> None:

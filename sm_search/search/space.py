@@ -303,6 +303,18 @@ def parameters_of(tree: Tree, path: str = "") -> dict[str, Range]:
     return found
 
 
+def fixed_values(tree: Tree, path: str = "") -> dict[str, Any]:
+    """What a tree does not search, by name; of a `one_of` nothing, since it is fixed in one branch only."""
+    if not isinstance(tree, Mapping):
+        return {path: tree}
+    if _leaf(tree) is not None or "one_of" in tree:
+        return {}
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= fixed_values(value, f"{path}.{key}" if path else str(key))
+    return found
+
+
 def _check_tree(tree: Tree, cls: type[Settings], document: YamlDocument, at: Location) -> None:
     """Check the tree's shape, then every sample of every leaf in place of that leaf, all others at their first."""
     _check_shape(tree, document, at)
@@ -320,7 +332,7 @@ def _check_shape(tree: Tree, document: YamlDocument, at: Location) -> None:
             raise SettingsError(f"{document.where(at)}: {'.'.join(map(str, at))}: one_of needs a list and no other key")
         for key, value in tree.items():
             meant = difflib.get_close_matches(str(key), (*LEAVES, "one_of"), n=1, cutoff=LIKE_A_RANGE)
-            if meant:
+            if meant and key != meant[0]:
                 where, path = document.where((*at, key)), ".".join(map(str, (*at, key)))
                 raise SettingsError(f"{where}: {path}: no such kind of range; did you mean {meant[0]!r}?")
             _check_shape(value, document, (*at, key))

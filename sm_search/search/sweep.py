@@ -28,7 +28,7 @@ from sm_search.search.replacing_files import replacing_files
 from sm_search.search.result import RESULT_FILE, SweepResult, keep, points, ranked
 from sm_search.search.searcher import TruthfulOptunaSearch, make_asha
 from sm_search.search.session import interrupted_gently
-from sm_search.search.space import Space, parameter_names
+from sm_search.search.space import Space, fixed_values, parameter_names
 from sm_search.search.study_folder import (
     check_study,
     environment_tags,
@@ -186,7 +186,7 @@ def _drive(study: _Study, resume: bool, watch: Watch | None) -> SweepResult:
     else:
         tags["dataset_hash"] = study.dataset.content_hash()
     params = {"mode": space.mode, "seed": space.seed, "metric": space.metric, "budget": space.budget.model_dump()}
-    params["fixed"] = {name: value for name, value in space.training.items() if not parameter_names(value)}
+    params["fixed"] = fixed_values(space.training)
     if space.beside:
         params["objectives"] = space.objectives()
     log = StudyLog.open(store, space.study, tags=tags, params=params)

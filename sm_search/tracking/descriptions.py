@@ -26,8 +26,9 @@ table, for example `tags.state = "complete"`.
 **Artifacts.** Here `report.html` (open it in the artifact view: which trial won, and why), `comparison.png` and \
 `space.json`; with the best trial `synthesis/`, and after `sm-search promote` the comparison in `promotion/`.
 
-**Models.** Each of the best trials has one, *Logged models* on its page: its files, a request to try it with, and how \
-to serve it. After `sm-search promote` the best is `models:/sm-search@champion`.
+**Models.** Each of the best trials has one, *Logged models* (*Registered models*, once promoted) on its page: its \
+files, a request to try it with, and how to serve it. After `sm-search promote` the best is \
+`models:/sm-search@champion`.
 """
 
 

@@ -26,6 +26,7 @@ def test_a_schedule_without_steps_needs_a_mean() -> None:
             {"sampler": "ddpm", "steps": 16, "eta_max": 0.25, "gamma": 2.0, "samples": 4},
             "ddpm, 16 steps, η_max 0.25, γ 2, mean of 4 samples",
         ),
+        ({"steps": 1, "w_min": 1.03, "w_max": 1.03}, "ddim, 1 step, w 1.03"),
         ({"w_min": 0.5, "sigma": 3.0, "guidance": 1.5}, "ddim, 8 steps, w 1 to 0.5, σ 3, guidance 1.5"),
     ],
 )

@@ -19,6 +19,7 @@ def tried(value: float | None, **schedule: Any) -> dict[str, Any]:
             31.0,
             "with noise or weight on the condition reached 31, the same without 30 (+1): here the paper's decay helps.",
         ),
+        (30.003, "the same without 30 (+0.003): here the paper's decay makes no difference that counts."),
         (29.5, "reached 29.5, the same without 30 (-0.5): here the paper's decay does not help."),
     ],
 )
@@ -27,6 +28,11 @@ def test_the_verdict_compares_the_best_with_its_own_twin(perturbed: float, words
     others = [tried(99.0, steps=1), tried(5.0, steps=2), tried(None), tried(10.0, w_min=0.5), tried(None, eta_max=9)]
     verdict = decay_verdict([*others, tried(30.0, gamma=2.0), tried(perturbed, eta_max=0.1, gamma=3.0)])
     assert verdict.endswith(words)
+
+
+def test_a_constant_weight_is_not_called_a_decay() -> None:
+    verdict = decay_verdict([tried(30.0, steps=1), tried(31.0, steps=1, w_min=1.03, w_max=1.03)])
+    assert verdict.endswith("here a constant weight on the condition helps.")
 
 
 def test_nothing_is_claimed_without_a_twin() -> None:

@@ -13,6 +13,7 @@ from sm_search.search.space import (
     SPACES,
     Recorded,
     Space,
+    fixed_values,
     load_space,
     parameter_names,
     parameters_of,
@@ -34,6 +35,12 @@ def written(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "space.yaml"
     path.write_text(text)
     return path
+
+
+def test_fixed_values_are_those_that_no_trial_varies() -> None:
+    tree = {"steps": 9, "p_uncond": {"float": [0, 1]}, "backbone": {"backbone": "unet", "layers": {"int": [1, 2]}}}
+    assert fixed_values(tree) == {"steps": 9, "backbone.backbone": "unet"}
+    assert fixed_values({"backbone": BRANCHES, "diffusion": {"prediction": "v"}}) == {"diffusion.prediction": "v"}
 
 
 def test_every_space_of_the_repository_loads_under_its_own_name() -> None:
