@@ -53,7 +53,9 @@ def race(uri: str, name: str, versions: list[int]) -> list[str]:
 
 
 def assert_one_winner(store: Store, name: str, said: list[str]) -> None:
-    (winner,) = [version for version, line in enumerate(said, 1) if line == "won\n"]
+    winners = [version for version, line in enumerate(said, 1) if line == "won\n"]
+    assert len(winners) == 1, said
+    (winner,) = winners
     for version, line in enumerate(said, 1):
         if version != winner:
             assert line.startswith("lost: ")
