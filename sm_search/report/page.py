@@ -43,7 +43,8 @@ th:first-child, td:first-child { text-align: left; } tr.best { background: #e6f4
 img { max-width: 100%; } .note { color: #57606a; font-size: .9rem; }
 pre { background: #f6f8fa; padding: .7rem; overflow-x: auto; }
 """
-QUALITY_COLUMNS = ("val_psnr_db", "val_ssim", "evaluations", "training_step", "images_per_second")
+QUALITY_COLUMNS = ("val_psnr_db", "val_ssim")
+COST_COLUMNS = ("evaluations", "training_step", "images_per_second")
 MAX_LEGEND = 12
 NO_EVIDENCE = Evidence()
 LOG_AXIS_RATIO = 4.0
@@ -105,6 +106,10 @@ def _why(
     others = [trial.metrics[metric] for trial in rest if metric in trial.metrics]
     if others:
         told.append(f"The next best of the full budget has {max(others):.4g}, the worst {min(others):.4g}.")
+    for name, chosen in sorted(best.params.items()):
+        if isinstance(_typed(chosen), str) and (without := [t for t in rest if t.params.get(name, chosen) != chosen]):
+            value = max(trial.metrics.get(metric, -math.inf) for trial in without)
+            told.append(f"The best with another {name} than {chosen} has {value:.4g}.")
     if importance:
         name, share = max(importance.items(), key=lambda item: item[1])
         told.append(f"Among these, {name} explains most of the differences ({100 * share:.0f} %, PED-ANOVA).")
@@ -193,16 +198,19 @@ def _trial_table(
 ) -> str:
     params = sorted({name for trial in trials for name in trial.params})
     quality = [name for name in QUALITY_COLUMNS if any(name in trial.metrics for trial in trials)]
+    work = [name for name in COST_COLUMNS if any(name in trial.metrics for trial in trials)]
     cost = list(COSTS) if any(value for each in costs.values() for value in each.values()) else []
     schedule = [SCHEDULE] if any(SCHEDULE in trial.tags for trial in trials) else []
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", "state", *quality, *params, *schedule, *cost))
+    columns = ("trial", "state", *quality, *schedule, *params, *work, *cost)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     rows = []
     # The values of trials that were stopped early are of another budget, and stand below.
     for trial in sorted(trials, key=lambda trial: (trial.state != "complete", -trial.metrics.get(metric, -1e9))):
         cells = [trial.trial_id or "", trial.state or trial.status.lower()]
         cells += [_number(trial.metrics.get(name)) for name in quality]
-        cells += [_number(trial.params.get(name)) for name in params]
         cells += [trial.tags.get(name, "–") for name in schedule]
+        cells += [_number(trial.params.get(name)) for name in params]
+        cells += [_number(trial.metrics.get(name)) for name in work]
         cells += [_number(costs[trial.run_id][name]) for name in cost]
         mark = ' class="best"' if trial.run_id == best.run_id else ""
         rows.append(f"<tr{mark}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")

@@ -97,12 +97,14 @@ def test_a_variant_of_the_training(variant: str, trained: Train, unseen_quality:
         print(f"\n| {variant} | {count} | {cells} | {rate:.0f} |", end="", flush=True)
 
 
-@pytest.mark.parametrize("mean", ["base", "diffusion of the residual about the mean"])
+@pytest.mark.parametrize(
+    "variant", ["base", "diffusion of the residual about the mean", "noise on the condition (paper's text)"]
+)
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule(name: str, mean: str, trained: Train, unseen_quality: Quality) -> None:
+def test_a_schedule(name: str, variant: str, trained: Train, unseen_quality: Quality) -> None:
     torch.set_num_threads(1)
-    checkpoint, _ = trained(mean)
+    checkpoint, _ = trained(variant)
     schedule = ScheduleSettings.model_validate(SCHEDULES[name])
     evaluations = schedule.evaluations(checkpoint.info.training.diffusion.timesteps)
     cells = unseen_quality(checkpoint, schedule)
-    print(f"\n| {name}, {mean} | {evaluations} | {cells} |", end="", flush=True)
+    print(f"\n| {name}, {variant} | {evaluations} | {cells} |", end="", flush=True)

@@ -87,7 +87,7 @@ def hostile(store: Store, figure: Path) -> Elements:
 def test_the_page_shows_every_trial_and_the_best_first(benign: Elements) -> None:
     assert "3 trials, 1 to the full budget. Best: trial a with val_psnr_db = 30 " in benign.text
     assert benign.count("tr") == 4
-    for word in ("complete", "pruned", "failed", "learning_rate", "linear-basis", "10·log10(4/MSE)"):
+    for word in ("Its settings: ", "complete", "pruned", "failed", "learning_rate", "linear-basis", "10·log10(4/MSE)"):
         assert word in benign.text
     best = [attributes for tag, attributes in benign.elements if tag == "tr" and attributes.get("class") == "best"]
     assert len(best) == 1
