@@ -102,13 +102,13 @@ def _why(
     """What the best trial is, how far ahead it is, and what made the difference, in sentences."""
     settings = [f"{name} {_number(value)}" for name, value in sorted(best.params.items())]
     told = [f"Its settings: {', '.join(settings) or 'all fixed'}; its sampling: {best.tags.get(SCHEDULE, 'unknown')}."]
-    rest = [trial for trial in trials if trial.state == "complete" and trial.run_id != best.run_id]
-    others = [trial.metrics[metric] for trial in rest if metric in trial.metrics]
-    if others:
+    rest = [t for t in trials if t.state == "complete" and t.run_id != best.run_id and metric in t.metrics]
+    if rest:
+        others = [trial.metrics[metric] for trial in rest]
         told.append(f"The next best of the full budget has {max(others):.4g}, the worst {min(others):.4g}.")
     for name, chosen in sorted(best.params.items()):
         if isinstance(_typed(chosen), str) and (without := [t for t in rest if t.params.get(name, chosen) != chosen]):
-            value = max(trial.metrics.get(metric, -math.inf) for trial in without)
+            value = max(trial.metrics[metric] for trial in without)
             told.append(f"The best with another {name} than {chosen} has {value:.4g}.")
     if importance:
         name, share = max(importance.items(), key=lambda item: item[1])
