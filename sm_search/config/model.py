@@ -150,18 +150,25 @@ class ScheduleSettings(Settings):
             raise ValueError(f"w_min = {self.w_min} must not exceed w_max = {self.w_max}")
         return self
 
-    def essential(self) -> "ScheduleSettings":
-        """The same schedule with all that it does not use at one value: two that draw the same images are then equal.
+    def unused(self) -> set[str]:
+        """The settings that change nothing in the images that it draws.
 
         A single step visits u = 1 only, goes straight to x_0, and knows of the decay nothing but w(1) = w_max.
         """
         if self.steps == 0:
-            return ScheduleSettings(steps=0)
-        if self.steps == 1 and self.gamma > 0:
-            return ScheduleSettings(
-                steps=1, w_min=self.w_max, w_max=self.w_max, guidance=self.guidance, samples=self.samples
-            )
-        return self
+            return set(ScheduleSettings.model_fields) - {"steps"}
+        straight = {"sampler", "eta_max", "w_min"} if self.steps == 1 and self.gamma > 0 else set()
+        noiseless = {"gamma", "fresh_condition_noise"} if self.eta_max == 0 or "eta_max" in straight else set()
+        constant = {"sigma"} if self.w_min == self.w_max or "w_min" in straight else set()
+        return straight | noiseless | constant
+
+    def essential(self) -> "ScheduleSettings":
+        """The same with all that it does not use at one value: two that draw the same images are then equal."""
+        unused = self.unused()
+        used = {name: value for name, value in self.model_dump().items() if name not in unused}
+        if "w_min" in unused and "w_max" in used:
+            used["w_min"] = self.w_max
+        return ScheduleSettings(**used)
 
     def in_words(self) -> str:
         """What it does, in one short line, without what it does not use."""

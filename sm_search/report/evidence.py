@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from sm_search.config.model import ScheduleSettings
 from sm_search.search.schedule_search import UNPERTURBED
 
 QUALITY = (
@@ -30,7 +31,7 @@ class Evidence:
     Attributes:
         figures: comparison figures.
         quality: one row for each validation scan and method, as `Row` in JSON.
-        schedules: what the inner search of the best trial tried: `schedule` and `value` (None where it diverged).
+        schedules: what the inner search of the best trial tried, as `ScheduleTrial` in JSON.
     """
 
     figures: Sequence[Path] = ()
@@ -85,25 +86,49 @@ def decay_verdict(schedules: Sequence[Mapping[str, Any]]) -> str:
 
 
 def schedule_slices(schedules: Sequence[Mapping[str, Any]], metric: str) -> go.Figure | None:
-    """The metric over each schedule parameter that was varied; None if none was."""
-    tried = [each for each in schedules if each["value"] is not None]
-    columns = {name: [each["schedule"].get(name) for each in tried] for name in SCHEDULE_PARAMETERS}
-    return slices(columns, [each["value"] for each in tried], metric)
+    """The metric over each schedule parameter that was varied, of the schedules in which it does something; hollow
+    where the metric is estimated from the first images. None if no parameter was varied.
+    """
+    # Earlier versions estimated nothing.
+    estimates = [each.get("estimate", each["value"]) for each in schedules]
+    tried = [each for each, estimate in zip(schedules, estimates, strict=True) if estimate is not None]
+    unused = [ScheduleSettings.model_validate(each["schedule"]).unused() for each in tried]
+    columns = {
+        name: [None if name in idle else each["schedule"][name] for each, idle in zip(tried, unused, strict=True)]
+        for name in SCHEDULE_PARAMETERS
+    }
+    hollow = [each["value"] is None for each in tried]
+    return slices(columns, [estimate for estimate in estimates if estimate is not None], metric, hollow)
 
 
-def slices(columns: Mapping[str, Sequence[Any]], values: Sequence[float], metric: str) -> go.Figure | None:
-    """One small scatter plot for each column that takes more than one value; None if none does."""
-    varied = {name: column for name, column in columns.items() if len(set(column)) > 1}
+def slices(
+    columns: Mapping[str, Sequence[Any]], values: Sequence[float], metric: str, hollow: Sequence[bool] = ()
+) -> go.Figure | None:
+    """One small scatter plot for each column that takes more than one value; None if none does.
+
+    Args:
+        columns: by name, with None where there is nothing to show.
+        hollow: which points are drawn as rings.
+    """
+    varied = {name: column for name, column in columns.items() if len({*column} - {None}) > 1}
     if not varied:
         return None
     rows = -(-len(varied) // SLICE_COLUMNS)
     figure = make_subplots(rows=rows, cols=SLICE_COLUMNS, shared_yaxes=True, subplot_titles=list(varied))
     for index, column in enumerate(varied.values()):
+        shown = [i for i, value in enumerate(column) if value is not None]
         figure.add_scatter(
-            x=[str(value) if isinstance(value, str) else value for value in column],
-            y=list(values),
+            x=[column[i] for i in shown],
+            y=[values[i] for i in shown],
             mode="markers",
-            marker={"size": 7, "color": list(range(len(values))), "colorscale": "Viridis"},
+            marker={
+                "size": 7,
+                "color": shown,
+                "colorscale": "Viridis",
+                "cmin": 0,
+                "cmax": len(values) - 1,
+                "symbol": ["circle-open" if hollow and hollow[i] else "circle" for i in shown],
+            },
             row=index // SLICE_COLUMNS + 1,
             col=index % SLICE_COLUMNS + 1,
             showlegend=False,

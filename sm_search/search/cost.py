@@ -15,10 +15,9 @@ from ray.tune.schedulers import TrialScheduler
 
 from sm_search.data.dataset import Dataset
 from sm_search.search.ranges import Branch
-from sm_search.search.schedule_search import base_schedule
 from sm_search.search.searcher import make_asha
-from sm_search.search.space import Recorded, Space, parameters_of, schedule_settings, suggest, training_settings
-from sm_search.search.trial import search_trial_schedule
+from sm_search.search.space import Space, parameters_of, suggest, training_settings
+from sm_search.search.trial import judging_schedules, search_trial_schedule
 from sm_search.search.validation import Validation
 from sm_search.training import Trainer, training_images
 
@@ -142,12 +141,9 @@ def _speed_at(
     while (passed := time.perf_counter() - begin) < PROBE_S or trainer.step == steps:
         list(trainer.train(trainer.step + 1))
     step_s = passed / (trainer.step - steps)
-    if space.mode == "joint":
-        schedule = schedule_settings(suggest(Recorded(params), space.outer_tree())["schedule"])
-    else:
-        schedule = base_schedule(space.schedule)
+    schedules = judging_schedules(space, params)
     begin = time.perf_counter()
-    validation.metrics(trainer.ema, settings.diffusion, schedule, device)
+    validation.best(trainer.ema, settings.diffusion, schedules, space.metric, device)
     validation_s = inner_s = time.perf_counter() - begin
     tried = min(PROBED_SCHEDULES, space.budget.schedules)
     if space.mode == "two-level" and tried:

@@ -51,6 +51,8 @@ class ScheduleTrial:
         evaluations: of the network, for each image.
         metrics: PSNR and SSIM, means over these images; empty if it diverged.
         value: the metric of the search on all its images; None if it was dropped or diverged.
+        estimate: what is to be expected of `value`: the best schedule's, and the mean difference to it on the images
+            that both were measured on; None if it diverged.
     """
 
     params: dict[str, Any]
@@ -60,12 +62,14 @@ class ScheduleTrial:
     evaluations: int
     metrics: dict[str, float]
     value: float | None
+    estimate: float | None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON, without the parameters: they are in the schedule."""
         return {
             "schedule": self.schedule.model_dump(mode="json"),
             "value": self.value,
+            "estimate": self.estimate,
             "state": self.state,
             "images": self.images,
             "evaluations": self.evaluations,
@@ -90,10 +94,20 @@ class ScheduleSearch:
     front: tuple[ScheduleTrial, ...]
 
 
-def base_schedule(tree: Tree) -> ScheduleSettings:
-    """The schedule of the early rungs: the tree's fixed values, and for what is searched the allowed value that is
-    nearest to the default.
+def early_schedules(tree: Tree) -> list[ScheduleSettings]:
+    """Those of whose better one the early rungs judge: the base, and the base in the fewest steps of the space.
+
+    Models differ in which of the two suits them, so that one alone would rank them by that.
     """
+    base = base_schedule(tree)
+    leaf = parameters_of(tree.get("steps"), "steps").get("steps")
+    allowed = [steps for steps in (1, *leaf.samples()) if steps > 0 and leaf.fault(steps) is None] if leaf else []
+    fewest = base.model_copy(update={"steps": min(allowed, default=base.steps)})
+    return list(dict.fromkeys([base.essential(), fewest.essential()]))
+
+
+def base_schedule(tree: Tree) -> ScheduleSettings:
+    """The tree's fixed values, and for what is searched the allowed value that is nearest to the default."""
     values, defaults = dict(tree), ScheduleSettings().model_dump()
     for name, value in tree.items():
         leaf = parameters_of(value, name).get(name)
@@ -129,10 +143,10 @@ def search_schedule(
 ) -> ScheduleSearch:
     """Search `tree` with `trials` schedules on `images` validation images; the result is measured on all of them.
 
-    Schedules that draw the same images count as one. The base schedule is tried first, and to the end, so the search
-    never returns anything that looks worse than it; and at the end the best of those with noise or weight on the
-    condition is tried without, so that one sees what the paper's decay does, also where the best of all does without.
-    That one is chosen only if the space holds it.
+    Schedules that draw the same images count as one. Those of the early rungs are tried first, and to the end, so the
+    search never returns anything that looks worse than they; and at the end the best of those with noise or weight on
+    the condition is tried without, so that one sees what the paper's decay does, also where the best of all does
+    without. That one is chosen only if the space holds it.
 
     Args:
         asked_at_once: schedules of one race; the sampler learns from a race when it is over.
@@ -143,12 +157,13 @@ def search_schedule(
     """
     subset = search_images(validation, images)
     race = Race(measure or ScheduleScorer(denoiser, diffusion, subset, device), metric, len(subset), diffusion)
-    tried: list[tuple[dict[str, Any], ScheduleSettings]] = [({}, base_schedule(tree).essential())]
-    race.finish([schedule for _, schedule in tried])
+    early = early_schedules(tree)
+    tried: list[tuple[dict[str, Any], ScheduleSettings]] = [({}, schedule) for schedule in early]
+    race.finish(early)
     if parameter_names(tree):
         study = optuna.create_study(direction="maximize", sampler=_sampler(seed))
         samplers, repeats = (study.sampler, optuna.samplers.RandomSampler(seed)), 0
-        while (done := len(tried) - 1) < trials and repeats < MOST_REPEATS:
+        while (done := len(tried) - len(early)) < trials and repeats < MOST_REPEATS:
             study.sampler = samplers[repeats >= REPEATS_BEFORE_RANDOM]
             asked = [study.ask() for _ in range(min(asked_at_once, trials - done))]
             schedules = [schedule_settings(suggest(trial, tree)).essential() for trial in asked]
@@ -161,7 +176,7 @@ def search_schedule(
                     tried.append((dict(trial.params), schedule))
                     new.remove(schedule)
             if progress is not None:
-                progress(len(tried) - 1, trials, race.best_in_words())
+                progress(len(tried) - len(early), trials, race.best_in_words())
         perturbed = [schedule for schedule in race.finished() if is_perturbed(schedule)]
         if perturbed:
             plain = race.best_of(perturbed).model_copy(update=UNPERTURBED).essential()
@@ -259,7 +274,16 @@ class Race:
             "diverged" if not is_finite else "complete" if seen == self.images else "dropped"
         )
         value = metrics[self.metric] if state == "complete" else None
-        return ScheduleTrial(params, schedule, state, seen, schedule.evaluations(self.timesteps), metrics, value)
+        evaluations, estimate = schedule.evaluations(self.timesteps), self._estimate(schedule, seen)
+        return ScheduleTrial(params, schedule, state, seen, evaluations, metrics, value, estimate)
+
+    def _estimate(self, schedule: ScheduleSettings, seen: int) -> float | None:
+        finished = self.finished()
+        if not finished or not self._is_finite(schedule):
+            return None
+        best = self.best_of(finished)
+        ahead = self._mean(schedule, self.metric, seen) - self._mean(best, self.metric, seen)
+        return self._mean(best, self.metric, self.images) + ahead
 
     def _measure(self, schedules: Sequence[ScheduleSettings], until: int) -> None:
         """Measure schedules up to image `until`, from where each is."""

@@ -20,7 +20,7 @@ from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.scan_models import ScanModels
 from sm_search.search.overlap import wait_for
-from sm_search.search.schedule_search import ScheduleSearch, base_schedule, search_schedule
+from sm_search.search.schedule_search import ScheduleSearch, early_schedules, search_schedule
 from sm_search.search.space import Recorded, Space, schedule_settings, suggest, training_settings
 from sm_search.search.validation import Validation
 from sm_search.tracking.names import SCHEDULES_FILE
@@ -134,14 +134,11 @@ class _Validated:
 def _validate(
     space: Space, config: Mapping[str, Any], trainer: Trainer, validation: Validation, until: int, device: str
 ) -> _Validated:
-    """A fixed schedule at the early rungs, the inner search at the last."""
+    """The better of a few fixed schedules at the early rungs, the inner search at the last."""
     diffusion = trainer.settings.diffusion
     if space.mode == "joint" or until < space.rungs()[-1]:
-        if space.mode == "joint":
-            schedule = schedule_settings(suggest(Recorded(config), space.outer_tree())["schedule"])
-        else:
-            schedule = base_schedule(space.schedule)
-        return _Validated(schedule, validation.metrics(trainer.ema, diffusion, schedule, device))
+        schedules = judging_schedules(space, config)
+        return _Validated(*validation.best(trainer.ema, diffusion, schedules, space.metric, device))
     found = search_trial_schedule(space, trainer, validation, device, space.budget.schedules)
     # A study with one objective has no front, and need not pay for one.
     unbeaten = [trial.schedule for trial in found.front] if space.beside else []
@@ -154,6 +151,13 @@ def _validate(
         for schedule in unbeaten
     ]
     return _Validated(found.best, found.metrics, [tried.as_dict() for tried in found.trials], front)
+
+
+def judging_schedules(space: Space, config: Mapping[str, Any]) -> list[ScheduleSettings]:
+    """The schedules by whose best an early rung judges; in mode `joint` the one that belongs to the trial."""
+    if space.mode == "joint":
+        return [schedule_settings(suggest(Recorded(config), space.outer_tree())["schedule"])]
+    return early_schedules(space.schedule)
 
 
 def search_trial_schedule(

@@ -90,11 +90,28 @@ class Validation:
         Raises:
             DivergenceError: sampling left the finite numbers.
         """
-        scores = ScheduleScorer(denoiser, diffusion, self, device)([schedule], 0, len(self))
-        metrics = {name: float(values_SB.mean()) for name, values_SB in scores.items()}
-        if not np.isfinite(list(metrics.values())).all():
-            raise divergence(schedule)
-        return metrics
+        return self.best(denoiser, diffusion, [schedule], "val_psnr_db", device)[1]
+
+    def best(
+        self,
+        denoiser: Denoiser,
+        diffusion: DiffusionSettings,
+        schedules: Sequence[ScheduleSettings],
+        metric: str,
+        device: str = "cpu",
+    ) -> tuple[ScheduleSettings, dict[str, float]]:
+        """The best of a few schedules by `metric` on all images, and its mean PSNR and SSIM.
+
+        Raises:
+            DivergenceError: under every one sampling left the finite numbers.
+        """
+        scores = ScheduleScorer(denoiser, diffusion, self, device)(schedules, 0, len(self))
+        means_S = {name: values_SB.mean(axis=1) for name, values_SB in scores.items()}
+        finite = [s for s in range(len(schedules)) if np.isfinite([means[s] for means in means_S.values()]).all()]
+        if not finite:
+            raise divergence(schedules[0])
+        best = max(finite, key=lambda s: float(means_S[metric][s]))
+        return schedules[best], {name: float(means[best]) for name, means in means_S.items()}
 
 
 class ScheduleScorer:

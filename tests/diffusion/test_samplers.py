@@ -345,6 +345,36 @@ def test_the_essential_schedule_draws_the_same(function_denoiser, make_condition
     assert (other.essential() == schedule.essential()) == (steps < 2)
 
 
+@pytest.mark.parametrize(
+    ("changes", "unused"),
+    [
+        ({"eta_max": 0.0}, {"gamma", "fresh_condition_noise"}),
+        ({"w_min": 0.9}, {"sigma"}),
+        ({}, set()),
+        ({"steps": 1}, {"sampler", "eta_max", "gamma", "fresh_condition_noise", "w_min", "sigma"}),
+        ({"steps": 1, "gamma": 0.0}, set()),
+        ({"steps": 0}, set(ScheduleSettings.model_fields) - {"steps"}),
+    ],
+)
+def test_what_a_schedule_does_not_use_changes_nothing(function_denoiser, make_condition: Make, changes, unused) -> None:
+    """And the rest does, but for what only another number of steps would show."""
+    condition, denoiser = make_condition(3), function_denoiser(some_network)
+    base = {"sampler": "ddpm", "steps": 3, "eta_max": 0.3, "gamma": 2, "w_min": 0.5, "w_max": 0.9, "sigma": 2}
+    schedule = ScheduleSettings.model_validate({**base, "fresh_condition_noise": True, **changes})
+    assert schedule.unused() == unused
+
+    def drawn(schedule: ScheduleSettings) -> Tensor:
+        return sample(denoiser, DiffusionSettings(), schedule, condition, noise_for(condition))
+
+    expected = drawn(schedule)
+    other = {"sampler": "ddim", "eta_max": 0.2, "gamma": 1.0, "w_min": 0.4, "w_max": 0.8, "sigma": 1.0}
+    for name, value in {**other, "fresh_condition_noise": False, "guidance": 1.5, "samples": 2}.items():
+        if name in unused:
+            assert torch.equal(drawn(schedule.model_copy(update={name: value})), expected), name
+        elif name in ("gamma", "eta_max", "w_min", "w_max") and schedule.steps > 1:
+            assert not torch.equal(drawn(schedule.model_copy(update={name: value})), expected), name
+
+
 def test_a_schedule_that_diverges_leaves_the_others_in_its_batch_alone(function_denoiser, make_condition: Make) -> None:
     """A network that gives infinity for a condition whose weight is above 1."""
     condition = make_condition()

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
+from sm_search.config.model import ScheduleSettings
 from sm_search.report.evidence import decay_verdict, quality_section, schedule_slices, slices
 
 
-def tried(value: float | None, **schedule: Any) -> dict[str, Any]:
-    base = {"eta_max": 0.0, "gamma": 1.0, "w_min": 1.0, "w_max": 1.0, "sigma": 1.0, "steps": 4, "sampler": "ddim"}
-    return {"schedule": {**base, **schedule}, "value": value}
+def tried(value: float | None, estimate: float | None = None, **schedule: Any) -> dict[str, Any]:
+    given = ScheduleSettings(**{"steps": 4, **schedule}).model_dump(mode="json")
+    return {"schedule": given, "value": value, "estimate": value if estimate is None else estimate}
 
 
 @pytest.mark.parametrize(
@@ -43,11 +44,35 @@ def test_nothing_is_claimed_without_a_twin() -> None:
 def test_a_slice_for_each_parameter_that_varies() -> None:
     figure = schedule_slices([tried(1.0), tried(2.0, eta_max=0.2, sampler="ddpm"), tried(None, steps=9)], "val_psnr_db")
     assert figure is not None
-    assert [title.text for title in figure.layout.annotations] == ["eta_max", "sampler"]
+    assert [title.text for title in figure.layout.annotations] == ["eta_max", "sampler"], "what diverged is not shown"
     assert list(figure.data[0].x) == [0.0, 0.2]
     assert list(figure.data[0].y) == [1.0, 2.0]
     assert schedule_slices([tried(1.0), tried(2.0)], "val_psnr_db") is None
     assert slices({"a": [1, 1]}, [0.0, 1.0], "m") is None
+
+
+def test_a_slice_shows_dropped_schedules_as_rings_and_only_where_the_parameter_acts() -> None:
+    """A γ of a schedule without noise, or of one with a single step, is no evidence about γ."""
+    noisy = {"eta_max": 0.1, "w_min": 0.8}
+    figure = schedule_slices(
+        [
+            tried(4.0, steps=1, eta_max=0.1, gamma=3.0),
+            tried(3.0, gamma=2.5),
+            tried(2.0, **noisy, gamma=1.5),
+            tried(None, 1.5, **noisy, gamma=0.5),
+            tried(1.0, steps=0),
+        ],
+        "val_psnr_db",
+    )
+    assert figure is not None
+    panels = {title.text: trace for title, trace in zip(figure.layout.annotations, figure.data, strict=True)}
+    assert list(panels) == ["eta_max", "gamma", "w_min", "steps"]
+    assert list(panels["gamma"].x) == [1.5, 0.5]
+    assert list(panels["gamma"].y) == [2.0, 1.5]
+    assert list(panels["gamma"].marker.symbol) == ["circle", "circle-open"]
+    assert list(panels["gamma"].marker.color) == [2, 3], "colours tell the order among all"
+    assert list(panels["eta_max"].x) == [0.0, 0.1, 0.1]
+    assert list(panels["steps"].x) == [1, 4, 4, 4, 0]
 
 
 def test_the_table_marks_the_model_and_escapes_what_it_shows() -> None:

@@ -17,6 +17,7 @@ from sm_search.search.schedule_search import (
     Race,
     ScheduleSearch,
     base_schedule,
+    early_schedules,
     pareto_front,
     rungs,
     search_images,
@@ -45,12 +46,13 @@ def test_the_base_is_tried_first_and_the_best_is_at_least_as_good(
     trainer: Trainer, validation: Validation, metric: str
 ) -> None:
     found = run(trainer, validation, metric=metric)
-    assert len(found.trials) in (7, 8), "the base, six asked for, and the best with noise without it, if that is new"
+    assert len(found.trials) in (8, 9), "two to begin with, six asked for, and the best with noise without it, if new"
     assert len({trial.schedule for trial in found.trials}) == len(found.trials)
     perturbed = [trial for trial in found.trials if trial.schedule.eta_max > 0]
     twin = max(perturbed, key=lambda trial: trial.value or 0.0).schedule.model_copy(update={"eta_max": 0.0})
     assert twin.essential() in [trial.schedule for trial in found.trials]
     assert found.trials[0].schedule == base_schedule(TREE) == ScheduleSettings(sampler="ddim", steps=3)
+    assert [trial.schedule for trial in found.trials[:2]] == early_schedules(TREE)
     values = [trial.value for trial in found.trials]
     best = next(trial for trial in found.trials if trial.schedule == found.best)
     assert best.value == max(v for v in values if v is not None)
@@ -60,6 +62,7 @@ def test_the_base_is_tried_first_and_the_best_is_at_least_as_good(
         assert trial.state == "complete"
         assert trial.metrics == pytest.approx(expected, rel=1e-5)
         assert trial.value == trial.metrics[metric]
+        assert trial.estimate == pytest.approx(trial.value)
         assert trial.evaluations == trial.schedule.steps
     assert found.metrics == validation.metrics(trainer.ema, trainer.settings.diffusion, found.best)
 
@@ -80,6 +83,34 @@ def test_a_bad_neighbourhood_is_compared_with_the_outside_and_kept(trainer: Trai
 def test_the_base_is_the_nearest_of_the_space_to_the_default(leaf: Any, value: int) -> None:
     assert base_schedule({"steps": leaf}).steps == value
     assert base_schedule({"sampler": {"choice": ["ddpm", "paper"]}}).sampler == "ddpm"
+
+
+@pytest.mark.parametrize(
+    ("tree", "steps"),
+    [
+        ({"steps": {"choice": [0, 12, 2]}}, [12, 2]),
+        ({"steps": {"int": [0, 16]}}, [8, 1]),
+        ({"steps": {"int": [4, 32], "log": True}}, [8, 4]),
+        ({"steps": {"choice": [0]}}, [0]),
+        ({"steps": 5, "eta_max": {"float": [0.0, 1.0]}}, [5]),
+        ({}, [8]),
+    ],
+)
+def test_early_rungs_judge_by_the_base_and_by_the_fewest_steps(tree: Any, steps: list[int]) -> None:
+    assert [schedule.steps for schedule in early_schedules(tree)] == steps
+
+
+def test_the_best_of_a_few_is_chosen_by_the_metric_and_diverged_ones_are_not(
+    trainer: Trainer, validation: Validation
+) -> None:
+    denoiser, diffusion = trainer.ema, trainer.settings.diffusion
+    few = [ScheduleSettings(steps=3, eta_max=eta) for eta in (9.0, 0.0, 1e30)]
+    for metric in ("val_psnr_db", "val_ssim"):
+        chosen, metrics = validation.best(denoiser, diffusion, few, metric)
+        assert chosen == few[1]
+        assert metrics == pytest.approx(validation.metrics(denoiser, diffusion, few[1]), rel=1e-5)
+    with pytest.raises(DivergenceError):
+        validation.best(denoiser, diffusion, few[2:], "val_psnr_db")
 
 
 def test_the_same_seed_finds_the_same_and_another_does_not(trainer: Trainer, validation: Validation) -> None:
@@ -125,7 +156,7 @@ def test_a_schedule_that_diverges_is_failed_and_not_fatal(trainer: Trainer, vali
 def test_a_model_that_diverges_under_every_schedule_is_an_error(
     trainer: Trainer, validation: Validation, diverging: Any
 ) -> None:
-    with pytest.raises(DivergenceError, match="none of 7 schedules"):
+    with pytest.raises(DivergenceError, match="none of 8 schedules"):
         run(trainer, validation, denoiser=diverging)
 
 
@@ -150,7 +181,8 @@ class Made:
 
 def test_a_race_drops_the_bad_early_and_finds_the_best() -> None:
     """24 schedules of one cost: the noise of the images, far larger than the differences, cancels in each pair."""
-    race = Race(Made(64), "val_psnr_db", 64, DiffusionSettings())
+    scores = Made(64)
+    race = Race(scores, "val_psnr_db", 64, DiffusionSettings())
     schedules = [ScheduleSettings(eta_max=0.025 * i) for i in range(24)]
     for begin in (0, 8, 16):
         race.run(schedules[begin : begin + 8])
@@ -161,6 +193,7 @@ def test_a_race_drops_the_bad_early_and_finds_the_best() -> None:
     assert seen[12] == 64
     assert sum(seen) < 0.4 * 24 * 64
     for trial in trials:
+        assert trial.estimate == pytest.approx(scores([trial.schedule], 0, 64)["val_psnr_db"].mean())
         assert trial.state == ("complete" if trial.images == 64 else "dropped")
         assert (trial.value is None) == (trial.state == "dropped")
         assert trial.metrics["val_psnr_db"] == pytest.approx(
