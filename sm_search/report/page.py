@@ -165,10 +165,10 @@ def _schedules(evidence: Evidence, metric: str) -> list[str]:
     about = (
         f"{len(evidence.schedules)} sampling schedules of the best trial, on frozen weights and shared noise, later "
         f"ones in lighter colours. The {whole} that looked promising on the first images were measured to the end: "
-        "their values are means over the images that this search looks at, a part of the validation scans; those above are "
-        "over all. The others are rings: what is to be expected of them from how far they were from the best on the "
-        "images that they saw. A parameter's plot holds the schedules in which it does something: a single step, for "
-        f"one, knows no γ. {decay_verdict(evidence.schedules)}"
+        "their values are means over the images that this search looks at, a part of the validation scans; those above "
+        "are over all. The others are rings: what is to be expected of them from how far they were from the best on "
+        "the images that they saw. A parameter's plot holds the schedules in which it does something: a single step, "
+        f"for one, knows no γ. {decay_verdict(evidence.schedules)}"
     )
     height = 240 * -(-len(figure.layout.annotations) // SLICE_COLUMNS)
     price = evaluations_figure(evidence.schedules, metric)
