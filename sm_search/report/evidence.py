@@ -133,4 +133,4 @@ def slices(
             col=index % SLICE_COLUMNS + 1,
             showlegend=False,
         )
-    return figure.update_yaxes(title_text=metric, col=1)
+    return figure.update_yaxes(title_text=metric, col=1).update_annotations(font_size=12)  # narrow pages hold four

@@ -6,10 +6,11 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,12 +22,13 @@ from pyarrow import fs
 
 from sm_search.config.dataset import DatasetSettings
 from sm_search.config.errors import DataError
+from sm_search.config.simulation import Scan
 from sm_search.data import storage
 from sm_search.data.dataset import FIELDS, MANIFEST, Dataset, file_name, write_scan
 from sm_search.data.storage import S3Folder, absolute, is_uri
 from sm_search.search.session import ray_session
 from sm_search.search.simulation import simulate_dataset
-from sm_search.tracking.records import best_trials
+from sm_search.tracking.records import best_trials, study_runs
 from sm_search.tracking.store import open_store
 from sm_search.training import training_images
 
@@ -51,7 +53,7 @@ class Server:
         return fs.S3FileSystem(endpoint_override=self.endpoint, region="us-east-1", allow_bucket_creation=True)
 
     def keys(self, folder: str) -> set[str]:
-        found = self.client().get_file_info(fs.FileSelector(folder, recursive=True))
+        found = self.client().get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
         return {info.path.removeprefix(f"{folder}/") for info in found if info.is_file}
 
     def transfers(self, folder: str) -> list[str]:
@@ -104,13 +106,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def stored(server: Server, tiny_dataset: Dataset, request: pytest.FixtureRequest) -> Dataset:
     """The tiny dataset in a folder of the bucket, one folder for each test."""
     dataset = Dataset.create(f"s3://bucket/{request.node.name}/tiny", tiny_dataset.settings)
+    put(dataset, {scan.id: scan for scan, _ in dataset.expected()}.values(), tiny_dataset)
+    return Dataset.open(dataset.location)
+
+
+def put(dataset: Dataset, scans: Iterable[Scan], source: Dataset) -> None:
+    """Write scans that another dataset has."""
     hashes, created = {}, dataset.manifest.created
-    for scan in {scan.id: scan for scan, _ in dataset.expected()}.values():
+    for scan in scans:
         for which in FIELDS:
-            sm = tiny_dataset.read(scan, which)
+            sm = source.read(scan, which)
             hashes[file_name(scan, which)] = write_scan(dataset.location, dataset.settings, created, scan, which, sm)
     dataset.record(hashes)
-    return Dataset.open(dataset.location)
 
 
 def key(dataset: Dataset, name: str = "") -> str:
@@ -352,6 +359,38 @@ def test_every_verb_that_takes_a_dataset_takes_a_uri(stored: Dataset, server: Se
     assert tuned["metrics"].keys() == {"val_psnr_db", "val_ssim"}
     command("train", "--config", tmp_path / "run.yaml", "--out", tmp_path / "model", *data)
     assert sorted(server.transfers(key(stored))) == sorted(name for _, name in stored.expected())
+
+
+@pytest.mark.slow
+def test_a_study_begins_while_its_dataset_comes_into_the_bucket(
+    tiny_dataset: Dataset, server: Server, tmp_path: Path
+) -> None:
+    """The last scan comes when a trial that does without it has stored its first rung."""
+    settings = tiny_dataset.settings
+    dataset = Dataset.create("s3://bucket/early/tiny", settings)
+    first, *others = settings.scans("train")
+    last = [scan for scan in [*others, *settings.scans("test")] if scan != first]
+    put(dataset, [first, *settings.scans("validation")], tiny_dataset)
+    space = SPACE.replace("learning_rate", "scans: {choice: [1, 2]}\n  learning_rate")
+    (tmp_path / "space.yaml").write_text(f"{space}first: [{{scans: 1, learning_rate: 1.0e-3}}]\n")
+    stored: list[bool] = []
+
+    def finish() -> None:
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and not any(stored):
+            stored.append(any("checkpoint_" in name for name in server.keys("bucket/early/ray")))
+            time.sleep(0.5)
+        put(dataset, last, tiny_dataset)
+
+    simulation = threading.Thread(target=finish)
+    simulation.start()
+    study = ["sweep", "--space", tmp_path / "space.yaml", "--storage", "s3://bucket/early/ray", "--while-simulating"]
+    swept = command(*study, "--data", dataset.location, "--home", str(tmp_path / "home"))
+    simulation.join()
+    assert stored[-1]
+    assert "complete" in [trial["state"] for trial in swept["trials"]]
+    parent, _ = study_runs(open_store(tmp_path / "home"), "stored")
+    assert parent.tags["dataset_hash"] == Dataset.open(dataset.location).content_hash()
 
 
 def command(*arguments: str | Path) -> dict[str, Any]:

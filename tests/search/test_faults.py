@@ -200,6 +200,32 @@ def test_an_interrupted_sweep_leaves_no_run_running_and_resumes(
     assert values(told) == values(undisturbed)
 
 
+def test_ctrl_c_while_the_report_is_made_leaves_the_search_as_it_is(
+    undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    home, space = tmp_path / "home", SPACE.replace("images: 4}", "images: 4, regression: true}")
+    sweep = Sweep(home, tmp_path / "user", tiny_dataset.folder, space=space)
+    sweep.wait_for(lambda: "training the regression network" in sweep.said, "report")
+    os.killpg(sweep.process.pid, signal.SIGINT)
+    assert sweep.end() == (130, {})
+    assert sweep.said.splitlines()[-1] == (
+        "error: study 'faulty': interrupted after its search, before its report; `sweep --resume` makes that"
+    )
+    assert "Traceback" not in sweep.said
+    store = open_store(home)
+    parent, before = study_runs(store, "faulty")
+    assert "report.html" not in {item.path for item in store.client.list_artifacts(parent.run_id)}
+
+    resumed = Sweep(home, tmp_path / "user", tiny_dataset.folder, "--resume", space=space)
+    status, told = resumed.end()
+    assert status == 0, resumed.said
+    check_whole(store, told)
+    assert values(told) == values(undisturbed)
+    parent, after = study_runs(store, "faulty")
+    assert [(run.run_id, run.ended_ms) for run in after] == [(run.run_id, run.ended_ms) for run in before]
+    assert "report.html" in {item.path for item in store.client.list_artifacts(parent.run_id)}
+
+
 @pytest.mark.cluster
 def test_a_lost_node_costs_no_trial(undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
