@@ -12,6 +12,8 @@ from sm_search.cli.parsing import Adder, add_ray, add_store
 from sm_search.config.errors import SettingsError
 
 TEST_SCAN = "d30nm-fx25kHz-nd99"
+MODEL = "sm-search-demo"
+"""Registered model, apart from those of real studies, which need not beat it."""
 
 
 def add_verbs(add: Adder) -> None:
@@ -36,7 +38,7 @@ def demo(options: Namespace, output: Output) -> dict[str, Any]:
     space_file = options.space or str(SPACES / "demo.yaml")
     study = load_space(space_file).study
     data, made, figure = home / "data" / "demo", home / f"{TEST_SCAN}-synthesised.mdf", home / "comparison.png"
-    champion = "models:/sm-search@champion"
+    champion = f"models:/{MODEL}@champion"
     store = ["--home", home, *(["--tracking-uri", options.tracking_uri] if options.tracking_uri else [])]
     seconds: dict[str, float] = {}
 
@@ -53,7 +55,7 @@ def demo(options: Namespace, output: Output) -> dict[str, Any]:
     with ray_session(options.ray_address):
         step("simulate", "--preset", "demo", "--out", data)
         step("sweep", "--space", space_file, "--data", data, *resume, *store)
-    step("promote", "--study", study, "--data", data, *store)
+    step("promote", "--study", study, "--data", data, "--name", MODEL, *store)
     low = data / TEST_SCAN / "low.mdf"
     step("synthesize", "--model", champion, "--input", low, "--output", made, "--force", *store)
     step("validate", made)

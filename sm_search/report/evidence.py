@@ -59,11 +59,15 @@ def quality_section(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def decay_verdict(schedules: Sequence[Mapping[str, Any]]) -> str:
-    """Whether perturbing the condition (paper, Algorithm 2) helped the best schedule: it against itself without."""
+    """Whether perturbing the condition (paper, Algorithm 2) helps: the best such schedule against itself without, and
+    where that does not decay, the best that does against the best of all.
+    """
     tried = [each for each in schedules if each["value"] is not None]
     perturbed = [each for each in tried if any(each["schedule"][name] != value for name, value in UNPERTURBED.items())]
     if not perturbed:
-        return "No schedule with noise or weight on the condition was good enough to be measured to the end."
+        return "No schedule with noise or weight on the condition was good enough to be measured to the end." + _decays(
+            schedules
+        )
     best = max(perturbed, key=lambda each: float(each["value"]))
     shape = ("gamma", "sigma", *UNPERTURBED)
     twin = {name: value for name, value in best["schedule"].items() if name not in shape}
@@ -74,23 +78,48 @@ def decay_verdict(schedules: Sequence[Mapping[str, Any]]) -> str:
     ]
     if not plain:
         return "The best schedule with noise or weight on the condition was not tried without."
-    gain = float(best["value"]) - plain[0]
-    counts = abs(gain) > LEAST_GAIN * abs(plain[0])
-    verdict = ("helps" if gain > 0 else "does not help") if counts else "makes no difference that counts"
-    decays = best["schedule"]["eta_max"] > 0 or best["schedule"]["w_min"] != best["schedule"]["w_max"]
-    what = "the paper's decay" if decays else "a constant weight on the condition"
-    return (
+    what = "the paper's decay" if _is_decay(best["schedule"]) else "a constant weight on the condition"
+    verdict = (
         f"The best schedule with noise or weight on the condition reached {float(best['value']):.4g}, the same without "
-        f"{plain[0]:.4g} ({gain:+.2g}): here {what} {verdict}."
+        f"{plain[0]:.4g} ({float(best['value']) - plain[0]:+.2g}): here {what} {_helps(best['value'], plain[0])}."
     )
+    return verdict if _is_decay(best["schedule"]) else verdict + _decays(schedules)
+
+
+def _decays(schedules: Sequence[Mapping[str, Any]]) -> str:
+    """How far the best schedule whose noise or weight changes along the sampling is from the best of all."""
+    values = [(each["schedule"], _estimate(each)) for each in schedules]
+    decaying = [value for schedule, value in values if value is not None and _is_decay(schedule)]
+    if not decaying:
+        return ""
+    best = max(value for _, value in values if value is not None)
+    return (
+        f" Of those in which one of the two changes along the sampling, the best is at {max(decaying):.4g} "
+        f"({max(decaying) - best:+.2g} to the best of all): here the paper's decay {_helps(max(decaying), best)}."
+    )
+
+
+def _is_decay(schedule: Mapping[str, Any]) -> bool:
+    return bool(schedule["eta_max"] > 0 or schedule["w_min"] != schedule["w_max"])
+
+
+def _helps(value: float, without: float) -> str:
+    if abs(value - without) <= LEAST_GAIN * abs(without):
+        return "makes no difference that counts"
+    return "helps" if value > without else "does not help"
+
+
+def _estimate(tried: Mapping[str, Any]) -> float | None:
+    """What a schedule's value is, or is expected to be. Earlier versions estimated nothing."""
+    value: float | None = tried.get("estimate", tried["value"])
+    return value
 
 
 def schedule_slices(schedules: Sequence[Mapping[str, Any]], metric: str) -> go.Figure | None:
     """The metric over each schedule parameter that was varied, of the schedules in which it does something; hollow
     where the metric is estimated from the first images. None if no parameter was varied.
     """
-    # Earlier versions estimated nothing.
-    estimates = [each.get("estimate", each["value"]) for each in schedules]
+    estimates = [_estimate(each) for each in schedules]
     tried = [each for each, estimate in zip(schedules, estimates, strict=True) if estimate is not None]
     unused = [ScheduleSettings.model_validate(each["schedule"]).unused() for each in tried]
     columns = {

@@ -36,6 +36,16 @@ def test_a_constant_weight_is_not_called_a_decay() -> None:
     assert verdict.endswith("here a constant weight on the condition helps.")
 
 
+def test_beside_a_constant_weight_the_best_decay_is_told_though_it_was_dropped() -> None:
+    constant = [tried(30.0, steps=1), tried(30.001, steps=1, w_min=1.03, w_max=1.03)]
+    decays = [tried(None, 29.0, eta_max=0.1), tried(None, 28.0, w_min=0.8, w_max=1.0)]
+    words = (
+        "changes along the sampling, the best is at 29 (-1 to the best of all): here the paper's decay does not help."
+    )
+    assert decay_verdict([*constant, *decays]).endswith(words)
+    assert decay_verdict([tried(30.0), *decays]).endswith(words)
+
+
 def test_nothing_is_claimed_without_a_twin() -> None:
     assert "No schedule with noise or weight" in decay_verdict([tried(30.0), tried(20.0)])
     assert "was not tried without" in decay_verdict([tried(30.0, eta_max=0.1), tried(40.0, steps=1), tried(None)])
