@@ -122,7 +122,10 @@ def promote(options: Namespace, output: Output) -> dict[str, Any]:
         output.error(f"{done.uri} stays challenger: {shortfall}")
     if not done.shortfalls:
         previous = f"; version {done.champion} is now @previous" if done.champion else ""
-        output.result(f"models:/{done.model}@champion is version {done.version} (trial {done.trial_id}){previous}")
+        already = "" if done.scores else " already"
+        output.result(
+            f"models:/{done.model}@champion is{already} version {done.version} (trial {done.trial_id}){previous}"
+        )
     return {
         "model": done.model,
         "version": done.version,

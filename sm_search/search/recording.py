@@ -195,6 +195,8 @@ def summary(result: tune.Result, space: Space) -> TrialSummary:
     last = result.metrics or {}
     state: TrialState = "failed" if result.error else outcome(last, space)
     error = str(result.error).strip().splitlines()[-1] if result.error else last.get("error")
+    if state == "failed" and error is None:
+        error = "the time was up before its first rung"
     reports = sorted((report for _, report in result.best_checkpoints), key=lambda report: report["training_step"])
     return TrialSummary(
         trial_id=Path(result.path).name,

@@ -252,7 +252,7 @@ def _fit(space: Space, tuner: tune.Tuner, recorder: Recorder | None = None) -> l
     try:
         # Ray tells of dead workers and nodes on stdout, which belongs to our result; `Recorder` tells it in one line.
         with contextlib.redirect_stdout(io.StringIO()), interrupted_gently():
-            return list(tuner.fit())
+            return _begun(tuner.fit())
     except DataError as error:
         raise _stopped(space, str(error)) from None
     except (TuneError, RayError) as error:
@@ -261,6 +261,19 @@ def _fit(space: Space, tuner: tune.Tuner, recorder: Recorder | None = None) -> l
         if isinstance(error, RayError):
             raise _stopped(space, f"Ray went away: {str(error).splitlines()[0]}") from None
         raise
+
+
+def _begun(grid: tune.ResultGrid) -> list[tune.Result]:
+    """The results of all trials but those that still waited for their turn when the time was up.
+
+    Each with its settings, which Ray gives only where something was reported.
+    """
+    begun = []
+    for result, trial in zip(grid, grid._experiment_analysis.trials, strict=True):
+        if trial.run_metadata.start_time is not None or result.error:
+            result.metrics = {"config": trial.config, **(result.metrics or {})}
+            begun.append(result)
+    return begun
 
 
 def _search(study: _Study, log: StudyLog, recorder: Recorder, resume: bool) -> tune.Tuner:

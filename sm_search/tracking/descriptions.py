@@ -8,7 +8,7 @@ from sm_search.tracking.records import RunRecord
 SHOWN_TRIALS = 5
 FIXED = "fixed."
 """Beginning of the names of a study's parameters that hold settings which are not searched."""
-LISTED = ("val_psnr_db", "val_ssim", "training_step", "training_seconds")
+LISTED = ("val_psnr_db", "val_ssim", "training_step")
 # A paragraph is one line: MLflow shows a line break as one.
 READING = """
 **How to read it.** The runs below this one are its trials, one trained model each. Tag `state`: `complete` was \

@@ -107,7 +107,7 @@ def test_promote_compares_and_rollback_restores(run: Any, study: Any, champion: 
     assert stored["psnr_db"] == pytest.approx(best.metrics["val_psnr_db"], abs=1.0)
     assert list(first.object["scores"]["test"]) == ["model", "copy", "nearest", "kernel-ridge", "physicist"]
     again = run(*arguments, "--study", study.name, "--data", study.data)
-    assert (again.status, again.stdout.startswith("models:/another@champion is version 1 (trial ")) == (0, True)
+    assert (again.status, again.stdout.startswith("models:/another@champion is already version 1 (trial ")) == (0, True)
 
     # A second version, of another trial, that asks for more than it has.
     second = best_trials(store, study.name, "val_psnr_db", n=2)[1]
