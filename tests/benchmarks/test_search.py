@@ -96,7 +96,9 @@ def contest(kind: str, mode: str, seed: int) -> Space:
     """The same parameters, ranges and first guesses for either search.
 
     Args:
-        kind: `shipped` is paper.yaml; `paper-method` has no mean model, as the paper, and all of schedule.yaml.
+        kind: `shipped` is paper.yaml; `paper-method` has no mean model, as the paper, and all of schedule.yaml;
+            `paper-schedule` asks the paper's own question: p_uncond and all of schedule.yaml, and else its training
+            (t uniform, noise on the condition).
         mode: `joint` trains to the end for every sample, unless JOINT_RUNGS gives it the rungs of `two-level`.
     """
     shipped = load_space(SPACES / "paper.yaml")
@@ -104,6 +106,11 @@ def contest(kind: str, mode: str, seed: int) -> Space:
     if kind == "paper-method":
         training["mean"], schedule = "none", load_space(SPACES / "schedule.yaml").schedule
         first = tuple({k: v for k, v in point.items() if k != "mean"} for point in first if point["mean"] == "none")
+    if kind == "paper-schedule":
+        fixed = {"mean": "none", "condition_noise": "same-level", "share_at_end": 0.0, "learning_rate": 4e-3}
+        backbone = {"backbone": "linear-basis", "coefficients": 384, "width": 512, "blocks": 4}
+        training |= {**fixed, "backbone": backbone}
+        schedule, first = load_space(SPACES / "schedule.yaml").schedule, ({"p_uncond": 0.1},)
     if mode == "joint":
         first = tuple({f"training.{name}": value for name, value in point.items()} for point in first)
     minutes = BUDGET_MINUTES if mode == "joint" else BUDGET_MINUTES / TWO_LEVEL_SHARE
@@ -116,7 +123,7 @@ def contest(kind: str, mode: str, seed: int) -> Space:
     )
 
 
-@pytest.mark.parametrize("kind", ["paper-method", "shipped"])
+@pytest.mark.parametrize("kind", ["paper-schedule", "paper-method", "shipped"])
 def test_quality_against_time(kind: str, dataset: Dataset, tmp_path: Path, local_ray: None) -> None:
     """Both searches on the same data and machine: when does two-level have what joint ends with?"""
     rows, ratios = [], []
