@@ -4,11 +4,14 @@
 # Once, on the login node, in a checkout on a file system that all nodes share, with Python 3.11 or newer:
 #   python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[cluster]'
 # Set the #SBATCH lines as your cluster wants them (partition, account, GPUs). From the checkout:
-#   sbatch cluster/slurm.sh simulate --preset paper-54 --out data/paper-54
-#   sbatch cluster/slurm.sh sweep --space search_spaces/gpu.yaml --data data/paper-54
+#   job=$(sbatch --parsable --gpus-per-node=0 cluster/slurm.sh simulate --preset paper-54 --out data/paper-54)
+#   sbatch --dependency="afterok:${job%%;*}" cluster/slurm.sh sweep --space search_spaces/gpu.yaml --data data/paper-54
+#   squeue --me; tail -f slurm-JOBID.log; scancel JOBID      # where it is, what it says, end it
 # Five minutes before the time limit the sweep is stopped and the job queued again; it then resumes from the checkpoint of
 # each trial's last rung. To resume by hand: SM_SEARCH_HOME=outputs/slurm-JOBID sbatch cluster/slurm.sh sweep … as before.
-# Results: `.venv/bin/mlflow ui --backend-store-uri sqlite:///$PWD/outputs/slurm-JOBID/mlflow.db`, on a node with a tunnel.
+# Results: `.venv/bin/sm-search promote --study gpu --data data/paper-54 --home outputs/slurm-JOBID`, and so with every verb;
+# `.venv/bin/mlflow ui --backend-store-uri sqlite:///$PWD/outputs/slurm-JOBID/mlflow.db` on the login node, and on your own
+# machine `ssh -L 5000:127.0.0.1:5000 LOGINNODE`: whoever has an account on that node may write there while it runs.
 #
 #SBATCH --job-name=sm-search
 #SBATCH --nodes=2
@@ -19,7 +22,7 @@
 #SBATCH --signal=B:USR1@300
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --output=outputs/slurm-%j.log
+#SBATCH --output=slurm-%j.log
 set -euo pipefail
 
 # A home for each job and its restarts: what is in it tells whether there is something to resume.
@@ -53,7 +56,8 @@ others=$((SLURM_JOB_NUM_NODES - 1))
 if ((others)); then
     # This script runs on the first node.
     mapfile -t names < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-    srun --nodes="$others" --ntasks="$others" --exclude="${names[0]}" \
+    # Since Slurm 22.05 srun does not take the number of CPUs from the job: each worker would have one core.
+    srun --nodes="$others" --ntasks="$others" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --exclude="${names[0]}" \
         ray start --block --address="$address" "${resources[@]}" > "$home/workers.log" 2>&1 &
     started+=($!)
 fi

@@ -49,6 +49,7 @@ def add_verbs(add: Adder) -> None:
 
 def simulate(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.dataset import Dataset
+    from sm_search.search.nodes import has_label
     from sm_search.search.session import ray_session, require_cluster
     from sm_search.search.simulation import simulate_dataset
 
@@ -59,12 +60,16 @@ def simulate(options: Namespace, output: Output) -> dict[str, Any]:
     label, equals, value = (options.on or "").partition("=")
     if options.on and not (label and equals and value):
         raise InputError(f"--on {options.on}: must be LABEL=VALUE, such as pool=cpu")
+    if options.on and not options.ray_address:
+        raise InputError(f"--on {options.on}: chooses nodes of a cluster, which --ray-address names")
 
     # What cannot be used is told before Ray is started, which takes a while.
     if options.ray_address:
         require_cluster(options.ray_address)
     Dataset.create(options.out, settings)
     with ray_session(options.ray_address), output.counted("simulated") as progress:
+        if options.on and not has_label(label, value):
+            output.progress(f"no node that is up has {options.on}: waiting for one; nodes without labels need no --on")
         dataset = simulate_dataset(options.out, settings, progress, {label: value} if options.on else {})
     files, dataset_hash = len(dataset.manifest.files), dataset.content_hash()
     output.result(f"{dataset.location}: {files} files, dataset hash {dataset_hash[:12]}")

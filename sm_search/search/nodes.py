@@ -40,6 +40,11 @@ def other_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
 
 
+def has_label(label: str, value: str) -> bool:
+    """Whether a living node of the session carries this Ray label."""
+    return any(node["Alive"] and node["Labels"].get(label) == value for node in ray.nodes())
+
+
 def room(cpus: float, gpus: float) -> int:
     """How many trials of this size the living nodes hold at once."""
     return _room(cpus, gpus, int(time.monotonic() / LOOK_S))

@@ -106,6 +106,10 @@ CASES = {
         "simulate --preset demo --phantom dots --scan d1 --out {tmp}/m.mdf",
         ["--scan 'd1': is not in 'demo'", "d30nm-fx25kHz-nd99"],
     ),
+    "a label without a cluster": (
+        "simulate --preset demo --out {tmp}/d --on pool=cpu",
+        ["--on pool=cpu", "--ray-address"],
+    ),
     "no scan to measure": ("simulate --preset demo --phantom dots --out {tmp}/m.mdf", ["--scan is missing"]),
     "no such phantom to measure": (
         "simulate --preset demo --phantom cat --scan d30nm-fx25kHz-nd99 --out {tmp}/m.mdf",

@@ -66,6 +66,8 @@ def test_slurm_stops_it_while_there_is_time_and_may_queue_it_again() -> None:
     assert options["--signal"] == "B:USR1@300"
     assert "--requeue" in options
     assert options["--open-mode"] == "append"
+    # Slurm makes no folder for it.
+    assert "/" not in options["--output"]
     # Slurm reads these lines only above the first command.
     assert SCRIPT.read_text().rindex("#SBATCH") < SCRIPT.read_text().index("set -euo")
 
@@ -147,7 +149,8 @@ def test_at_the_time_limit_the_job_stops_and_its_restart_resumes(job: Job, tiny_
     assert first.wait(timeout=TIMEOUT_S) == 0, job.log.read_text()
     said = (job.folder / "slurm").read_text().splitlines()
     assert said[0] == "scontrol show hostnames node[1-3]"
-    assert said[1].startswith("srun --nodes=2 --ntasks=2 --exclude=node1 ray start --block --address=")
+    step = "srun --nodes=2 --ntasks=2 --cpus-per-task=1 --exclude=node1"
+    assert said[1].startswith(f"{step} ray start --block --address=")
     assert said[2:] == [f"scontrol requeue {job.environment['SLURM_JOB_ID']}"]
     assert (home / "ray-token").stat().st_mode & 0o077 == 0
     wait_until(lambda: not job.family(), job, "processes are left")
