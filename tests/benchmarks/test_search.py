@@ -48,6 +48,7 @@ JOINT_RUNGS = bool(os.environ.get("JOINT_RUNGS"))
 STEPS = int(os.environ.get("STEPS", "900"))
 TRIALS = int(os.environ.get("TRIALS", "100"))
 SUGGESTIONS = 5
+ROUNDS = 5
 NODES = [int(nodes) for nodes in os.environ.get("NODES", "1,2,4,8").split(",")]
 CORES_OF_A_NODE = 4
 TWO_LEVEL_SHARE = 4
@@ -146,32 +147,41 @@ def test_quality_against_time(kind: str, dataset: Dataset, tmp_path: Path, local
 
 
 def test_images_per_second_inside_a_trial(dataset: Dataset, tmp_path: Path, local_ray: None) -> None:
-    """The same settings in a trial and in a bare loop of this process, one after the other."""
+    """The same settings in a trial and in a bare loop of this process, in turn; each trial against its neighbours."""
     given = load_space(SPACES / "paper.yaml").model_dump()
     fixed = {"batch_size": 256, "steps": STEPS, "backbone": {"backbone": "linear-basis"}}
     budget = {"trials": 1, "first_rung": STEPS, "schedules": 0}
-    space = Space.model_validate({**given, "training": fixed, "first": (), "budget": budget, "study": "speed"})
     torch.set_num_threads(1)
 
+    def space(study: str) -> Space:
+        return Space.model_validate({**given, "training": fixed, "first": (), "budget": budget, "study": study})
+
+    settings = training_settings(space("bare"), {})
+    images = training_images(dataset, "train", settings.receive_channels, settings.mean)[0]
+
     def bare() -> float:
-        settings = training_settings(space, {})
-        trainer = Trainer(settings, training_images(dataset, "train", settings.receive_channels, settings.mean)[0])
-        list(trainer.train(20))
+        trainer = Trainer(settings, images)
         begin = time.perf_counter()
         list(trainer.train(STEPS))
-        return (STEPS - 20) * settings.batch_size / (time.perf_counter() - begin)
+        return STEPS * settings.batch_size / (time.perf_counter() - begin)
 
-    before = bare()
-    begin = time.perf_counter()
-    told = sweep(space, dataset.location, home=tmp_path)
-    whole = time.perf_counter() - begin
-    metrics = told.best.metrics
-    inside = STEPS * 256 / metrics["training_seconds"]
-    after = bare()
-    outside = (before + after) / 2
-    rest = whole - metrics["training_seconds"] - metrics["validation_seconds"]
-    columns = ("in a trial, images/s", "bare, before and after", "share", "one trial beside training and validation, s")
-    printed("Overhead of a trial", columns, [(inside, f"{before:.4g}, {after:.4g}", inside / outside, rest)])
+    before, rows = bare(), []
+    for number in range(ROUNDS):
+        begin = time.perf_counter()
+        metrics = sweep(space(f"speed-{number}"), dataset.location, home=tmp_path).best.metrics
+        rest = time.perf_counter() - begin - metrics["training_seconds"] - metrics["validation_seconds"]
+        inside, after = STEPS * settings.batch_size / metrics["training_seconds"], bare()
+        rows.append((inside, before, after, 2 * inside / (before + after), rest))
+        before = after
+    columns = (
+        "in a trial, images/s",
+        "bare before",
+        "bare after",
+        "share",
+        "a sweep beside training and validation, s",
+    )
+    printed("Overhead of a trial", columns, rows)
+    print(f"median share {statistics.median(row[3] for row in rows):.3f}")
 
 
 def trivial(config: Mapping[str, Any], context: TrialContext) -> None:
