@@ -220,7 +220,8 @@ def deliver(store: Store, space: Space, trials: Sequence[TrialSummary], suspects
     known = log.existing_trials()
     for trial in trials:
         record = known.get(trial.trial_id)
-        if record and trial.trial_id not in suspects and _is_settled(record, trial.state):
+        settled = record if record and _is_settled(record, trial.state) else None
+        if settled and trial.trial_id not in suspects:
             continue
         run_id = _start(log, space, trial.trial_id, trial.params)
         steps = {step for step, _ in metric_history(store, run_id, "training_step")}
@@ -230,7 +231,7 @@ def deliver(store: Store, space: Space, trials: Sequence[TrialSummary], suspects
                 _report(log, trial.trial_id, report, losses)
         error = trial.error if trial.state == "failed" else None
         schedule = trial.reports[-1].get("schedule") if trial.reports else None
-        _end(log, trial.trial_id, trial.state, error, schedule)
+        _end(log, trial.trial_id, trial.state, error, schedule, settled.ended_ms if settled else None)
     if log.pending:
         raise TrackingError(f"{store.uri}: not stored: {'; '.join(log.pending[:3])}")
     return log
@@ -249,7 +250,14 @@ def _report(log: StudyLog, trial_id: str, result: Mapping[str, Any], stored_loss
     log.log_points(trial_id, [*losses, (result["training_step"], numbers(result))])
 
 
-def _end(log: StudyLog, trial_id: str, state: TrialState, error: str | None, schedule: str | None) -> None:
-    log.finish_trial(trial_id, state, schedule)
+def _end(
+    log: StudyLog,
+    trial_id: str,
+    state: TrialState,
+    error: str | None,
+    schedule: str | None,
+    ended_ms: int | None = None,
+) -> None:
+    log.finish_trial(trial_id, state, schedule, ended_ms)
     if error:
         log.log_text(trial_id, f"{error}\n", ERROR_FILE)

@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,21 @@ def _store(
         counts = {"trials_complete": len(complete), "trials": len(told.trials), "trials_repeated": told.repeated}
         log.log_metrics(None, len(complete), {**best, **counts})
     log.finish("complete" if complete else "failed")
+
+
+def drop_checkpoints(results: Sequence[tune.Result], kept: Collection[str] = ()) -> None:
+    """Delete the checkpoints of a finished experiment, which nobody reads again: all but the last of the trials in
+    `kept`, and those of failed trials, which `--resume` tries again.
+    """
+    for result in results:
+        if result.error:
+            continue
+        last = result.checkpoint if Path(result.path).name in kept else None
+        for checkpoint, _ in result.best_checkpoints or ():
+            if last is None or checkpoint.path != last.path:
+                # Gone already where a finished study is resumed.
+                with suppress(OSError):
+                    checkpoint.filesystem.delete_dir(checkpoint.path)
 
 
 def _store_checkpoint(

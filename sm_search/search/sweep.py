@@ -25,7 +25,15 @@ from sm_search.search.overlap import StallWatch
 from sm_search.search.placement import GPUS_TAG, first_gpus, placed
 from sm_search.search.recording import DISK_FAULTS, Announce, Recorder, TrialSummary, Watch, summary
 from sm_search.search.replacing_files import replacing_files
-from sm_search.search.result import RESULT_FILE, SweepResult, keep, points, ranked
+from sm_search.search.result import (
+    KEPT_CHECKPOINTS,
+    RESULT_FILE,
+    SweepResult,
+    drop_checkpoints,
+    keep,
+    points,
+    ranked,
+)
 from sm_search.search.searcher import TruthfulOptunaSearch, make_asha
 from sm_search.search.session import interrupted_gently
 from sm_search.search.space import Space, fixed_values, parameter_names
@@ -216,13 +224,14 @@ def _completed(study: _Study, log: StudyLog, resume: bool, watch: Watch | None) 
         # Ray does not try again where a worker died while it was being prepared for its trial.
         study.announce("a worker died before its trial began: it is run again")
         recorder, tuner, results = _searched(study, log, watch, resume=True)
-    trials = [summary(result, space) for result in results]
+    trials, confirmed = [summary(result, space) for result in results], []
     complete = ranked(space, [trial for trial in trials if trial.state == "complete"])
     if complete and study.dataset.missing():
         # A trial that came to its end saw all files; this process may not have looked since.
         study = replace(study, dataset=Dataset.open(study.dataset.location))
     if complete and space.budget.confirm:
-        trials = with_spread(space, trials, _confirm(study, complete, resume))
+        confirmed = _confirm(study, complete, resume)
+        trials = with_spread(space, trials, confirmed)
     searcher = tuner._local_tuner._tune_config.search_alg
     told = SweepResult(
         study=space.study,
@@ -234,6 +243,8 @@ def _completed(study: _Study, log: StudyLog, resume: bool, watch: Watch | None) 
     )
     checkpoints = {Path(result.path).name: result.checkpoint for result in results}
     keep(told, space, study.store, study.folder / RESULT_FILE, recorder.suspects, checkpoints, study.dataset)
+    drop_checkpoints(results, {trial.trial_id for trial in told.trials[:KEPT_CHECKPOINTS]})
+    drop_checkpoints(confirmed)
     if not complete:
         reason = next((trial.error for trial in trials if trial.error), "the time budget was too short")
         raise InputError(f"study {space.study}: none of {len(trials)} trials came to its end: {reason}")

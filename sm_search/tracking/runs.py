@@ -170,8 +170,13 @@ class StudyLog:
 
         self._send(f"metrics of {whose} at step {points[-1][0]}", write)
 
-    def finish_trial(self, trial_id: str, state: TrialState, schedule: str | None = None) -> None:
+    def finish_trial(
+        self, trial_id: str, state: TrialState, schedule: str | None = None, ended_ms: int | None = None
+    ) -> None:
         """End a trial. A pruned one is FINISHED for MLflow, with the tag `state` = pruned.
+
+        Args:
+            ended_ms: when it ended, in Unix milliseconds; None for now.
 
         Raises:
             TrackingError: the trial was never started, or the store refuses.
@@ -183,7 +188,7 @@ class StudyLog:
             note = trial_note(run_record(client.get_run(run_id)), state, schedule)
             tags = {STATE: state, NOTE: note} | ({SCHEDULE: schedule} if schedule else {})
             client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()], synchronous=True)
-            client.set_terminated(run_id, TRIAL_STATUS[state])
+            client.set_terminated(run_id, TRIAL_STATUS[state], ended_ms)
 
         self._send(f"outcome {state!r} of trial {trial_id!r}", end)
 

@@ -101,6 +101,7 @@ def test_the_entrypoint_is_a_line_that_we_understand() -> None:
     program, *arguments = shlex.split(SPEC["entrypoint"])
     options = build_parser().parse_args(arguments)
     assert program == "sm-search"
-    assert (SPACES.parent / options.space).is_file()
+    # The image has the checkout in /sm_search.
+    assert (SPACES.parent / Path(options.space).relative_to("/sm_search")).is_file()
     assert options.storage.startswith("s3://")
     assert options.data.startswith(options.storage)

@@ -365,14 +365,11 @@ def test_every_verb_that_takes_a_dataset_takes_a_uri(stored: Dataset, server: Se
 def test_a_study_begins_while_its_dataset_comes_into_the_bucket(
     tiny_dataset: Dataset, server: Server, tmp_path: Path
 ) -> None:
-    """The last scan comes when a trial that does without it has stored its first rung."""
+    """The test scan comes when a trial, which does without it, has stored its first rung."""
     settings = tiny_dataset.settings
     dataset = Dataset.create("s3://bucket/early/tiny", settings)
-    first, *others = settings.scans("train")
-    last = [scan for scan in [*others, *settings.scans("test")] if scan != first]
-    put(dataset, [first, *settings.scans("validation")], tiny_dataset)
-    space = SPACE.replace("learning_rate", "scans: {choice: [1, 2]}\n  learning_rate")
-    (tmp_path / "space.yaml").write_text(f"{space}first: [{{scans: 1, learning_rate: 1.0e-3}}]\n")
+    put(dataset, [*settings.scans("train"), *settings.scans("validation")], tiny_dataset)
+    (tmp_path / "space.yaml").write_text(SPACE)
     stored: list[bool] = []
 
     def finish() -> None:
@@ -380,13 +377,15 @@ def test_a_study_begins_while_its_dataset_comes_into_the_bucket(
         while time.monotonic() < deadline and not any(stored):
             stored.append(any("checkpoint_" in name for name in server.keys("bucket/early/ray")))
             time.sleep(0.5)
-        put(dataset, last, tiny_dataset)
+        put(dataset, settings.scans("test"), tiny_dataset)
 
     simulation = threading.Thread(target=finish)
     simulation.start()
     study = ["sweep", "--space", tmp_path / "space.yaml", "--storage", "s3://bucket/early/ray", "--while-simulating"]
-    swept = command(*study, "--data", dataset.location, "--home", str(tmp_path / "home"))
-    simulation.join()
+    try:
+        swept = command(*study, "--data", dataset.location, "--home", str(tmp_path / "home"))
+    finally:
+        simulation.join()
     assert stored[-1]
     assert "complete" in [trial["state"] for trial in swept["trials"]]
     parent, _ = study_runs(open_store(tmp_path / "home"), "stored")
