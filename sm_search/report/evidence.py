@@ -94,7 +94,7 @@ def _decays(schedules: Sequence[Mapping[str, Any]]) -> str:
         return ""
     best = max(value for _, value in values if value is not None)
     return (
-        f" Of those in which one of the two changes along the sampling, the best is at {max(decaying):.4g} "
+        f" Of those in which one of the two changes along several steps, the best is at {max(decaying):.4g} "
         f"({max(decaying) - best:+.2g} to the best of all): here the paper's decay {_helps(max(decaying), best)}."
     )
 

@@ -40,7 +40,7 @@ def test_beside_a_constant_weight_the_best_decay_is_told_though_it_was_dropped()
     constant = [tried(30.0, steps=1), tried(30.001, steps=1, w_min=1.03, w_max=1.03)]
     decays = [tried(None, 29.0, eta_max=0.1), tried(None, 28.0, w_min=0.8, w_max=1.0)]
     words = (
-        "changes along the sampling, the best is at 29 (-1 to the best of all): here the paper's decay does not help."
+        "changes along several steps, the best is at 29 (-1 to the best of all): here the paper's decay does not help."
     )
     assert decay_verdict([*constant, *decays]).endswith(words)
     assert decay_verdict([tried(30.0), *decays]).endswith(words)
