@@ -28,7 +28,7 @@ table, for example `tags.state = "complete"`.
 
 **Models.** Each of the best trials has one, *Logged models* (*Registered models*, once promoted) on its page: its \
 files, a request to try it with, and how to serve it. After `sm-search promote` the best is \
-`models:/sm-search@champion`.
+`models:/sm-search@champion` (the demo's `models:/sm-search-demo@champion`).
 """
 
 
