@@ -65,9 +65,8 @@ def decay_verdict(schedules: Sequence[Mapping[str, Any]]) -> str:
     tried = [each for each in schedules if each["value"] is not None]
     perturbed = [each for each in tried if any(each["schedule"][name] != value for name, value in UNPERTURBED.items())]
     if not perturbed:
-        return "No schedule with noise or weight on the condition was good enough to be measured to the end." + _decays(
-            schedules
-        )
+        none = "No schedule with noise or weight on the condition was good enough to be measured to the end."
+        return none + _best_decay(schedules)
     best = max(perturbed, key=lambda each: float(each["value"]))
     shape = ("gamma", "sigma", *UNPERTURBED)
     twin = {name: value for name, value in best["schedule"].items() if name not in shape}
@@ -83,19 +82,19 @@ def decay_verdict(schedules: Sequence[Mapping[str, Any]]) -> str:
         f"The best schedule with noise or weight on the condition reached {float(best['value']):.4g}, the same without "
         f"{plain[0]:.4g} ({float(best['value']) - plain[0]:+.2g}): here {what} {_helps(best['value'], plain[0])}."
     )
-    return verdict if _is_decay(best["schedule"]) else verdict + _decays(schedules)
+    return verdict if _is_decay(best["schedule"]) else verdict + _best_decay(schedules)
 
 
-def _decays(schedules: Sequence[Mapping[str, Any]]) -> str:
+def _best_decay(schedules: Sequence[Mapping[str, Any]]) -> str:
     """How far the best schedule whose noise or weight changes along the sampling is from the best of all."""
-    values = [(each["schedule"], _estimate(each)) for each in schedules]
-    decaying = [value for schedule, value in values if value is not None and _is_decay(schedule)]
-    if not decaying:
+    known = [(value, _is_decay(each["schedule"])) for each in schedules if (value := _estimate(each)) is not None]
+    decaying = max((value for value, is_decay in known if is_decay), default=None)
+    if decaying is None:
         return ""
-    best = max(value for _, value in values if value is not None)
+    best = max(value for value, _ in known)
     return (
-        f" Of those in which one of the two changes along several steps, the best is at {max(decaying):.4g} "
-        f"({max(decaying) - best:+.2g} to the best of all): here the paper's decay {_helps(max(decaying), best)}."
+        f" Of those in which one of the two changes along several steps, the best is at {decaying:.4g} "
+        f"({decaying - best:+.2g} to the best of all): here the paper's decay {_helps(decaying, best)}."
     )
 
 

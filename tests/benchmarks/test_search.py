@@ -104,14 +104,13 @@ def contest(kind: str, mode: str, seed: int) -> Space:
     """
     shipped = load_space(SPACES / "paper.yaml")
     training, schedule, first = dict(shipped.training) | {"steps": STEPS}, shipped.schedule, shipped.first
-    if kind == "paper-method":
+    if kind != "shipped":
         training["mean"], schedule = "none", load_space(SPACES / "schedule.yaml").schedule
         first = tuple({k: v for k, v in point.items() if k != "mean"} for point in first if point["mean"] == "none")
     if kind == "paper-schedule":
-        fixed = {"mean": "none", "condition_noise": "same-level", "share_at_end": 0.0, "learning_rate": 4e-3}
         backbone = {"backbone": "linear-basis", "coefficients": 384, "width": 512, "blocks": 4}
-        training |= {**fixed, "backbone": backbone}
-        schedule, first = load_space(SPACES / "schedule.yaml").schedule, ({"p_uncond": 0.1},)
+        training |= {"backbone": backbone, "learning_rate": 4e-3, "share_at_end": 0.0, "condition_noise": "same-level"}
+        first = ({"p_uncond": 0.1},)
     if mode == "joint":
         first = tuple({f"training.{name}": value for name, value in point.items()} for point in first)
     minutes = BUDGET_MINUTES if mode == "joint" else BUDGET_MINUTES / TWO_LEVEL_SHARE
