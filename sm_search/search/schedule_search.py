@@ -52,7 +52,7 @@ class ScheduleTrial:
         metrics: PSNR and SSIM, means over these images; empty if it diverged.
         value: the metric of the search on all its images; None if it was dropped or diverged.
         estimate: what is to be expected of `value`: the best schedule's, and the mean difference to it on the images
-            that both were measured on; None if it diverged.
+            that both were measured on; its own mean while none was measured to the end; None if it diverged.
     """
 
     params: dict[str, Any]
@@ -171,7 +171,7 @@ def search_schedule(
             race.run(new)
             repeats = 0 if new else repeats + 1
             for trial, schedule in zip(asked, schedules, strict=True):
-                _tell(study, trial, metric, race.trial(dict(trial.params), schedule))
+                _tell(study, trial, race.trial(dict(trial.params), schedule))
                 if schedule in new:
                     tried.append((dict(trial.params), schedule))
                     new.remove(schedule)
@@ -278,9 +278,11 @@ class Race:
         return ScheduleTrial(params, schedule, state, seen, evaluations, metrics, value, estimate)
 
     def _estimate(self, schedule: ScheduleSettings, seen: int) -> float | None:
-        finished = self.finished()
-        if not finished or not self._is_finite(schedule):
+        if not self._is_finite(schedule):
             return None
+        finished = self.finished()
+        if not finished:
+            return self._mean(schedule, self.metric, seen)
         best = self.best_of(finished)
         ahead = self._mean(schedule, self.metric, seen) - self._mean(best, self.metric, seen)
         return self._mean(best, self.metric, self.images) + ahead
@@ -364,12 +366,9 @@ def _sampler(seed: int) -> optuna.samplers.TPESampler:
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, metric: str, found: ScheduleTrial) -> None:
-    """A schedule that was dropped is PRUNED with what it reached, at the number of images as its step."""
+def _tell(study: optuna.Study, trial: optuna.Trial, found: ScheduleTrial) -> None:
+    """What a schedule is worth; of one that was dropped, what is to be expected."""
     if found.state == "diverged":
         study.tell(trial, state=TrialState.FAIL)
-    elif found.value is not None:
-        study.tell(trial, found.value)
     else:
-        trial.report(found.metrics[metric], found.images)
-        study.tell(trial, state=TrialState.PRUNED)
+        study.tell(trial, found.estimate)

@@ -6,8 +6,8 @@
     NODES=1,2,4,8 pytest -m benchmark -s tests/benchmarks/test_search.py -k growth
 
 DATA names a finished dataset (default: the preset `demo`, simulated first); BUDGET_MINUTES is the time of
-joint in `quality` (two-level gets a quarter of it), STEPS the training steps of a trial;
-with JOINT_RUNGS=1 ASHA stops bad trials of joint, too.
+joint in `quality` (two-level gets a quarter of it), STEPS the training steps of a trial, SCHEDULES those of each inner
+search; with JOINT_RUNGS=1 ASHA stops bad trials of joint, too.
 All else is the machine's: run it where nothing else runs.
 """
 
@@ -46,6 +46,7 @@ SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0,1,2").split(",")]
 BUDGET_MINUTES = float(os.environ.get("BUDGET_MINUTES", "10"))
 JOINT_RUNGS = bool(os.environ.get("JOINT_RUNGS"))
 STEPS = int(os.environ.get("STEPS", "900"))
+SCHEDULES = int(os.environ.get("SCHEDULES", "24"))
 TRIALS = int(os.environ.get("TRIALS", "100"))
 SUGGESTIONS = 5
 ROUNDS = 5
@@ -115,7 +116,7 @@ def contest(kind: str, mode: str, seed: int) -> Space:
         first = tuple({f"training.{name}": value for name, value in point.items()} for point in first)
     minutes = BUDGET_MINUTES if mode == "joint" else BUDGET_MINUTES / TWO_LEVEL_SHARE
     first_rung = STEPS if mode == "joint" and not JOINT_RUNGS else STEPS // 3
-    budget = {"trials": LARGE, "minutes": minutes, "first_rung": first_rung, "schedules": 24, "images": 96}
+    budget = {"trials": LARGE, "minutes": minutes, "first_rung": first_rung, "schedules": SCHEDULES, "images": 96}
     name = f"{kind}-{mode}-{seed}"
     return Space.model_validate(
         {"study": name, "seed": seed, "mode": mode, "training": training, "schedule": schedule, "first": first}

@@ -31,15 +31,22 @@ training:
 schedule: {eta_max: {float: [0.0, 0.3]}}
 budget: {trials: 4, first_rung: 400, reduction: 2, schedules: 2, images: 4}
 """
-# Each of the other nodes is one more `ray start` here; one after the other, since two at once take the same socket.
+# Each of the other nodes is one more `ray start` here; one after the other, since two at once take the same socket. Nodes
+# of one machine may also take each other's ports: one that dies of it is started again, as it would be alone on a machine.
 SRUN = """#!/usr/bin/env bash
 echo "srun $*" >> "$SLURM_TEST_LOG"
 count=1
 while [[ $1 == --* ]]; do [[ $1 != --ntasks=* ]] || count=${1#*=}; shift; done
 trap 'kill $(jobs -p) 2> /dev/null' TERM
 for ((i = 0; i < count; i++)); do
-    "$@" > "$SLURM_TEST_LOG.node$i" 2>&1 &
-    until grep -q "Ray runtime started" "$SLURM_TEST_LOG.node$i"; do sleep 0.2; done
+    for attempt in 1 2 3; do
+        "$@" > "$SLURM_TEST_LOG.node$i.$attempt" 2>&1 &
+        while kill -0 $! 2> /dev/null && ! grep -q "Ray runtime started" "$SLURM_TEST_LOG.node$i.$attempt"; do
+            sleep 0.2
+        done
+        sleep 1
+        if kill -0 $! 2> /dev/null; then break; fi
+    done
 done
 wait
 """
@@ -90,6 +97,11 @@ class Job:
                 stdin=subprocess.DEVNULL,
             )
 
+    def told(self) -> str:
+        """All that its processes said: which node did not start, and why, stands in a log of its own."""
+        logs = [self.log, *sorted(self.folder.glob("slurm*")), *sorted(self.folder.glob("outputs/*/*.log"))]
+        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')}" for path in logs if path.is_file())
+
     def family(self) -> list[int]:
         """All processes of the job, by its folder in their environment."""
         mark, found = f"SLURM_TEST_LOG={self.environment['SLURM_TEST_LOG']}".encode(), []
@@ -134,7 +146,7 @@ def job() -> Iterator[Job]:
 def wait_until(sign: Callable[[], object], job: Job, what: str) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while not sign():
-        assert time.monotonic() < deadline, f"{what}: {job.log.read_text()}"
+        assert time.monotonic() < deadline, f"{what}: {job.told()}"
         time.sleep(0.2)
 
 
@@ -144,9 +156,9 @@ def test_at_the_time_limit_the_job_stops_and_its_restart_resumes(job: Job, tiny_
     home = job.folder / f"outputs/slurm-{job.environment['SLURM_JOB_ID']}"
     first = job.start(*line)
     wait_until(lambda: "trial 1/4" in job.log.read_text() or first.poll() is not None, job, "no first trial")
-    assert first.poll() is None, job.log.read_text()
+    assert first.poll() is None, job.told()
     first.send_signal(signal.SIGUSR1)
-    assert first.wait(timeout=TIMEOUT_S) == 0, job.log.read_text()
+    assert first.wait(timeout=TIMEOUT_S) == 0, job.told()
     said = (job.folder / "slurm").read_text().splitlines()
     assert said[0] == "scontrol show hostnames node[1-3]"
     step = "srun --nodes=2 --ntasks=2 --cpus-per-task=1 --exclude=node1"
@@ -156,7 +168,7 @@ def test_at_the_time_limit_the_job_stops_and_its_restart_resumes(job: Job, tiny_
     wait_until(lambda: not job.family(), job, "processes are left")
 
     second = job.start(*line)
-    assert second.wait(timeout=TIMEOUT_S) == 0, job.log.read_text()
+    assert second.wait(timeout=TIMEOUT_S) == 0, job.told()
     assert job.log.read_text().count("trial 1/4") == 1
     told = json.loads(job.log.read_text().splitlines()[-1])
     assert len(told["trials"]) == 4
