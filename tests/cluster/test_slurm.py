@@ -31,8 +31,8 @@ training:
 schedule: {eta_max: {float: [0.0, 0.3]}}
 budget: {trials: 4, first_rung: 400, reduction: 2, schedules: 2, images: 4}
 """
-# Each of the other nodes is one more `ray start` here; one after the other, since two at once take the same socket. Nodes
-# of one machine may also take each other's ports: one that dies of it is started again, as it would be alone on a machine.
+# Each of the other nodes is one more `ray start` here; one after the other, since two at once take the same socket.
+# Nodes of one machine may also take each other's ports: one that dies of it is started again.
 SRUN = """#!/usr/bin/env bash
 echo "srun $*" >> "$SLURM_TEST_LOG"
 count=1
