@@ -122,14 +122,14 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
 
 def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
     """What would run, and what it would cost."""
-    from sm_search.search.cost import expected_seconds, expected_work, measured_speed, workers
+    from sm_search.search.cost import expected_bytes, expected_seconds, expected_work, measured_costs, workers
     from sm_search.search.placement import placed_here
     from sm_search.search.space import parameter_names
 
     space = placed_here(space, dataset)
     names = parameter_names(space.outer_tree())
     work = expected_work(space, space.budget.trials if names else 1)
-    speed, at_once = measured_speed(space, dataset, output.progress), workers(space)
+    costs, at_once = measured_costs(space, dataset, output.progress), workers(space)
     confirm = work.confirmations * space.training_steps()
     plan = {
         "study": space.study,
@@ -144,18 +144,20 @@ def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
         "trainings_with_other_seeds": work.confirmations,
         "most_training_steps": work.most_steps + confirm,
         "expected_training_steps": round(work.expected_steps + confirm),
-        "expected_training_images": round((work.expected_steps + confirm) * speed.batch_size),
+        "expected_training_images": round((work.expected_steps + confirm) * costs.batch_size),
         "gpus_per_trial": space.resources.gpu_share,
         "trials_at_once": at_once,
-        "measured_seconds_per_step": speed.step_s,
-        "measured_seconds_per_validation": speed.validation_s,
-        "measured_seconds_per_schedule_search": speed.inner_search_s,
-        "estimated_minutes": expected_seconds(space, work, speed, at_once) / 60,
+        "measured_seconds_per_step": costs.step_s,
+        "measured_seconds_per_validation": costs.validation_s,
+        "measured_seconds_per_schedule_search": costs.inner_search_s,
+        "estimated_minutes": expected_seconds(space, work, costs, at_once) / 60,
+        "estimated_disk_gb": expected_bytes(space, work, costs, at_once) / 1e9,
     }
     output.table("What would run", ("setting", "value"), [(key, shown(value)) for key, value in plan.items()])
     output.result(
         "The time is an estimate: steps and validations timed for some seconds on this machine, by ASHA's expected "
-        "share of the trials; it leaves out the start of Ray and MLflow."
+        "share of the trials; it leaves out the start of Ray and MLflow. The disk is for checkpoints while the study "
+        "runs; when it is done, those of its best trials stay."
     )
     return plan
 

@@ -1,11 +1,13 @@
-"""What a study would cost: how many training steps ASHA leaves of the worst case, and a measured guess at the time."""
+"""What a study would cost: the training steps that ASHA leaves of the worst case, and a guess at time and disk."""
 
 import os
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +19,7 @@ from sm_search.data.dataset import Dataset
 from sm_search.search.ranges import Branch
 from sm_search.search.searcher import make_asha
 from sm_search.search.space import Space, parameters_of, suggest, training_settings
-from sm_search.search.trial import judging_schedules, search_trial_schedule
+from sm_search.search.trial import judging_schedules, search_trial_schedule, store_rung
 from sm_search.search.validation import Validation
 from sm_search.training import Trainer, training_images
 
@@ -88,16 +90,19 @@ def expected_work(space: Space, trials: int) -> Work:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Seconds on this machine, means over a few points of the space: a training step, a validation, an inner search."""
+class UnitCosts:
+    """Means over a few points of the space on this machine: seconds of a training step, of a validation and of an inner
+    search, images of a step, and bytes that a rung leaves on disk.
+    """
 
     step_s: float
     validation_s: float
     inner_search_s: float
     batch_size: float
+    rung_bytes: float
 
 
-def measured_speed(space: Space, dataset: Dataset, announce: Callable[[str], None]) -> Speed:
+def measured_costs(space: Space, dataset: Dataset, announce: Callable[[str], None]) -> UnitCosts:
     """Train and validate for some seconds at each of a few points of the space."""
     torch.set_num_threads(space.resources.threads)
     device = "cuda" if space.resources.gpu_share and torch.cuda.is_available() else "cpu"
@@ -105,8 +110,8 @@ def measured_speed(space: Space, dataset: Dataset, announce: Callable[[str], Non
     points = measured_points(space)
     for number, params in enumerate(points):
         announce(f"measuring point {number + 1} of {len(points)}: {', '.join(f'{k} {v}' for k, v in params.items())}")
-        found.append(_speed_at(space, dataset, params, device))
-    return Speed(*(statistics.fmean(values) for values in zip(*found, strict=True)))
+        found.append(astuple(_costs_at(space, dataset, params, device)))
+    return UnitCosts(*(statistics.fmean(values) for values in zip(*found, strict=True)))
 
 
 def measured_points(space: Space) -> list[Mapping[str, Any]]:
@@ -129,9 +134,7 @@ def measured_points(space: Space) -> list[Mapping[str, Any]]:
     return points
 
 
-def _speed_at(
-    space: Space, dataset: Dataset, params: Mapping[str, Any], device: str
-) -> tuple[float, float, float, float]:
+def _costs_at(space: Space, dataset: Dataset, params: Mapping[str, Any], device: str) -> UnitCosts:
     # A rate at which nothing can diverge: a step takes as long.
     settings = training_settings(space, params).model_copy(update={"learning_rate": PROBE_LEARNING_RATE})
     images, models = training_images(dataset, "train", settings.receive_channels, settings.mean, settings.scans)
@@ -143,14 +146,17 @@ def _speed_at(
     step_s = passed / (trainer.step - steps)
     schedules = judging_schedules(space, params)
     begin = time.perf_counter()
-    validation.best(trainer.ema, settings.diffusion, schedules, space.metric, device)
+    schedule, metrics = validation.best(trainer.ema, settings.diffusion, schedules, space.metric, device)
     validation_s = inner_s = time.perf_counter() - begin
     tried = min(PROBED_SCHEDULES, space.budget.schedules)
     if space.mode == "two-level" and tried:
         begin = time.perf_counter()
         search_trial_schedule(space, trainer, validation, device, schedules=tried)
         inner_s = (time.perf_counter() - begin) * space.budget.schedules / tried
-    return step_s, validation_s, inner_s, float(settings.batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        store_rung(Path(folder), trainer, dataset, models, schedule, metrics)
+        stored = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    return UnitCosts(step_s, validation_s, inner_s, settings.batch_size, stored)
 
 
 def workers(space: Space) -> int:
@@ -162,12 +168,28 @@ def workers(space: Space) -> int:
     return max(1, min(most, space.resources.concurrent or most))
 
 
-def expected_seconds(space: Space, work: Work, speed: Speed, at_once: int) -> float:
+def expected_seconds(space: Space, work: Work, costs: UnitCosts, at_once: int) -> float:
     """Wall-clock of the search and its confirmation; the start of Ray and MLflow comes on top."""
-    per_trial = space.training_steps() * speed.step_s + (len(space.rungs()) - 1) * speed.validation_s
-    busy = work.expected_steps * speed.step_s + work.expected_reports * speed.validation_s
-    busy += work.expected_full * speed.inner_search_s
-    if space.budget.minutes is not None:
-        busy = min(busy, 60 * space.budget.minutes * at_once)
-    confirmed = (busy + work.confirmations * (per_trial + speed.inner_search_s)) / at_once
+    per_trial = space.training_steps() * costs.step_s + (len(space.rungs()) - 1) * costs.validation_s
+    searched = _search_seconds(work, costs) * _share_in_time(space, work, costs, at_once)
+    confirmed = (searched + work.confirmations * (per_trial + costs.inner_search_s)) / at_once
     return confirmed + (per_trial if space.budget.regression else 0.0)
+
+
+def expected_bytes(space: Space, work: Work, costs: UnitCosts, at_once: int) -> float:
+    """On disk, or in the storage, while the study runs: each rung of each trial leaves a checkpoint."""
+    searched = (work.expected_reports + work.expected_full) * _share_in_time(space, work, costs, at_once)
+    return costs.rung_bytes * (searched + work.confirmations * len(space.rungs()))
+
+
+def _search_seconds(work: Work, costs: UnitCosts) -> float:
+    """Of all trials, one after the other."""
+    validated = work.expected_reports * costs.validation_s + work.expected_full * costs.inner_search_s
+    return work.expected_steps * costs.step_s + validated
+
+
+def _share_in_time(space: Space, work: Work, costs: UnitCosts, at_once: int) -> float:
+    """Of the search, what its time limit leaves."""
+    if space.budget.minutes is None:
+        return 1.0
+    return min(1.0, 60 * space.budget.minutes * at_once / _search_seconds(work, costs))

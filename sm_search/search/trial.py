@@ -103,9 +103,7 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
         if until == space.rungs()[-1]:
             wait_for(dataset)  # a finished model names its dataset, and that has a name when all of it is there
         with tempfile.TemporaryDirectory() as folder:
-            save_file(trainer.state(), f"{folder}/{STATE_FILE}")
-            if dataset.content_hash():
-                make_checkpoint(trainer, dataset, models, found.schedule, found.metrics).save(Path(folder))
+            store_rung(Path(folder), trainer, dataset, models, found.schedule, found.metrics)
             Path(folder, SCHEDULES_FILE).write_text(json.dumps(found.tried, indent=1))
             report = {
                 **found.metrics,
@@ -119,6 +117,20 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
                 "losses": [[record.step, record.loss] for record in records],
             }
             tune.report(report, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def store_rung(
+    folder: Path,
+    trainer: Trainer,
+    dataset: Dataset,
+    models: ScanModels,
+    schedule: ScheduleSettings,
+    metrics: Mapping[str, float],
+) -> None:
+    """What a rung leaves: the state to go on from, and the model, if the dataset that it names is whole."""
+    save_file(trainer.state(), folder / STATE_FILE)
+    if dataset.content_hash():
+        make_checkpoint(trainer, dataset, models, schedule, dict(metrics)).save(folder)
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,8 @@ class Network:
 @contextmanager
 def aws(lab: Network) -> Iterator[None]:
     """moto's AWS for the body, at the gateway."""
-    command = lab.command(sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", str(AWS_PORT))
+    module, place = "tests.cluster.aws_server", ("-H", "0.0.0.0", "-p", str(AWS_PORT))
+    command = lab.command(sys.executable, "-m", module, *place, cwd=ROOT)
     log = lab.folder / "moto.log"
     with log.open("wb") as file:
         server = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)

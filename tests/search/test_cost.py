@@ -3,8 +3,18 @@
 import pytest
 
 from sm_search.data.dataset import Dataset
-from sm_search.search.cost import Speed, Work, expected_seconds, expected_work, measured_points, measured_speed, workers
-from sm_search.search.space import Space
+from sm_search.search.cost import (
+    UnitCosts,
+    Work,
+    expected_bytes,
+    expected_seconds,
+    expected_work,
+    measured_costs,
+    measured_points,
+    workers,
+)
+from sm_search.search.space import Space, training_settings
+from sm_search.training import Trainer, training_images
 
 STEPS = 900
 
@@ -42,11 +52,18 @@ def test_confirmation_is_counted_for_no_more_trials_than_come_to_the_end() -> No
 
 
 def test_the_time_adds_up() -> None:
-    work, speed = Work(4, 3600, 2000.0, 5.0, 2.0, 2), Speed(0.01, 1.0, 10.0, 8.0)
+    work, costs = Work(4, 3600, 2000.0, 5.0, 2.0, 2), UnitCosts(0.01, 1.0, 10.0, 8.0, 1000.0)
     search, confirmation = 2000 * 0.01 + 5 * 1.0 + 2 * 10.0, 2 * (900 * 0.01 + 2 * 1.0 + 10.0)
-    assert expected_seconds(space(), work, speed, 1) == pytest.approx(search + confirmation)
-    assert expected_seconds(space(), work, speed, 2) == pytest.approx((search + confirmation) / 2)
-    assert expected_seconds(space(minutes=0.5), work, speed, 1) == pytest.approx(30 + confirmation)
+    assert expected_seconds(space(), work, costs, 1) == pytest.approx(search + confirmation)
+    assert expected_seconds(space(), work, costs, 2) == pytest.approx((search + confirmation) / 2)
+    assert expected_seconds(space(minutes=0.5), work, costs, 1) == pytest.approx(30 + confirmation)
+
+
+def test_each_rung_of_each_trial_takes_disk_and_what_the_time_leaves_out_does_not() -> None:
+    work, costs = Work(4, 3600, 2000.0, 5.0, 2.0, 2), UnitCosts(0.01, 1.0, 10.0, 8.0, 1000.0)
+    assert expected_bytes(space(), work, costs, 1) == (5 + 2 + 2 * 3) * 1000
+    # Half of the 45 s of search.
+    assert expected_bytes(space(minutes=0.375), work, costs, 1) == pytest.approx((3.5 + 6) * 1000)
 
 
 @pytest.mark.parametrize("limit", [{"concurrent": 1}, {"cpus": 1e6}])
@@ -66,10 +83,15 @@ def test_each_branch_of_the_space_is_measured() -> None:
     assert len(measured_points(space())) == 2
 
 
-def test_speed_is_measured_on_the_given_data(tiny_dataset: Dataset) -> None:
+def test_costs_are_measured_on_the_given_data(tiny_dataset: Dataset) -> None:
     lines: list[str] = []
-    speed = measured_speed(space(schedules=4, images=4), tiny_dataset, lines.append)
-    assert min(speed.step_s, speed.validation_s, speed.inner_search_s) > 0
-    assert speed.batch_size == 8
+    costs = measured_costs(space(schedules=4, images=4), tiny_dataset, lines.append)
+    assert min(costs.step_s, costs.validation_s, costs.inner_search_s) > 0
+    assert costs.batch_size == 8
+    settings = training_settings(space(), {"learning_rate": 2e-3})
+    trainer = Trainer(settings, training_images(tiny_dataset, "train", settings.receive_channels, settings.mean)[0])
+    list(trainer.train(1))
+    state = sum(tensor.nbytes for tensor in trainer.state().values())
+    assert state < costs.rung_bytes < 3 * state, "the state, and the model beside it"
     assert len(lines) == 2
     assert "learning_rate" in lines[0]
