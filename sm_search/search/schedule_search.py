@@ -6,7 +6,7 @@ there on more, up to all. All see the same images in the same order with the sam
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ UNPERTURBED = {"eta_max": 0.0, "w_min": 1.0, "w_max": 1.0}
 """The condition as it is, at every step."""
 ASKED_AT_ONCE = 8
 REPEATS_BEFORE_RANDOM = 1
-"""Races in a row without a schedule that is new, after which they are drawn at random: TPE may insist on the best."""
+"""Races in a row without a schedule that is new, after which they are drawn at random: the sampler may insist on the best."""
 MOST_REPEATS = 8
 """Races in a row without a schedule that is new, after which a space counts as exhausted."""
 FEWEST_IMAGES = 8
@@ -137,6 +137,7 @@ def search_schedule(
     images: int,
     seed: int,
     device: str = "cpu",
+    first: Sequence[Mapping[str, Any]] = (),
     asked_at_once: int = ASKED_AT_ONCE,
     measure: Measure | None = None,
     progress: Progress | None = None,
@@ -149,6 +150,7 @@ def search_schedule(
     without. That one is chosen only if the space holds it.
 
     Args:
+        first: parameters of schedules to ask for before any other; they count as trials.
         asked_at_once: schedules of one race; the sampler learns from a race when it is over.
         measure: scores on `search_images(validation, images)`; None for one that computes them here.
 
@@ -162,6 +164,8 @@ def search_schedule(
     race.finish(early)
     if parameter_names(tree):
         study = optuna.create_study(direction="maximize", sampler=_sampler(seed))
+        for params in first:
+            study.enqueue_trial(dict(params))
         samplers, repeats = (study.sampler, optuna.samplers.RandomSampler(seed)), 0
         while (done := len(tried) - len(early)) < trials and repeats < MOST_REPEATS:
             study.sampler = samplers[repeats >= REPEATS_BEFORE_RANDOM]
@@ -359,11 +363,19 @@ def _front(trials: Sequence[ScheduleTrial]) -> tuple[ScheduleTrial, ...]:
     return tuple(sorted(front, key=lambda trial: trial.evaluations))
 
 
-def _sampler(seed: int) -> optuna.samplers.TPESampler:
+def _sampler(seed: int) -> optuna.samplers.BaseSampler:
+    """A Gaussian process: scores on the same noise are smooth, and it needs half as many schedules as TPE (RESULTS.md).
+
+    It sees the parameters that all schedules have; those of a branch are left to TPE.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # The liar: what is asked for and not yet told counts as bad, so that a batch is not eight times the same.
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+        return optuna.samplers.GPSampler(
+            seed=seed,
+            independent_sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+            n_startup_trials=ASKED_AT_ONCE,
+            deterministic_objective=True,
+        )
 
 
 def _tell(study: optuna.Study, trial: optuna.Trial, found: ScheduleTrial) -> None:

@@ -20,6 +20,7 @@ from sm_search.config.errors import DataError, InputError, TrackingError
 from sm_search.data.dataset import Dataset
 from sm_search.data.storage import absolute, is_uri
 from sm_search.search.confirmation import ConfirmationCallback, confirmation_name, confirmation_points, with_spread
+from sm_search.search.good_schedules import GoodSchedules
 from sm_search.search.nodes import require_shared, room
 from sm_search.search.overlap import StallWatch
 from sm_search.search.placement import GPUS_TAG, first_gpus, placed
@@ -83,7 +84,8 @@ class _Study:
 
     @property
     def context(self) -> TrialContext:
-        return TrialContext(self.space.model_dump_json(), absolute(self.dataset.location), self.dataset.content_hash())
+        data, place = absolute(self.dataset.location), absolute(self.place)
+        return TrialContext(self.space.model_dump_json(), data, self.dataset.content_hash(), place)
 
     def trainable(self, function: Any) -> Any:
         resources = {"cpu": self.space.resources.cpus, "gpu": self.space.resources.gpu_share}
@@ -290,7 +292,7 @@ def _begun(grid: tune.ResultGrid) -> list[tune.Result]:
 def _search(study: _Study, log: StudyLog, recorder: Recorder, resume: bool) -> tune.Tuner:
     space = study.space
     trainable = study.trainable(run_trial)
-    callbacks: list[tune.Callback] = [recorder]
+    callbacks: list[tune.Callback] = [recorder, GoodSchedules(study.place, space.metric)]
     if study.dataset.missing():
         callbacks.append(StallWatch(study.dataset))
     tuner = study.restored(EXPERIMENT, trainable, callbacks) if resume else None

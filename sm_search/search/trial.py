@@ -4,7 +4,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,11 +14,13 @@ import torch
 from ray import tune
 from safetensors.torch import load_file, save_file
 
+from sm_search.config.base import content_hash
 from sm_search.config.errors import DivergenceError, SmSearchError
 from sm_search.config.model import Mean, ScheduleSettings
 from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.scan_models import ScanModels
+from sm_search.search.good_schedules import REPORTED, best_of, good_schedules
 from sm_search.search.overlap import wait_for
 from sm_search.search.schedule_search import ScheduleSearch, early_schedules, search_schedule
 from sm_search.search.space import Recorded, Space, schedule_settings, suggest, training_settings
@@ -34,12 +36,14 @@ class TrialContext:
     """What all trials of a study share: small values and paths only.
 
     Attributes:
+        place: folder or URI of the study's files.
         dataset_hash: empty while the dataset is still being simulated; each trial then waits for what it needs.
     """
 
     space_json: str
     data: str
     dataset_hash: str
+    place: str
 
 
 @lru_cache(maxsize=1)
@@ -96,7 +100,7 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
         records = list(trainer.train(until, RECORD_EVERY))
         trained = time.perf_counter() - begin
         try:
-            found = _validate(space, config, trainer, validation, until, device)
+            found = _validate(space, config, context.place, trainer, validation, until, device)
         except DivergenceError as error:
             raise DivergenceError(f"at training step {until}: {error}") from None
         validated = time.perf_counter() - begin - trained
@@ -114,6 +118,7 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
                 "evaluations": found.schedule.evaluations(settings.diffusion.timesteps),
                 "schedule": found.schedule.in_words(),
                 "schedule_front": found.front,
+                REPORTED: found.good,
                 "losses": [[record.step, record.loss] for record in records],
             }
             tune.report(report, checkpoint=tune.Checkpoint.from_directory(folder))
@@ -135,23 +140,34 @@ def store_rung(
 
 @dataclass(frozen=True)
 class _Validated:
-    """The schedule of a rung and its metrics; after an inner search the schedules `tried`, and those on its `front`."""
+    """The schedule of a rung and its metrics; after an inner search also the schedules `tried`, those on its `front`,
+    and the parameters of `good` ones.
+    """
 
     schedule: ScheduleSettings
     metrics: dict[str, float]
     tried: list[dict[str, Any]] = field(default_factory=list)
     front: list[dict[str, Any]] = field(default_factory=list)
+    good: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 def _validate(
-    space: Space, config: Mapping[str, Any], trainer: Trainer, validation: Validation, until: int, device: str
+    space: Space,
+    config: Mapping[str, Any],
+    place: str,
+    trainer: Trainer,
+    validation: Validation,
+    until: int,
+    device: str,
 ) -> _Validated:
     """The better of a few fixed schedules at the early rungs, the inner search at the last."""
     diffusion = trainer.settings.diffusion
     if space.mode == "joint" or until < space.rungs()[-1]:
         schedules = judging_schedules(space, config)
         return _Validated(*validation.best(trainer.ema, diffusion, schedules, space.metric, device))
-    found = search_trial_schedule(space, trainer, validation, device, space.budget.schedules)
+    found = search_trial_schedule(
+        space, trainer, validation, device, space.budget.schedules, first=good_schedules(place)
+    )
     # A study with one objective has no front, and need not pay for one.
     unbeaten = [trial.schedule for trial in found.front] if space.beside else []
     front = [
@@ -162,7 +178,9 @@ def _validate(
         }
         for schedule in unbeaten
     ]
-    return _Validated(found.best, found.metrics, [tried.as_dict() for tried in found.trials], front)
+    return _Validated(
+        found.best, found.metrics, [tried.as_dict() for tried in found.trials], front, best_of(found.trials)
+    )
 
 
 def judging_schedules(space: Space, config: Mapping[str, Any]) -> list[ScheduleSettings]:
@@ -173,9 +191,15 @@ def judging_schedules(space: Space, config: Mapping[str, Any]) -> list[ScheduleS
 
 
 def search_trial_schedule(
-    space: Space, trainer: Trainer, validation: Validation, device: str, schedules: int
+    space: Space,
+    trainer: Trainer,
+    validation: Validation,
+    device: str,
+    schedules: int,
+    first: Sequence[Mapping[str, Any]] = (),
 ) -> ScheduleSearch:
-    """The inner search of a trial."""
+    """The inner search of a trial, which begins with the schedules `first`; what else it draws depends on them."""
+    known = [content_hash(list(first))] if first else []
     return search_schedule(
         trainer.ema,
         trainer.settings.diffusion,
@@ -184,6 +208,7 @@ def search_trial_schedule(
         metric=space.metric,
         trials=schedules,
         images=space.budget.images,
-        seed=stream_seed(space.seed, "schedule") % 2**32,
+        seed=stream_seed(space.seed, "schedule", *known) % 2**32,
         device=device,
+        first=first,
     )

@@ -1,0 +1,64 @@
+"""What the finished trials of a study found: its later trials begin their inner search with these schedules.
+
+The driver alone writes them, beside the study's other files, and a trial reads them when its inner search begins.
+Without them a search only begins anew, so a storage that fails here stops nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import zip_longest
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from sm_search.config.errors import DataError
+from sm_search.data.storage import Place
+from sm_search.search.schedule_search import ScheduleTrial
+
+FILE = "good_schedules.json"
+REPORTED = "good_schedules"
+"""Key of a trial's last report under which its best schedules are, as parameters."""
+FROM_A_TRIAL = 4
+TRIED_FIRST = 8
+
+Params = Mapping[str, Any]
+
+
+def best_of(tried: Sequence[ScheduleTrial]) -> list[Params]:
+    """The parameters of a search's best schedules, the best first; without those that each search tries anyway."""
+    ranked = sorted((t for t in tried if t.params and t.value is not None), key=lambda t: t.value or 0.0, reverse=True)
+    return [trial.params for trial in ranked[:FROM_A_TRIAL]]
+
+
+def good_schedules(place: str) -> list[Params]:
+    """What to try first in a study with its files at `place`: the best trial's best, the second trial's best, …"""
+    ranked = sorted(_read(Place(place)).values(), key=lambda trial: -trial[0])
+    rows = zip_longest(*(schedules for _, schedules in ranked))
+    distinct = {json.dumps(params, sort_keys=True): params for row in rows for params in row if params is not None}
+    return list(distinct.values())[:TRIED_FIRST]
+
+
+class GoodSchedules(tune.Callback):
+    """Keeps what each trial reports at the full budget."""
+
+    def __init__(self, place: str, metric: str) -> None:
+        self.place, self.metric = Place(place), metric
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        result = trial.last_result or {}
+        if not result.get(REPORTED):
+            return
+        known = _read(self.place) | {trial.trial_id: (result[self.metric], result[REPORTED])}
+        best = sorted(known.items(), key=lambda item: -item[1][0])[:TRIED_FIRST]
+        with suppress(OSError, DataError):
+            self.place.write(FILE, json.dumps(dict(best)))
+
+
+def _read(place: Place) -> dict[str, tuple[float, list[Params]]]:
+    """By trial: its value, and its best schedules."""
+    with suppress(OSError, DataError, ValueError):
+        known: dict[str, tuple[float, list[Params]]] = json.loads(place.read(FILE))
+        return known
+    return {}
