@@ -41,24 +41,31 @@ def good_schedules(place: str) -> list[Params]:
 
 
 class GoodSchedules(tune.Callback):
-    """Keeps what each trial reports at the full budget."""
+    """Keeps what the trials report at the full budget: what was kept before, and what Tune knows of them."""
 
     def __init__(self, place: str, metric: str) -> None:
         self.place, self.metric = Place(place), metric
 
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        # A resumed study may know finished trials that its dead driver had no time to keep.
+        self._keep([other for other in trials if other.is_finished()])
+
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        result = trial.last_result or {}
-        if not result.get(REPORTED):
-            return
-        known = _read(self.place) | {trial.trial_id: (result[self.metric], result[REPORTED])}
-        best = sorted(known.items(), key=lambda item: -item[1][0])[:TRIED_FIRST]
-        with suppress(OSError, DataError):
-            self.place.write(FILE, json.dumps(dict(best)))
+        self._keep([trial])
+
+    def _keep(self, ended: Sequence[Trial]) -> None:
+        results = {trial.trial_id: trial.last_result or {} for trial in ended}
+        found = {name: [last[self.metric], last[REPORTED]] for name, last in results.items() if last.get(REPORTED)}
+        before = _read(self.place) if found else {}
+        best = dict(sorted((before | found).items(), key=lambda item: -item[1][0])[:TRIED_FIRST])
+        if best != before:
+            with suppress(OSError, DataError):
+                self.place.write(FILE, json.dumps(best))
 
 
-def _read(place: Place) -> dict[str, tuple[float, list[Params]]]:
+def _read(place: Place) -> dict[str, Any]:
     """By trial: its value, and its best schedules."""
     with suppress(OSError, DataError, ValueError):
-        known: dict[str, tuple[float, list[Params]]] = json.loads(place.read(FILE))
+        known: dict[str, Any] = json.loads(place.read(FILE))
         return known
     return {}

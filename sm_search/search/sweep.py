@@ -292,7 +292,7 @@ def _begun(grid: tune.ResultGrid) -> list[tune.Result]:
 def _search(study: _Study, log: StudyLog, recorder: Recorder, resume: bool) -> tune.Tuner:
     space = study.space
     trainable = study.trainable(run_trial)
-    callbacks: list[tune.Callback] = [recorder, GoodSchedules(study.place, space.metric)]
+    callbacks: list[tune.Callback] = [GoodSchedules(study.place, space.metric), recorder]
     if study.dataset.missing():
         callbacks.append(StallWatch(study.dataset))
     tuner = study.restored(EXPERIMENT, trainable, callbacks) if resume else None

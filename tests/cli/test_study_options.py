@@ -32,6 +32,18 @@ budget: {trials: 3, first_rung: 20, reduction: 2, schedules: 3, images: 4, confi
 resources: {concurrent: 1}
 """
 
+TAUGHT_SPACE = """
+study: taught
+training:
+  steps: 40
+  batch_size: 8
+  backbone: {backbone: linear-basis, coefficients: 8, width: 16, blocks: 1}
+  learning_rate: {float: [1.0e-3, 3.0e-3]}
+schedule: {eta_max: {float: [0.0, 0.3]}, gamma: {float: [0.5, 3.0]}}
+budget: {trials: 3, first_rung: 40, schedules: 6, images: 4}
+resources: {concurrent: 1}
+"""
+
 
 def test_two_studies_of_which_the_second_learns_from_the_first(
     command: Any, tiny_dataset: Dataset, tmp_path: Path
@@ -87,3 +99,25 @@ def test_two_studies_of_which_the_second_learns_from_the_first(
     assert len(fresh) == 1
     assert not set(fresh) & set(params)
     assert second.object["repeated"] > 0
+
+
+def test_each_trial_begins_with_the_best_schedule_before_it(
+    command: Any, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    space, home = tmp_path / "space.yaml", tmp_path / "home"
+    space.write_text(TAUGHT_SPACE)
+    told = command("sweep", "--space", space, "--data", tiny_dataset.folder, "--home", home, "--json")
+    assert told.status == 0, told.stderr
+    store = open_store(home)
+    found: list[tuple[float, Any]] = []
+    for number, run in enumerate(sorted(study_runs(store, "taught")[1], key=lambda run: run.started_ms)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        file = store.client.download_artifacts(run.run_id, "schedules.json", str(folder))
+        # The one of the early rungs stands first, and the best of the six without noise may stand last.
+        asked = json.loads(Path(file).read_text())[1:7]
+        if found:
+            assert asked[0]["schedule"] == max(found, key=lambda known: known[0])[1]
+        best = max((each for each in asked if each["value"] is not None), key=lambda each: each["value"])
+        found.append((run.metrics["val_psnr_db"], best["schedule"]))
+    assert len(found) == 3

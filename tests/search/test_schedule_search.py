@@ -160,6 +160,14 @@ def test_a_model_that_diverges_under_every_schedule_is_an_error(
         run(trainer, validation, denoiser=diverging)
 
 
+def test_given_schedules_are_asked_for_before_any_other(trainer: Trainer, validation: Validation) -> None:
+    first = [{"steps": 2, "eta_max": 0.25}, {"steps": 1, "eta_max": 0.5}]
+    found = run(trainer, validation, first=first)
+    asked = [trial.params for trial in found.trials if trial.params]
+    assert asked[:2] == first
+    assert len(asked) == 6
+
+
 def test_nothing_to_search_gives_the_fixed_schedule(trainer: Trainer, validation: Validation) -> None:
     found = run(trainer, validation, {"steps": 3, "eta_max": 0.25})
     assert found.best == ScheduleSettings(steps=3, eta_max=0.25)
