@@ -161,7 +161,7 @@ def test_a_model_that_diverges_under_every_schedule_is_an_error(
 
 
 def test_given_schedules_are_asked_for_before_any_other(trainer: Trainer, validation: Validation) -> None:
-    first = [{"steps": 2, "eta_max": 0.25}, {"steps": 1, "eta_max": 0.5}]
+    first = [{"steps": 2, "eta_max": 0.25}, {"steps": 3, "eta_max": 0.5}]
     found = run(trainer, validation, first=first)
     asked = [trial.params for trial in found.trials if trial.params]
     assert asked[:2] == first
