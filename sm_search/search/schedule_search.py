@@ -19,7 +19,7 @@ from sm_search.config.errors import DivergenceError
 from sm_search.config.model import DiffusionSettings, ScheduleSettings
 from sm_search.diffusion.denoiser import Denoiser
 from sm_search.search.ranges import Branch
-from sm_search.search.space import Tree, parameter_names, parameters_of, schedule_settings, suggest
+from sm_search.search.space import Tree, parameter_names, parameters_of, schedule_branches, schedule_settings, suggest
 from sm_search.search.validation import ScheduleScorer, Scores, Validation
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -100,7 +100,7 @@ def early_schedules(tree: Tree) -> list[ScheduleSettings]:
     Models differ in which of the two suits them, so that one alone would rank them by that.
     """
     base = base_schedule(tree)
-    leaf = parameters_of(tree.get("steps"), "steps").get("steps")
+    leaf = parameters_of(_base_branch(tree).get("steps"), "steps").get("steps")
     allowed = [steps for steps in (1, *leaf.samples()) if steps > 0 and leaf.fault(steps) is None] if leaf else []
     fewest = base.model_copy(update={"steps": min(allowed, default=base.steps)})
     return list(dict.fromkeys([base.essential(), fewest.essential()]))
@@ -108,8 +108,9 @@ def early_schedules(tree: Tree) -> list[ScheduleSettings]:
 
 def base_schedule(tree: Tree) -> ScheduleSettings:
     """The tree's fixed values, and for what is searched the allowed value that is nearest to the default."""
-    values, defaults = dict(tree), ScheduleSettings().model_dump()
-    for name, value in tree.items():
+    defaults, branch = ScheduleSettings().model_dump(), _base_branch(tree)
+    values = dict(branch)
+    for name, value in branch.items():
         leaf = parameters_of(value, name).get(name)
         if leaf is None:
             continue
@@ -124,6 +125,12 @@ def base_schedule(tree: Tree) -> ScheduleSettings:
         else:
             values[name] = min(samples, key=lambda sample: abs(sample - default))
     return schedule_settings(values)
+
+
+def _base_branch(tree: Tree) -> Tree:
+    """Of the branches under `sampler` that of the default one, or else the first."""
+    branches = schedule_branches(tree)
+    return next((each for each in branches if each.get("sampler") == ScheduleSettings().sampler), branches[0])
 
 
 def search_schedule(
@@ -161,6 +168,7 @@ def search_schedule(
     race = Race(measure or ScheduleScorer(denoiser, diffusion, subset, device), metric, len(subset), diffusion)
     early = early_schedules(tree)
     tried: list[tuple[dict[str, Any], ScheduleSettings]] = [({}, schedule) for schedule in early]
+    outside: list[ScheduleSettings] = []
     race.finish(early)
     if parameter_names(tree):
         study = optuna.create_study(direction="maximize", sampler=_sampler(seed))
@@ -187,10 +195,8 @@ def search_schedule(
             if not race.is_finished(plain):
                 race.finish([plain])
                 tried.append(({}, plain))
-    best = race.best(len(tried))
-    inside = [schedule for schedule in race.finished() if is_perturbed(schedule)]
-    if inside and not _admits_unperturbed(tree):
-        best = race.best_of(inside)
+                outside = [] if _admits_unperturbed(tree) else [plain]
+    best = race.best(len(tried), outside)
     found = tuple(race.trial(params, schedule) for params, schedule in tried)
     metrics = validation.metrics(denoiser, diffusion, best, device)
     return ScheduleSearch(best, metrics, found, _front(found))
@@ -198,11 +204,16 @@ def search_schedule(
 
 def _admits_unperturbed(tree: Tree) -> bool:
     """Whether a space holds schedules that leave the condition as it is."""
-    for name, value in UNPERTURBED.items():
-        leaves = parameters_of(tree[name], name) if name in tree else {}
-        if any(leaf.fault(value) for leaf in leaves.values()) or (name in tree and not leaves and tree[name] != value):
-            return False
-    return True
+    return any(
+        all(_admits(branch, name, value) for name, value in UNPERTURBED.items()) for branch in schedule_branches(tree)
+    )
+
+
+def _admits(branch: Tree, name: str, value: float) -> bool:
+    leaves = parameters_of(branch[name], name) if name in branch else {}
+    if leaves:
+        return not any(leaf.fault(value) for leaf in leaves.values())
+    return branch.get(name, value) == value
 
 
 def is_perturbed(schedule: ScheduleSettings) -> bool:
@@ -246,13 +257,13 @@ class Race:
     def is_finished(self, schedule: ScheduleSettings) -> bool:
         return schedule in self.known and (self._seen(schedule) == self.images or not self._is_finite(schedule))
 
-    def best(self, tried: int) -> ScheduleSettings:
-        """The best of the schedules measured on all images.
+    def best(self, tried: int, without: Sequence[ScheduleSettings] = ()) -> ScheduleSettings:
+        """The best of the schedules measured on all images, `without` some.
 
         Raises:
             DivergenceError: none of the `tried` schedules is finite.
         """
-        finished = self.finished()
+        finished = [schedule for schedule in self.finished() if schedule not in without]
         if not finished:
             raise DivergenceError(f"none of {tried} schedules stayed within the finite numbers")
         return self.best_of(finished)

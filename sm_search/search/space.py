@@ -224,15 +224,30 @@ def require_scans(space: Space, data: DatasetSettings, file: str | Path) -> None
 
 def schedule_settings(tree: Tree) -> ScheduleSettings:
     """Resolved values as a schedule; w_max is searched as it is and lifted to w_min where it falls below."""
-    return parse_settings(_lifted(tree), ScheduleSettings, "schedule")
+    return parse_settings(_as_schedule(tree), ScheduleSettings, "schedule")
 
 
-def _lifted(values: Mapping[str, Any]) -> dict[str, Any]:
+def schedule_branches(tree: Tree) -> list[Tree]:
+    """The trees without branches that a schedule's tree holds: one for each branch under `sampler`, or itself."""
+    sampler = tree.get("sampler")
+    if not isinstance(sampler, Mapping) or "one_of" not in sampler:
+        return [tree]
+    return [_merged({**tree, "sampler": branch}) for branch in sampler["one_of"]]
+
+
+def _merged(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A branch under `sampler`, which names the sampler and its parameters, as a part of the whole."""
+    sampler = values.get("sampler")
+    return {**values, **sampler} if isinstance(sampler, Mapping) and "sampler" in sampler else dict(values)
+
+
+def _as_schedule(values: Mapping[str, Any]) -> dict[str, Any]:
+    values = _merged(values)
     ends = [values.get("w_min"), values.get("w_max", ScheduleSettings().w_max)]
     # What is no number is for the settings to refuse.
     if all(isinstance(end, int | float) for end in ends):
         return {**values, "w_max": max(ends)}
-    return dict(values)
+    return values
 
 
 def load_space(path: str | Path) -> Space:
@@ -246,6 +261,7 @@ def load_space(path: str | Path) -> Space:
     _name_objectives(document)
     space = parse_settings(document.tree, Space, document)
     _check_tree(space.training, TrainingSettings, document, ("training",))
+    _check_branches(space.schedule, document)
     _check_tree(space.schedule, ScheduleSettings, document, ("schedule",))
     parameters = parameters_of(space.outer_tree())
     for index, point in enumerate(space.first):
@@ -319,7 +335,25 @@ def _check_tree(tree: Tree, cls: type[Settings], document: YamlDocument, at: Loc
     """Check the tree's shape, then every sample of every leaf in place of that leaf, all others at their first."""
     _check_shape(tree, document, at)
     for example in _examples(tree):
-        parse_settings(_lifted(example) if cls is ScheduleSettings else example, cls, document, at)
+        parse_settings(_as_schedule(example) if cls is ScheduleSettings else example, cls, document, at)
+
+
+def _check_branches(tree: Tree, document: YamlDocument) -> None:
+    """A schedule branches under `sampler` only, and what a branch sets does not stand beside it as well."""
+    if "one_of" in tree:
+        raise SettingsError(f"{document.where(('schedule',))}: schedule: one_of belongs under schedule.sampler")
+    _check_shape(tree, document, ("schedule",))
+    sampler = tree.get("sampler")
+    branches = sampler["one_of"] if isinstance(sampler, Mapping) and "one_of" in sampler else []
+    for index, branch in enumerate(branches):
+        place = ("schedule", "sampler", "one_of", index)
+        if not isinstance(branch, Mapping) or "sampler" not in branch:
+            continue
+        for example in _examples(branch):
+            parse_settings(_as_schedule(example), ScheduleSettings, document, place)
+        if twice := [name for name in branch if name in tree and name != "sampler"]:
+            where, path = document.where((*place, twice[0])), ".".join(map(str, (*place, twice[0])))
+            raise SettingsError(f"{where}: {path}: is set for all samplers as schedule.{twice[0]} too")
 
 
 def _check_shape(tree: Tree, document: YamlDocument, at: Location) -> None:

@@ -20,7 +20,7 @@ from sm_search.search.schedule_search import (
     untrained_guidance,
 )
 from sm_search.search.session import ray_session
-from sm_search.search.space import SPACES, Space, load_space, parameter_names
+from sm_search.search.space import SPACES, Space, load_space, parameter_names, schedule_branches
 from sm_search.search.validation import ScheduleScorer, Validation
 from sm_search.tracking.records import get_run, read_study_text
 from sm_search.tracking.registry import download_model, source_model
@@ -65,7 +65,9 @@ def tune_model_schedule(
     if checkpoint.info.dataset_hash != dataset.content_hash():
         raise InputError(f"{model}: was trained on another dataset than {dataset.location}")
     space = _space(space_file, opened, run_id)
-    if warning := untrained_guidance(checkpoint.info.training.p_uncond, space.schedule.get("guidance", 1.0)):
+    guidance = [branch.get("guidance", 1.0) for branch in schedule_branches(space.schedule)]
+    asked = next((each for each in guidance if each != 1), 1.0)
+    if warning := untrained_guidance(checkpoint.info.training.p_uncond, asked):
         announce(warning)
     schedules = schedules or max(FEWEST_SCHEDULES, space.budget.schedules)
     found = _search(checkpoint, dataset, space, schedules, workers, ray_address, progress)

@@ -168,6 +168,43 @@ def test_given_schedules_are_asked_for_before_any_other(trainer: Trainer, valida
     assert len(asked) == 6
 
 
+BRANCHES = {
+    "gamma": {"float": [0.5, 3.0]},
+    "sampler": {
+        "one_of": [
+            {"sampler": "paper", "eta_max": {"float": [0.1, 0.9]}},
+            {"sampler": "ddim", "steps": {"int": [2, 4]}, "eta_max": {"float": [0.0, 1.0]}},
+        ]
+    },
+}
+
+
+def test_a_space_with_branches_begins_in_the_default_sampler_s_and_is_searched_in_all(
+    trainer: Trainer, validation: Validation, monkeypatch: MonkeyPatch
+) -> None:
+    assert [(s.sampler, s.steps) for s in early_schedules(BRANCHES)] == [("ddim", 4), ("ddim", 2)]
+    first = [BRANCHES["sampler"]["one_of"][0]]
+    assert base_schedule({"sampler": {"one_of": first}}) == ScheduleSettings(sampler="paper", eta_max=0.1)
+    monkeypatch.setattr("sm_search.search.schedule_search.search_images", lambda *_: range(64))
+    found = run(trainer, validation, BRANCHES, trials=32, images=64, measure=Made(64))
+    asked = [trial for trial in found.trials if trial.params]
+    assert {trial.schedule.sampler for trial in asked} == {"paper", "ddim"}
+    assert all("sampler.paper.eta_max" in trial.params for trial in asked if trial.schedule.sampler == "paper")
+    assert found.best.eta_max == pytest.approx(0.3, abs=0.1)
+
+
+def test_a_schedule_of_one_step_is_one_of_a_space_that_always_perturbs(
+    trainer: Trainer, validation: Validation, monkeypatch: MonkeyPatch
+) -> None:
+    """Its one step is at t = T, where η is 0: it draws what an unperturbed one draws, and yet the space holds it."""
+    monkeypatch.setattr("sm_search.search.schedule_search.search_images", lambda *_: range(64))
+    tree = {"steps": {"choice": [1, 2]}, "eta_max": {"float": [0.9, 1.0]}}
+    found = run(trainer, validation, tree, images=64, measure=Made(64))
+    assert (found.best.steps, found.best.eta_max) == (1, 0.0)
+    tree = {"steps": 2, "eta_max": {"float": [0.9, 1.0]}}
+    assert run(trainer, validation, tree, images=64, measure=Made(64)).best.eta_max >= 0.9
+
+
 def test_nothing_to_search_gives_the_fixed_schedule(trainer: Trainer, validation: Validation) -> None:
     found = run(trainer, validation, {"steps": 3, "eta_max": 0.25})
     assert found.best == ScheduleSettings(steps=3, eta_max=0.25)

@@ -85,6 +85,17 @@ def test_every_space_of_the_repository_loads_under_its_own_name() -> None:
         ("training:\n  batch_size: {choice: [1, 2]}\nfirst:\n  - {batch_size: 3}\n", 4, ["first.0.batch_size", "3"]),
         ("schedule:\n  w_min: one\n", 2, ["schedule.w_min", "'one'", "must be a number"]),
         ("schedule:\n  w_min: {choice: [0.5, one]}\n", 2, ["schedule.w_min", "'one'", "must be a number"]),
+        ("seed: 1\nschedule:\n  one_of: [{steps: 1}]\n", 2, ["schedule: one_of belongs under schedule.sampler"]),
+        (
+            "schedule:\n  steps: 4\n  sampler:\n    one_of:\n      - {sampler: ddim, steps: 2}\n      - ddpm\n",
+            5,
+            ["schedule.sampler.one_of.0.steps", "schedule.steps too"],
+        ),
+        (
+            "schedule:\n  sampler:\n    one_of:\n      - {sampler: ddim, stps: 2}\n",
+            4,
+            ["schedule.sampler.one_of.0.stps", "unknown key 'stps'", "'steps'"],
+        ),
         ("study: ../elsewhere\n", 1, ["study", "../elsewhere"]),
         ("mode: both\n", 1, ["mode", "'both'", "'joint'"]),
         ("seed: 1\nmetric: [val_psnr_db, val_psn]\n", 2, ["metric", "'val_psn'", "evaluations"]),
@@ -159,6 +170,30 @@ def test_suggested_parameters_give_the_same_settings_when_recorded(mode: str) ->
     prefix = "training." if mode == "joint" else ""
     assert f"{prefix}backbone.unet.layers" in parameter_names(tree)
     assert ("schedule.eta_max" in parameter_names(tree)) is (mode == "joint")
+
+
+@pytest.mark.parametrize("mode", ["two-level", "joint"])
+def test_parameters_of_a_sampler_exist_in_its_branch_only(tmp_path: Path, mode: str) -> None:
+    text = (
+        f"mode: {mode}\nschedule:\n  w_min: {{float: [0.5, 1.0]}}\n  sampler:\n    one_of:\n"
+        "      - {sampler: ddim, steps: {int: [1, 4]}}\n      - {sampler: paper, eta_max: {float: [0.1, 0.2]}}\n"
+        "      - {choice: [ddpm, dpmpp]}\n"
+    )
+    space = load_space(written(tmp_path, text))
+    assert Space.model_validate_json(space.model_dump_json()) == space
+    assert sorted(parameter_names(space.schedule)) == [
+        "sampler", "sampler.2", "sampler.ddim.steps", "sampler.paper.eta_max", "w_min",
+    ]  # fmt: skip
+    study, seen = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), set()
+    for _ in range(40):
+        tree = {"schedule": space.schedule} if mode == "joint" else space.schedule
+        chosen = suggest(study.ask(), tree)
+        schedule = schedule_settings(chosen["schedule"] if mode == "joint" else chosen)
+        assert (schedule.steps <= 4) is (schedule.sampler == "ddim")
+        assert (schedule.eta_max >= 0.1) is (schedule.sampler == "paper")
+        assert 0.5 <= schedule.w_min <= 1.0
+        seen.add(schedule.sampler)
+    assert seen == {"ddim", "paper", "ddpm", "dpmpp"}
 
 
 def test_branches_that_would_share_a_name_are_told_apart(tmp_path: Path) -> None:
