@@ -4,7 +4,7 @@
 
 PAPER_54 names a finished dataset of the preset, else it is simulated first; STEPS is the training of the model whose
 schedule is searched. Processor seconds of one thread, Optuna's own included. Loss: by how much the schedule found falls
-short of the best of all that were tried, had each been measured on all images.
+short of the best of all that were tried, had each been measured on all images. `-k tpe` compares samplers instead.
 """
 
 import os
@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import optuna
 import pytest
 import torch
+from _pytest.monkeypatch import MonkeyPatch
 
 from sm_search.config.model import DiffusionSettings, Mean, ScheduleSettings, TrainingSettings
 from sm_search.data.dataset import Dataset
@@ -24,6 +27,7 @@ from sm_search.diffusion.denoiser import Denoiser
 from sm_search.diffusion.samplers import ImageNoise, sample_each, sample_mean
 from sm_search.diffusion.scan_models import ScanModels
 from sm_search.evaluation.metrics import psnr_db
+from sm_search.search import schedule_search
 from sm_search.search.schedule_search import ScheduleSearch, search_images, search_schedule
 from sm_search.search.space import SPACES, Space, load_space
 from sm_search.search.validation import NOISE_SEED, ScheduleScorer, Scores, Validation
@@ -126,6 +130,46 @@ def test_schedules_a_second(model: Model, name: str) -> None:
     space = load_space(SPACES / f"{name}.yaml")
     print(f"\n{name}: {space.budget.schedules} schedules on {space.budget.images} images")
     print(f"median {statistics.median(ratio(model, space, seed) for seed in SEEDS):.2f}×")
+
+
+def gaussian_process(seed: int) -> optuna.samplers.GPSampler:
+    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=8, deterministic_objective=True)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_tpe_beside_a_gaussian_process(
+    paper_54: Dataset, training_data: Callable[[Mean], tuple[TrainingImages, ScanModels]], monkeypatch: MonkeyPatch
+) -> None:
+    """The best schedule found, on all validation images, of a model trained as in the paper, where schedules differ."""
+    torch.set_num_threads(1)
+    given: dict[str, Any] = {"mean": "none", "condition_noise": "same-level", "p_uncond": 0.1, "learning_rate": 4e-3}
+    settings = TrainingSettings(steps=STEPS, share_at_end=0.0, **given)
+    images, models = training_data(settings.mean)
+    trainer, validation = Trainer(settings, images), Validation.of(paper_54, models)
+    list(trainer.train(STEPS, STEPS))
+    space = load_space(SPACES / "schedule.yaml")
+    print("\n| sampler | schedules | best dB, mean of 4 searches | the worst of them | s |\n|---|---|---|---|---|")
+    for schedules in (24, 48):
+        for name, sampler in (("TPE", schedule_search._sampler), ("Gaussian process", gaussian_process)):
+            values, took = [], []
+            for seed in range(4):
+                with monkeypatch.context() as patch:
+                    patch.setattr(schedule_search, "_sampler", sampler)
+                    begin = time.process_time()
+                    found = search_schedule(
+                        trainer.ema,
+                        settings.diffusion,
+                        space.schedule,
+                        validation,
+                        metric="val_psnr_db",
+                        trials=schedules,
+                        images=space.budget.images,
+                        seed=seed,
+                    )
+                took.append(time.process_time() - begin)
+                values.append(found.metrics["val_psnr_db"])
+            cells = f"{statistics.fmean(values):.3f} | {min(values):.3f} | {statistics.median(took):.1f}"
+            print(f"| {name} | {schedules} | {cells} |", flush=True)
 
 
 def test_eight_numbers_of_steps_in_one_batch(model: Model) -> None:
