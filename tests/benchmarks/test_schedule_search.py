@@ -4,15 +4,16 @@
 
 PAPER_54 names a finished dataset of the preset, else it is simulated first; STEPS is the training of the model whose
 schedule is searched. Processor seconds of one thread, Optuna's own included. Loss: by how much the schedule found falls
-short of the best of all that were tried, had each been measured on all images. `-k tpe` compares samplers instead.
+short of the best of all that were tried, had each been measured on all images. `-k tpe` compares samplers
+instead, `-k gains` tells what the schedules of an earlier model are worth.
 """
 
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import optuna
@@ -28,6 +29,7 @@ from sm_search.diffusion.samplers import ImageNoise, sample_each, sample_mean
 from sm_search.diffusion.scan_models import ScanModels
 from sm_search.evaluation.metrics import psnr_db
 from sm_search.search import schedule_search
+from sm_search.search.good_schedules import best_of
 from sm_search.search.schedule_search import ScheduleSearch, search_images, search_schedule
 from sm_search.search.space import SPACES, Space, load_space
 from sm_search.search.validation import NOISE_SEED, ScheduleScorer, Scores, Validation
@@ -136,40 +138,72 @@ def gaussian_process(seed: int) -> optuna.samplers.GPSampler:
     return optuna.samplers.GPSampler(seed=seed, n_startup_trials=8, deterministic_objective=True)
 
 
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_tpe_beside_a_gaussian_process(
-    paper_54: Dataset, training_data: Callable[[Mean], tuple[TrainingImages, ScanModels]], monkeypatch: MonkeyPatch
-) -> None:
-    """The best schedule found, on all validation images, of a model trained as in the paper, where schedules differ."""
+@pytest.fixture(scope="module")
+def paper_model(
+    paper_54: Dataset, training_data: Callable[[Mean], tuple[TrainingImages, ScanModels]]
+) -> Callable[[float], Model]:
+    """Models trained as in the paper, where schedules differ, by p_uncond."""
     torch.set_num_threads(1)
-    given: dict[str, Any] = {"mean": "none", "condition_noise": "same-level", "p_uncond": 0.1, "learning_rate": 4e-3}
-    settings = TrainingSettings(steps=STEPS, share_at_end=0.0, **given)
-    images, models = training_data(settings.mean)
-    trainer, validation = Trainer(settings, images), Validation.of(paper_54, models)
-    list(trainer.train(STEPS, STEPS))
+
+    def trained(p_uncond: float) -> Model:
+        settings = TrainingSettings(
+            mean="none",
+            steps=STEPS,
+            learning_rate=4e-3,
+            share_at_end=0.0,
+            condition_noise="same-level",
+            p_uncond=p_uncond,
+        )
+        images, models = training_data(settings.mean)
+        trainer = Trainer(settings, images)
+        list(trainer.train(STEPS, STEPS))
+        return Model(trainer.ema, settings.diffusion, Validation.of(paper_54, models))
+
+    return cache(trained)
+
+
+def searched(model: Model, schedules: int, seed: int, first: Sequence[Mapping[str, Any]] = ()) -> ScheduleSearch:
     space = load_space(SPACES / "schedule.yaml")
+    return search_schedule(
+        model.denoiser,
+        model.diffusion,
+        space.schedule,
+        model.validation,
+        metric="val_psnr_db",
+        trials=schedules,
+        images=space.budget.images,
+        seed=seed,
+        first=first,
+    )
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_tpe_beside_a_gaussian_process(paper_model: Callable[[float], Model], monkeypatch: MonkeyPatch) -> None:
+    """The best schedule found, on all validation images."""
+    model = paper_model(0.1)
     print("\n| sampler | schedules | best dB, mean of 4 searches | the worst of them | s |\n|---|---|---|---|---|")
     for schedules in (24, 48):
         for name, sampler in (("TPE", schedule_search._sampler), ("Gaussian process", gaussian_process)):
+            monkeypatch.setattr(schedule_search, "_sampler", sampler)
             values, took = [], []
             for seed in range(4):
-                with monkeypatch.context() as patch:
-                    patch.setattr(schedule_search, "_sampler", sampler)
-                    begin = time.process_time()
-                    found = search_schedule(
-                        trainer.ema,
-                        settings.diffusion,
-                        space.schedule,
-                        validation,
-                        metric="val_psnr_db",
-                        trials=schedules,
-                        images=space.budget.images,
-                        seed=seed,
-                    )
+                begin = time.process_time()
+                values.append(searched(model, schedules, seed).metrics["val_psnr_db"])
                 took.append(time.process_time() - begin)
-                values.append(found.metrics["val_psnr_db"])
+            monkeypatch.undo()
             cells = f"{statistics.fmean(values):.3f} | {min(values):.3f} | {statistics.median(took):.1f}"
             print(f"| {name} | {schedules} | {cells} |", flush=True)
+
+
+def test_what_a_search_gains_by_the_one_before_it(paper_model: Callable[[float], Model]) -> None:
+    """24 schedules on a second model, with and without the best of the first one among them."""
+    pairs = []
+    for seed in range(6):
+        before = searched(paper_model(0.1), 24, seed)
+        found = [searched(paper_model(0.18), 24, 100 + seed, first) for first in ((), best_of(before.trials))]
+        pairs.append([search.metrics["val_psnr_db"] for search in found])
+    print("\nwithout, with: " + "; ".join(f"{cold:.3f}, {warm:.3f}" for cold, warm in pairs))
+    print("means " + ", ".join(f"{statistics.fmean(values):.3f}" for values in zip(*pairs, strict=True)))
 
 
 def test_eight_numbers_of_steps_in_one_batch(model: Model) -> None:
