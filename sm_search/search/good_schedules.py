@@ -45,10 +45,12 @@ class GoodSchedules(tune.Callback):
 
     def __init__(self, place: str, metric: str) -> None:
         self.place, self.metric = Place(place), metric
+        self._best: dict[str, Any] | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        # A resumed study may know finished trials that its dead driver had no time to keep.
-        self._keep([other for other in trials if other.is_finished()])
+        if self._best is None:
+            # A resumed study may know finished trials that its dead driver had no time to keep.
+            self._keep([other for other in trials if other.is_finished()])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._keep([trial])
@@ -56,11 +58,11 @@ class GoodSchedules(tune.Callback):
     def _keep(self, ended: Sequence[Trial]) -> None:
         results = {trial.trial_id: trial.last_result or {} for trial in ended}
         found = {name: [last[self.metric], last[REPORTED]] for name, last in results.items() if last.get(REPORTED)}
-        before = _read(self.place) if found else {}
-        best = dict(sorted((before | found).items(), key=lambda item: -item[1][0])[:TRIED_FIRST])
-        if best != before:
+        before = _read(self.place) if self._best is None else self._best
+        self._best = dict(sorted((before | found).items(), key=lambda item: -item[1][0])[:TRIED_FIRST])
+        if self._best != before:
             with suppress(OSError, DataError):
-                self.place.write(FILE, json.dumps(best))
+                self.place.write(FILE, json.dumps(self._best))
 
 
 def _read(place: Place) -> dict[str, Any]:

@@ -28,7 +28,7 @@ UNPERTURBED = {"eta_max": 0.0, "w_min": 1.0, "w_max": 1.0}
 """The condition as it is, at every step."""
 ASKED_AT_ONCE = 8
 REPEATS_BEFORE_RANDOM = 1
-"""Races in a row without a new schedule, after which they are drawn at random: a sampler may insist on the best."""
+"""Races in a row without a schedule that is new, after which they are drawn at random: TPE may insist on the best."""
 MOST_REPEATS = 8
 """Races in a row without a schedule that is new, after which a space counts as exhausted."""
 FEWEST_IMAGES = 8
@@ -374,7 +374,7 @@ def _front(trials: Sequence[ScheduleTrial]) -> tuple[ScheduleTrial, ...]:
     return tuple(sorted(front, key=lambda trial: trial.evaluations))
 
 
-def _sampler(seed: int) -> optuna.samplers.BaseSampler:
+def _sampler(seed: int) -> optuna.samplers.TPESampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # The liar: what is asked for and not yet told counts as bad, so that a batch is not eight times the same.

@@ -229,10 +229,12 @@ def schedule_settings(tree: Tree) -> ScheduleSettings:
 
 def schedule_branches(tree: Tree) -> list[Tree]:
     """The trees without branches that a schedule's tree holds: one for each branch under `sampler`, or itself."""
+    return [_merged({**tree, "sampler": branch}) for branch in _sampler_branches(tree)] or [tree]
+
+
+def _sampler_branches(tree: Tree) -> list[Tree]:
     sampler = tree.get("sampler")
-    if not isinstance(sampler, Mapping) or "one_of" not in sampler:
-        return [tree]
-    return [_merged({**tree, "sampler": branch}) for branch in sampler["one_of"]]
+    return list(sampler["one_of"]) if isinstance(sampler, Mapping) and "one_of" in sampler else []
 
 
 def _merged(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -343,9 +345,7 @@ def _check_branches(tree: Tree, document: YamlDocument) -> None:
     if "one_of" in tree:
         raise SettingsError(f"{document.where(('schedule',))}: schedule: one_of belongs under schedule.sampler")
     _check_shape(tree, document, ("schedule",))
-    sampler = tree.get("sampler")
-    branches = sampler["one_of"] if isinstance(sampler, Mapping) and "one_of" in sampler else []
-    for index, branch in enumerate(branches):
+    for index, branch in enumerate(_sampler_branches(tree)):
         place = ("schedule", "sampler", "one_of", index)
         if not isinstance(branch, Mapping) or "sampler" not in branch:
             continue

@@ -1,11 +1,11 @@
 """How many schedules a second the inner search tries, beside one schedule at a time on all images.
 
-    pytest -m benchmark -s tests/benchmarks/test_schedule_search.py
+    pytest -m benchmark -s tests/benchmarks/test_schedule_search.py -k second
 
 PAPER_54 names a finished dataset of the preset, else it is simulated first; STEPS is the training of the model whose
 schedule is searched. Processor seconds of one thread, Optuna's own included. Loss: by how much the schedule found falls
-short of the best of all that were tried, had each been measured on all images. `-k tpe` compares samplers
-instead, `-k gains` tells what the schedules of an earlier model are worth.
+short of the best of all that were tried, had each been measured on all images. Beside it, `-k tpe` compares samplers,
+and `-k gains` tells what the schedules of an earlier model are worth.
 """
 
 import os

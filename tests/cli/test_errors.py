@@ -1,6 +1,8 @@
 """Bad usage and bad input: exit status 2, one line that names what is wrong, nothing half-written."""
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -278,3 +280,18 @@ def test_a_process_says_an_error_in_one_line_and_no_more(command: Any, at: dict[
     assert (done.status, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
+
+
+def test_the_status_of_an_interrupt_is_ours_also_where_it_fell_into_code_from_a_text(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(
+        "import runpy\n"
+        "import sm_search.cli.main as cli\n"
+        "def main():\n"
+        "    try:\n"
+        "        exec('raise KeyboardInterrupt')\n"
+        "    except KeyboardInterrupt:\n"
+        "        return 130\n"
+        "cli.main = main\n"
+        "runpy.run_module('sm_search', run_name='__main__')\n"
+    )
+    assert subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path).returncode == 130
