@@ -19,6 +19,8 @@ QUALITY = (
     ("gain error dB", "gain_error_db_mean", ".2f"),
 )
 SLICE_COLUMNS = 4
+ABSENT = "–"
+"""In a column, where a parameter does not exist."""
 LEAST_GAIN = 1e-3
 """Share of the value below which two schedules count as equally good."""
 SCHEDULE_PARAMETERS = ("eta_max", "gamma", "w_min", "w_max", "sigma", "steps", "sampler", "guidance", "samples")
@@ -145,6 +147,7 @@ def slices(
     figure = make_subplots(rows=rows, cols=SLICE_COLUMNS, shared_yaxes=True, subplot_titles=list(varied))
     for index, column in enumerate(varied.values()):
         shown = [i for i, value in enumerate(column) if value is not None]
+        place = {"row": index // SLICE_COLUMNS + 1, "col": index % SLICE_COLUMNS + 1}
         figure.add_scatter(
             x=[column[i] for i in shown],
             y=[values[i] for i in shown],
@@ -157,8 +160,10 @@ def slices(
                 "cmax": len(values) - 1,
                 "symbol": ["circle-open" if hollow and hollow[i] else "circle" for i in shown],
             },
-            row=index // SLICE_COLUMNS + 1,
-            col=index % SLICE_COLUMNS + 1,
             showlegend=False,
+            **place,
         )
+        if any(isinstance(value, str) and value != ABSENT for value in column):
+            # Else a number among the names, as of a branch without one, makes the axis one of numbers.
+            figure.update_xaxes(type="category", **place)
     return figure.update_yaxes(title_text=metric, col=1).update_annotations(font_size=12)  # narrow pages hold four

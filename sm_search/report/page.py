@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from sm_search.config.errors import TrackingError
 from sm_search.evaluation.metrics import METRIC_DEFINITION
 from sm_search.report.evidence import (
+    ABSENT,
     SLICE_COLUMNS,
     Evidence,
     decay_verdict,
@@ -184,7 +185,7 @@ def _trial_slices(trials: Sequence[RunRecord], metric: str) -> go.Figure | None:
     """The metric over each parameter, of the trials that reached the full budget."""
     whole = [trial for trial in trials if trial.state == "complete" and metric in trial.metrics]
     names = sorted({name for trial in whole for name in trial.params})
-    columns = {name: [_typed(trial.params.get(name, "–")) for trial in whole] for name in names}
+    columns = {name: [_typed(trial.params.get(name, ABSENT)) for trial in whole] for name in names}
     return slices(columns, [trial.metrics[metric] for trial in whole], metric)
 
 

@@ -398,14 +398,12 @@ def _leaf(tree: Tree) -> Range | None:
 
 
 def _branches(tree: Mapping[str, Any]) -> dict[str, Tree]:
-    """The branches of a `one_of` by name: each its first plain text value (such as its backbone), or its number.
+    """The branches of a `one_of` by name: each its first plain text (such as its backbone), or its number.
 
     Where two would have the same name, all of them take their number as well.
     """
-    texts = [
-        next((value for value in branch.values() if isinstance(value, str)), "") if isinstance(branch, Mapping) else ""
-        for branch in tree["one_of"]
-    ]
+    values = [branch.values() if isinstance(branch, Mapping) else [branch] for branch in tree["one_of"]]
+    texts = [next((value for value in each if isinstance(value, str)), "") for each in values]
     names = [
         text if text and texts.count(text) == 1 else f"{text}-{index}" if text else str(index)
         for index, text in enumerate(texts)

@@ -61,6 +61,13 @@ def test_a_slice_for_each_parameter_that_varies() -> None:
     assert slices({"a": [1, 1]}, [0.0, 1.0], "m") is None
 
 
+def test_a_number_among_names_is_a_name_and_a_parameter_that_is_absent_is_none() -> None:
+    figure = slices({"sampler": [2.0, "ddim", "ddpm"], "steps": [4.0, "–", 8.0]}, [1.0, 2.0, 3.0], "m")
+    assert figure is not None
+    assert figure.layout.xaxis.type == "category"
+    assert figure.layout.xaxis2.type is None
+
+
 def test_a_slice_shows_dropped_schedules_as_rings_and_only_where_the_parameter_acts() -> None:
     """A γ of a schedule without noise, or of one with a single step, is no evidence about γ."""
     noisy = {"eta_max": 0.1, "w_min": 0.8}

@@ -177,7 +177,7 @@ def test_parameters_of_a_sampler_exist_in_its_branch_only(tmp_path: Path, mode: 
     text = (
         f"mode: {mode}\nschedule:\n  w_min: {{float: [0.5, 1.0]}}\n  sampler:\n    one_of:\n"
         "      - {sampler: ddim, steps: {int: [1, 4]}}\n      - {sampler: paper, eta_max: {float: [0.1, 0.2]}}\n"
-        "      - {choice: [ddpm, dpmpp]}\n"
+        "      - {choice: [ddpm]}\n      - dpmpp\n"
     )
     space = load_space(written(tmp_path, text))
     assert Space.model_validate_json(space.model_dump_json()) == space
@@ -194,6 +194,7 @@ def test_parameters_of_a_sampler_exist_in_its_branch_only(tmp_path: Path, mode: 
         assert 0.5 <= schedule.w_min <= 1.0
         seen.add(schedule.sampler)
     assert seen == {"ddim", "paper", "ddpm", "dpmpp"}
+    assert parameters_of(space.schedule)["sampler"].samples() == ["ddim", "paper", "2", "dpmpp"]
 
 
 def test_branches_that_would_share_a_name_are_told_apart(tmp_path: Path) -> None:
