@@ -26,10 +26,13 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 UNPERTURBED = {"eta_max": 0.0, "w_min": 1.0, "w_max": 1.0}
 """The condition as it is, at every step."""
-ASKED_AT_ONCE = 8
+ASKED_AT_ONCE = 2
+"""A few more to a batch would be faster and are worse: TPE learns nothing within it (RESULTS.md)."""
+STARTUP_SCHEDULES = 9
+"""Drawn at random before TPE suggests; what is asked for first is among them."""
 REPEATS_BEFORE_RANDOM = 1
 """Races in a row without a schedule that is new, after which they are drawn at random: TPE may insist on the best."""
-MOST_REPEATS = 8
+MOST_REPEATS = 32
 """Races in a row without a schedule that is new, after which a space counts as exhausted."""
 FEWEST_IMAGES = 8
 CERTAIN = 2.0
@@ -375,10 +378,11 @@ def _front(trials: Sequence[ScheduleTrial]) -> tuple[ScheduleTrial, ...]:
 
 
 def _sampler(seed: int) -> optuna.samplers.TPESampler:
+    """Each parameter by itself: a joint model (`multivariate`) soon asks for one sampler, guidance and `samples` only."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # The liar: what is asked for and not yet told counts as bad, so that a batch is not eight times the same.
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+        # The liar: what is asked for and not yet told counts as bad, so that a batch is not the same twice.
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_SCHEDULES, constant_liar=True)
 
 
 def _tell(study: optuna.Study, trial: optuna.Trial, found: ScheduleTrial) -> None:

@@ -14,7 +14,6 @@ import torch
 from ray import tune
 from safetensors.torch import load_file, save_file
 
-from sm_search.config.base import content_hash
 from sm_search.config.errors import DivergenceError, SmSearchError
 from sm_search.config.model import Mean, ScheduleSettings
 from sm_search.config.streams import stream_seed
@@ -198,8 +197,9 @@ def search_trial_schedule(
     schedules: int,
     first: Sequence[Mapping[str, Any]] = (),
 ) -> ScheduleSearch:
-    """The inner search of a trial, which begins with the schedules `first`; what else it draws depends on them."""
-    known = [content_hash(list(first))] if first else []
+    """The inner search of a trial, which begins with the schedules `first`. Each trial draws others than the rest did:
+    with the same ones a study that begins with its best would never see anything new.
+    """
     return search_schedule(
         trainer.ema,
         trainer.settings.diffusion,
@@ -208,7 +208,7 @@ def search_trial_schedule(
         metric=space.metric,
         trials=schedules,
         images=space.budget.images,
-        seed=stream_seed(space.seed, "schedule", *known) % 2**32,
+        seed=stream_seed(space.seed, "schedule", trainer.settings.content_hash()) % 2**32,
         device=device,
         first=first,
     )

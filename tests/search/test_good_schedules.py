@@ -8,7 +8,6 @@ from typing import Any
 from sm_search.config.model import ScheduleSettings
 from sm_search.search.good_schedules import (
     FILE,
-    FROM_A_TRIAL,
     REPORTED,
     TRIED_FIRST,
     GoodSchedules,
@@ -35,9 +34,11 @@ def tried(eta: float, value: float | None, *, asked: bool = True) -> ScheduleTri
 def test_the_best_of_each_trial_come_first_each_once_and_not_too_many(tmp_path: Path) -> None:
     assert known(tmp_path) == []
     callback = GoodSchedules(str(tmp_path), "val_psnr_db")
-    for each in (trial("b", 31.0, 0.3, 0.2, 0.4), trial("a", 30.0, 0.2, 0.1), trial("c", 32.0, 0.5)):
+    for each in (trial("b", 31.0, 0.3, 0.2, 0.4), trial("a", 30.0, 0.2, 0.1)):
         callback.on_trial_complete(1, [], each)
-    assert known(tmp_path) == [0.5, 0.3, 0.2, 0.1, 0.4]
+    assert known(tmp_path) == [0.3, 0.2, 0.1]
+    callback.on_trial_complete(1, [], trial("c", 32.0, 0.5))
+    assert known(tmp_path) == [0.5, 0.3, 0.2]
     for number in range(20):
         callback.on_trial_complete(1, [], trial(str(number), 33.0 + number, 1.0 + number, 2.0 + number))
     assert known(tmp_path) == [20.0 - number for number in range(TRIED_FIRST)]
@@ -72,5 +73,5 @@ def test_of_a_search_the_best_are_told_but_not_what_every_search_tries_anyway() 
     values = [30.0, 33.0, 31.0, None, 32.0, 29.0, 28.0]
     searched = [tried(n / 10, value) for n, value in enumerate(values)]
     told = best_of([tried(0.9, 40.0, asked=False), *searched])
-    assert told == [{"eta_max": n / 10} for n in (1, 4, 2, 0)]
-    assert len(told) == FROM_A_TRIAL
+    assert told == [{"eta_max": n / 10} for n in (1, 4, 2)]
+    assert len(told) == TRIED_FIRST
