@@ -378,7 +378,7 @@ def _front(trials: Sequence[ScheduleTrial]) -> tuple[ScheduleTrial, ...]:
 
 
 def _sampler(seed: int) -> optuna.samplers.TPESampler:
-    """Each parameter by itself: a joint model (`multivariate`) soon asks for one sampler, guidance and `samples` only."""
+    """TPE, each parameter by itself: a joint model (`multivariate`) soon insists on one sampler and guidance."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # The liar: what is asked for and not yet told counts as bad, so that a batch is not the same twice.

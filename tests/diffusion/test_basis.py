@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sm_search.diffusion import basis as basis_module
 from sm_search.diffusion.basis import OVERSAMPLING, WORTH_IT, FeatureBasis, LinearBasis
 
 SHAPE = (4, 6)
@@ -43,6 +44,23 @@ def test_a_few_vectors_of_many_are_the_leading_ones() -> None:
     torch.randn(5)  # the global generator does not matter
     basis.fit(images)
     assert torch.equal(basis.vectors_PD, before)
+
+
+def test_the_same_images_are_fitted_once_and_again_when_they_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randn((60, 2, *SHAPE), generator=torch.Generator().manual_seed(1))
+    first, found = fitted(images, 5), []
+    find = basis_module._leading_eigenvectors
+    monkeypatch.setattr(
+        basis_module, "_leading_eigenvectors", lambda flat, count: found.append(count) or find(flat, count)
+    )
+    again = fitted(images, 5)
+    assert torch.equal(again.vectors_PD, first.vectors_PD)
+    assert torch.equal(again.spread_D, first.spread_D)
+    assert found == []
+    assert fitted(images, 3).vectors_PD.shape == (PIXELS, 3)
+    images *= 2
+    assert torch.equal(fitted(images, 5).spread_D, 2 * first.spread_D)
+    assert found == [3, 5]
 
 
 def test_features_of_scans_become_uncorrelated_coordinates_of_unit_spread() -> None:
