@@ -5,7 +5,7 @@ Without them a search only begins anew, so a storage that fails here stops nothi
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
@@ -35,7 +35,12 @@ def best_of(tried: Sequence[ScheduleTrial]) -> list[Params]:
 def good_schedules(place: str) -> list[Params]:
     """What to try first in a study with its files at `place`: the best trial's best, the second trial's best, …"""
     ranked = sorted(_read(Place(place)).values(), key=lambda trial: -trial[0])
-    rows = zip_longest(*(schedules for _, schedules in ranked))
+    return first_of(schedules for _, schedules in ranked)
+
+
+def first_of(ranked: Iterable[Sequence[Params]]) -> list[Params]:
+    """What to try first, given each trial's best schedules, those of the best trial first."""
+    rows = zip_longest(*ranked)
     distinct = {json.dumps(params, sort_keys=True): params for row in rows for params in row if params is not None}
     return list(distinct.values())[:TRIED_FIRST]
 

@@ -4,10 +4,11 @@
 
 PAPER_54 names a finished dataset of the preset, else it is simulated first; STEPS is the training of the model whose
 schedule is searched. Processor seconds of one thread, Optuna's own included. Loss: by how much the schedule found falls
-short of the best of all that were tried, had each been measured on all images. Beside it, `-k tpe` compares samplers,
-and `-k gains` tells what the schedules of an earlier model are worth.
+short of the best of all that were tried, had each been measured on all images. Beside it, `-k samplers`
+compares samplers, and `-k gains` tells what the schedules of earlier models are worth.
 """
 
+import itertools
 import os
 import statistics
 import time
@@ -21,7 +22,7 @@ import pytest
 import torch
 from _pytest.monkeypatch import MonkeyPatch
 
-from sm_search.config.model import DiffusionSettings, Mean, ScheduleSettings, TrainingSettings
+from sm_search.config.model import DiffusionSettings, LinearBasisSettings, Mean, ScheduleSettings, TrainingSettings
 from sm_search.data.dataset import Dataset
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.denoiser import Denoiser
@@ -29,8 +30,8 @@ from sm_search.diffusion.samplers import ImageNoise, sample_each, sample_mean
 from sm_search.diffusion.scan_models import ScanModels
 from sm_search.evaluation.metrics import psnr_db
 from sm_search.search import schedule_search
-from sm_search.search.good_schedules import best_of
-from sm_search.search.schedule_search import ScheduleSearch, search_images, search_schedule
+from sm_search.search.good_schedules import best_of, first_of
+from sm_search.search.schedule_search import ASKED_AT_ONCE, ScheduleSearch, search_images, search_schedule
 from sm_search.search.space import SPACES, Space, load_space
 from sm_search.search.validation import NOISE_SEED, ScheduleScorer, Scores, Validation
 from sm_search.training import Trainer, TrainingImages
@@ -39,6 +40,8 @@ pytestmark = pytest.mark.benchmark
 
 STEPS = int(os.environ.get("STEPS", "300"))
 SEEDS = (0, 1, 2)
+P_UNCOND = (0.1, 0.15, 0.05, 0.2, 0.0, 0.02)
+CHAINS = 6
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,10 @@ def gaussian_process(seed: int) -> optuna.samplers.GPSampler:
     return optuna.samplers.GPSampler(seed=seed, n_startup_trials=8, deterministic_objective=True)
 
 
+def joint_model(seed: int) -> optuna.samplers.TPESampler:
+    return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+
+
 @pytest.fixture(scope="module")
 def paper_model(
     paper_54: Dataset, training_data: Callable[[Mean], tuple[TrainingImages, ScanModels]]
@@ -153,6 +160,7 @@ def paper_model(
             share_at_end=0.0,
             condition_noise="same-level",
             p_uncond=p_uncond,
+            backbone=LinearBasisSettings(coefficients=256, width=256, blocks=2),
         )
         images, models = training_data(settings.mean)
         trainer = Trainer(settings, images)
@@ -162,7 +170,9 @@ def paper_model(
     return cache(trained)
 
 
-def searched(model: Model, schedules: int, seed: int, first: Sequence[Mapping[str, Any]] = ()) -> ScheduleSearch:
+def searched(
+    model: Model, schedules: int, seed: int, first: Sequence[Mapping[str, Any]] = (), at_once: int = ASKED_AT_ONCE
+) -> ScheduleSearch:
     space = load_space(SPACES / "schedule.yaml")
     return search_schedule(
         model.denoiser,
@@ -174,36 +184,45 @@ def searched(model: Model, schedules: int, seed: int, first: Sequence[Mapping[st
         images=space.budget.images,
         seed=seed,
         first=first,
+        asked_at_once=at_once,
     )
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_tpe_beside_a_gaussian_process(paper_model: Callable[[float], Model], monkeypatch: MonkeyPatch) -> None:
-    """The best schedule found, on all validation images."""
-    model = paper_model(0.1)
-    print("\n| sampler | schedules | best dB, mean of 4 searches | the worst of them | s |\n|---|---|---|---|---|")
-    for schedules in (24, 48):
-        for name, sampler in (("TPE", schedule_search._sampler), ("Gaussian process", gaussian_process)):
+def test_samplers_of_the_inner_search(paper_model: Callable[[float], Model], monkeypatch: MonkeyPatch) -> None:
+    """The best schedule found, on all validation images: TPE beside others, and asked for more at once."""
+    ours = schedule_search._sampler
+    models = [paper_model(p_uncond) for p_uncond in P_UNCOND]
+    print("\n| sampler | at once | schedules | best dB, mean | the worst | s |\n|---|---|---|---|---|---|")
+    for schedules in (24, 64):
+        rows = [("TPE", ours, ASKED_AT_ONCE), ("TPE", ours, 8)]
+        rows += [("TPE, a joint model", joint_model, at_once) for at_once in (ASKED_AT_ONCE, 8)]
+        for name, sampler, at_once in [*rows, ("Gaussian process", gaussian_process, ASKED_AT_ONCE)]:
             monkeypatch.setattr(schedule_search, "_sampler", sampler)
             values, took = [], []
-            for seed in range(4):
+            for model, seed in itertools.product(models, SEEDS):
                 begin = time.process_time()
-                values.append(searched(model, schedules, seed).metrics["val_psnr_db"])
+                values.append(searched(model, schedules, seed, at_once=at_once).metrics["val_psnr_db"])
                 took.append(time.process_time() - begin)
             monkeypatch.undo()
             cells = f"{statistics.fmean(values):.3f} | {min(values):.3f} | {statistics.median(took):.1f}"
-            print(f"| {name} | {schedules} | {cells} |", flush=True)
+            print(f"| {name} | {at_once} | {schedules} | {cells} |", flush=True)
 
 
-def test_what_a_search_gains_by_the_one_before_it(paper_model: Callable[[float], Model]) -> None:
-    """24 schedules on a second model, with and without the best of the first one among them."""
-    pairs = []
-    for seed in range(6):
-        before = searched(paper_model(0.1), 24, seed)
-        found = [searched(paper_model(0.18), 24, 100 + seed, first) for first in ((), best_of(before.trials))]
-        pairs.append([search.metrics["val_psnr_db"] for search in found])
-    print("\nwithout, with: " + "; ".join(f"{cold:.3f}, {warm:.3f}" for cold, warm in pairs))
-    print("means " + ", ".join(f"{statistics.fmean(values):.3f}" for values in zip(*pairs, strict=True)))
+def test_what_a_search_gains_by_those_before_it(paper_model: Callable[[float], Model]) -> None:
+    """24 schedules on each of several models, with and without the best of the models before among them."""
+    rows: dict[str, list[list[float]]] = {"without": [], "with": []}
+    for name, values in rows.items():
+        for seed in range(CHAINS):
+            before: list[ScheduleSearch] = []
+            for number, p_uncond in enumerate(P_UNCOND):
+                ranked = sorted(before, key=lambda search: search.metrics["val_psnr_db"], reverse=True)
+                first = first_of(best_of(search.trials) for search in ranked) if name == "with" else []
+                before.append(searched(paper_model(p_uncond), 24, 100 * seed + number, first))
+            values.append([search.metrics["val_psnr_db"] for search in before])
+        later = [value for chain in values for value in chain[1:]]
+        best = [max(chain) for chain in values]
+        print(f"\n{name}: later models {statistics.fmean(later):.3f}, best of a chain {statistics.fmean(best):.3f}")
 
 
 def test_eight_numbers_of_steps_in_one_batch(model: Model) -> None:
