@@ -1,5 +1,6 @@
 """The inner search: never worse than where it began, repeatable, frugal, not stopped by a schedule that diverges."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from sm_search.search.schedule_search import (
     search_images,
     search_schedule,
 )
+from sm_search.search.space import Space
+from sm_search.search.trial import search_trial_schedule
 from sm_search.search.validation import ScheduleScorer, Scores, Validation
 from sm_search.training import Trainer
 
@@ -117,6 +120,22 @@ def test_the_same_seed_finds_the_same_and_another_does_not(trainer: Trainer, val
     first, again, other = (run(trainer, validation, seed=seed) for seed in (3, 3, 4))
     assert first == again
     assert first.trials != other.trials
+
+
+def test_each_trial_of_a_study_draws_schedules_of_its_own(trainer: Trainer, validation: Validation) -> None:
+    """A study that begins each search with its best schedules would else see nothing new."""
+    space = Space.model_validate(
+        {"study": "s", "schedule": {"eta_max": {"float": [0.0, 1.0]}}, "budget": {"images": 4}}
+    )
+    other = copy.copy(trainer)
+    other.settings = trainer.settings.model_copy(update={"learning_rate": 1e-3})
+    drawn = [
+        {trial.params.get("eta_max") for trial in search_trial_schedule(space, each, validation, "cpu", 6).trials}
+        for each in (trainer, trainer, other)
+    ]
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == len(drawn[2]) == 7, "six, and None for those that are not drawn"
+    assert drawn[0] & drawn[2] == {None}
 
 
 def counting(measured: list[tuple[ScheduleSettings, int, int]], measure: Any) -> Any:
