@@ -378,11 +378,12 @@ def _front(trials: Sequence[ScheduleTrial]) -> tuple[ScheduleTrial, ...]:
 
 
 def _sampler(seed: int) -> optuna.samplers.TPESampler:
-    """TPE, each parameter by itself: a joint model (`multivariate`) soon insists on one sampler and guidance."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # The liar: what is asked for and not yet told counts as bad, so that a batch is not the same twice.
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_SCHEDULES, constant_liar=True)
+        return optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP_SCHEDULES
+        )
 
 
 def _tell(study: optuna.Study, trial: optuna.Trial, found: ScheduleTrial) -> None:
