@@ -183,13 +183,13 @@ def test_parity_augmentation_of_symmetric_pairs_changes_nothing(backbone: Any) -
 @pytest.mark.parametrize("backbone", [LINEAR, UNET], ids=["linear-basis", "unet"])
 def test_bfloat16_learns_nearly_the_same_with_weights_in_float32(backbone: Any) -> None:
     losses = {}
+    # At 3e-3 the U-Net's roundings grow, on a processor that multiplies in bfloat16 to 2.2 %; here to 0.3 %.
     for precision in ("float32", "bfloat16"):
-        trainer = Trainer(settings(backbone=backbone, precision=precision, learning_rate=3e-3), images())
+        trainer = Trainer(settings(backbone=backbone, precision=precision, learning_rate=1e-3), images())
         losses[precision] = [record.loss for record in trainer.train(20, every=5)]
         assert {parameter.dtype for parameter in trainer.denoiser.parameters()} == {torch.float32}
     assert losses["bfloat16"] != losses["float32"]
-    # A rounding is 0.4 %; a processor that multiplies in bfloat16 is 2.2 % off after fifteen steps of the U-Net.
-    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
 
 
 def fingerprint(seed: int) -> dict[str, list[float]]:
