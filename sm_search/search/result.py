@@ -71,6 +71,16 @@ class SweepResult:
     def best(self) -> TrialSummary:
         return self.trials[0]
 
+    @property
+    def complete(self) -> list[TrialSummary]:
+        """The trials that were trained to the end, best first."""
+        return [trial for trial in self.trials if trial.state == "complete"]
+
+    @property
+    def kept(self) -> list[TrialSummary]:
+        """The best complete trials, whose models stay: in MLflow, and on disk for a later `--resume`."""
+        return self.complete[:KEPT_CHECKPOINTS]
+
 
 def ranked(space: Space, trials: Sequence[TrialSummary]) -> list[TrialSummary]:
     """Complete trials first, of these the confirmed ones by their mean, then by the metric."""
@@ -143,14 +153,14 @@ def _store(
     checkpoints: Mapping[str, tune.Checkpoint],
     dataset: Dataset,
 ) -> None:
-    complete = [trial for trial in told.trials if trial.state == "complete"]
+    complete = told.complete
     log = deliver(store, space, told.trials, suspects)
     if not dataset.missing():
         log.name_dataset(dataset.content_hash())
     runs = log.existing_trials()
     # A trial comes to its end when all of the dataset is there.
     example = dataset.read(dataset.settings.scans("train")[0], "low") if complete else None
-    for trial in complete[:KEPT_CHECKPOINTS]:
+    for trial in told.kept:
         run_id = runs[trial.trial_id].run_id
         _store_checkpoint(log, store, trial.trial_id, run_id, checkpoints[trial.trial_id], example)
     for trial in complete:

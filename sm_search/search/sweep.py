@@ -26,15 +26,7 @@ from sm_search.search.overlap import StallWatch
 from sm_search.search.placement import GPUS_TAG, first_gpus, placed
 from sm_search.search.recording import DISK_FAULTS, Announce, Recorder, TrialSummary, Watch, summary
 from sm_search.search.replacing_files import replacing_files
-from sm_search.search.result import (
-    KEPT_CHECKPOINTS,
-    RESULT_FILE,
-    SweepResult,
-    drop_checkpoints,
-    keep,
-    points,
-    ranked,
-)
+from sm_search.search.result import RESULT_FILE, SweepResult, drop_checkpoints, keep, points, ranked
 from sm_search.search.searcher import TruthfulOptunaSearch, make_asha
 from sm_search.search.session import interrupted_gently
 from sm_search.search.space import Space, fixed_values, parameter_names
@@ -245,7 +237,7 @@ def _completed(study: _Study, log: StudyLog, resume: bool, watch: Watch | None) 
     )
     checkpoints = {Path(result.path).name: result.checkpoint for result in results}
     keep(told, space, study.store, study.folder / RESULT_FILE, recorder.suspects, checkpoints, study.dataset)
-    drop_checkpoints(results, {trial.trial_id for trial in told.trials[:KEPT_CHECKPOINTS]})
+    drop_checkpoints(results, {trial.trial_id for trial in told.kept})
     drop_checkpoints(confirmed)
     if not complete:
         reason = next((trial.error for trial in trials if trial.error), "the time budget was too short")

@@ -102,7 +102,7 @@ def test_the_best_checkpoints_load_and_carry_their_metrics(study: Any, store: St
         assert not [name for name in artifacts(store, trial.run_id) if "training_state" in name]
 
 
-def test_a_finished_study_keeps_the_last_checkpoint_of_its_best_three_on_disk(study: Any, store: Store) -> None:
+def test_a_finished_study_keeps_the_last_checkpoint_of_its_best_trials_on_disk(study: Any, store: Store) -> None:
     best = {str(trial.trial_id) for trial in best_trials(store, study.name, "val_psnr_db", n=3)}
     left = sorted(path.parent.name for path in (study.home / "studies" / study.name / "tune").glob("*/checkpoint_*"))
     assert left == sorted(best)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import pytest
 from sm_search.search.confirmation import confirmation_points, with_spread
 from sm_search.search.recording import TrialSummary
 from sm_search.search.replacing_files import replacing_files
-from sm_search.search.result import points, ranked
+from sm_search.search.result import SweepResult, points, ranked
 from sm_search.search.space import Space
 
 
@@ -51,6 +52,18 @@ def test_the_winner_is_the_best_mean_of_all_seeds() -> None:
 def test_complete_trials_come_before_stopped_and_failed_ones() -> None:
     trials = [trial("f", 99.0, "failed"), trial("p", 50.0, "pruned"), trial("b", 1.0), trial("a", 1.0), trial("c", 2.0)]
     assert [each.trial_id for each in ranked(space(), trials)] == ["c", "a", "b", "p", "f"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [((1.0, 4.0, 3.0, 2.0), [4.0, 3.0, 2.0]), ((1.0, 2.0), [2.0, 1.0]), ((), [])],
+    ids=["more than three complete", "fewer than three complete", "none complete"],
+)
+def test_models_are_kept_of_the_best_three_complete_trials(values: Sequence[float], kept: list[float]) -> None:
+    complete = [trial(f"c{value}", value) for value in values]
+    others = [trial("p1", 50.0, "pruned"), trial("p2", 40.0, "pruned"), trial("f", 99.0, "failed")]
+    told = SweepResult("s", "run", "val_psnr_db", tuple(ranked(space(), [*others, *complete])), (), 0)
+    assert [each.metrics["val_psnr_db"] for each in told.kept] == kept
 
 
 def test_the_front_is_what_nothing_beats() -> None:
