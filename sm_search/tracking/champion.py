@@ -24,6 +24,7 @@ JOURNAL = "champions_run"
 APPLIED = "applied"
 """Tag of the journal: how many of its changes the aliases have followed."""
 CHANGE = "change_{:04d}"
+MAX_COLLISIONS = 10
 
 
 @dataclass(frozen=True)
@@ -137,18 +138,29 @@ def _settle(store: Store, name: str, journal: str) -> int:
 
     Whoever moved an alias looks once more, so that a slow process cannot leave an older change behind.
     """
+    collisions = 0
     while True:
         run = store.client.get_run(journal)
         changes = _changes(run)
         if int(run.data.tags.get(APPLIED, "0")) >= len(changes):
             return len(changes)
-        change, aliases = changes[-1], _aliases(store, name)
-        if change.after is not None:
-            store.client.set_registered_model_alias(name, PREVIOUS, str(change.after))
-        store.client.set_registered_model_alias(name, CHAMPION, str(change.version))
-        if aliases.get(CHALLENGER) == change.version:
-            store.client.delete_registered_model_alias(name, CHALLENGER)
-        store.client.set_tag(journal, APPLIED, str(len(changes)), synchronous=True)
+        try:
+            _follow(store, name, changes[-1])
+            store.client.set_tag(journal, APPLIED, str(len(changes)), synchronous=True)
+        except MlflowException as error:
+            # Two processes that both find an alias or a tag missing both add it, and the database refuses one of them.
+            collisions += 1
+            if error.error_code != "BAD_REQUEST" or collisions > MAX_COLLISIONS:
+                raise
+
+
+def _follow(store: Store, name: str, change: Change) -> None:
+    aliases = _aliases(store, name)
+    if change.after is not None:
+        store.client.set_registered_model_alias(name, PREVIOUS, str(change.after))
+    store.client.set_registered_model_alias(name, CHAMPION, str(change.version))
+    if aliases.get(CHALLENGER) == change.version:
+        store.client.delete_registered_model_alias(name, CHALLENGER)
 
 
 def _changes(run: Run) -> list[Change]:

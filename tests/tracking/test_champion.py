@@ -7,13 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelAlias
+from mlflow.store.tracking.dbmodels.models import SqlTag
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from sm_search.config.errors import TrackingError
 from sm_search.tracking import champion
 from sm_search.tracking.champion import champion_history, champion_of, change_champion, model_aliases, roll_back
 from sm_search.tracking.registry import register
 from sm_search.tracking.runs import StudyLog
-from sm_search.tracking.store import Store
+from sm_search.tracking.store import Store, open_store
 
 # Opens the store, says so, waits for a line, then promotes its version; prints what came of it.
 PROMOTER = """
@@ -150,6 +154,28 @@ def test_a_slow_process_does_not_leave_an_older_champion_behind(
     change_champion(store, name, 1, None, "slow")
     assert slept
     assert model_aliases(store, name) == {"challenger": 3, "champion": 2, "previous": 1}
+
+
+@pytest.mark.parametrize("row", [SqlRegisteredModelAlias, SqlTag], ids=["alias", "tag"])
+def test_a_promotion_that_another_process_finishes_first_has_won(
+    store: Store, home: Path, name: str, row: type
+) -> None:
+    """MLflow looks for the row, finds none and adds it: here the other process adds it in between."""
+    other, met = open_store(home), []
+
+    def meanwhile(session: Session, *context: object) -> None:
+        if not met and any(isinstance(new, row) for new in session.new):
+            met.append(True)
+            assert champion_of(other, name) == 1
+
+    event.listen(Session, "before_flush", meanwhile)
+    try:
+        change_champion(store, name, 1, None, "both move it")
+    finally:
+        event.remove(Session, "before_flush", meanwhile)
+    assert met
+    assert model_aliases(store, name) == {"challenger": 3, "champion": 1}
+    assert len(champion_history(store, name)) == 1
 
 
 def test_an_alias_moved_by_hand_counts(store: Store, name: str) -> None:
