@@ -1,6 +1,7 @@
 """One thread and one Ray token for every test, and one tiny simulated dataset that several rooms share."""
 
 import secrets
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,8 @@ from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
 from sm_search.physics.system_matrix import simulate
 
 torch.set_num_threads(1)
+# What a shell puts into the background ignores Ctrl-C, and so would all processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

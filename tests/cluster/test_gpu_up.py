@@ -102,6 +102,10 @@ class Cloud:
         """The types of the running instances."""
         return sorted(i["InstanceType"] for i in self.seen.values() if i["State"]["Name"] == "running")
 
+    def started(self) -> list[str]:
+        """The types of all instances that ever ran: an idle one may be gone again."""
+        return sorted(i["InstanceType"] for i in self.seen.values())
+
     def follow(self) -> None:
         """Give each instance a machine, and take it away."""
         try:
@@ -221,7 +225,7 @@ def test_up_simulate_sweep_idle_down() -> None:
         )
         ray("exec", file, line)
         said("simulate")
-        assert cloud.running() == ["c7i.4xlarge", "m6i.xlarge"]
+        assert cloud.started() == ["c7i.4xlarge", "m6i.xlarge"]
         line = (
             "cd ~/sm_search && sm-search sweep --space ~/space.yaml --data $SM_STORAGE/data/tiny --storage $SM_STORAGE"
             " --ray-address auto --tracking-uri http://127.0.0.1:5000 --json > ~/sweep.json"
@@ -230,7 +234,7 @@ def test_up_simulate_sweep_idle_down() -> None:
         said("sweep")
         told = json.loads((head.home / "sweep.json").read_text())
         assert [trial["state"] for trial in told["trials"]] == ["complete", "complete"]
-        assert cloud.running().count("g5.xlarge") == 1  # both trials share it
+        assert cloud.started().count("g5.xlarge") == 1  # both trials share it
         keys = {o["Key"] for o in cloud.ask("s3", "list_objects_v2", Bucket="lab")["Contents"]}
         assert any(re.fullmatch(r"sm-search/studies/smoke/tune/.*/checkpoint_\d+/.*safetensors", key) for key in keys)
         assert any(key.startswith("sm-search/artifacts/") for key in keys)
