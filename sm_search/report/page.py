@@ -55,8 +55,8 @@ LOG_AXIS_RATIO = 4.0
 def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EVIDENCE) -> str:
     """The HTML of a study's report."""
     parent, trials = study_runs(store, study)
-    best = best_trials(store, study, metric)[0]
-    costs = trial_costs(store, trials)
+    ranked = best_trials(store, study, metric, n=len(trials))
+    best, costs = ranked[0], trial_costs(store, trials)
     importance = parameter_importance(store, study)
     parts = [
         f"<h1>Study {html.escape(study)}</h1>",
@@ -66,7 +66,7 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         *_why(trials, best, metric, importance, evidence.quality),
         f'<p class="note">{html.escape(METRIC_DEFINITION)}</p>',
         "<h2>Trials</h2>",
-        _trial_table(trials, best, metric, costs),
+        _trial_table(trials, ranked, metric, costs),
         seeds_section(store, trials, metric),
         "<h2>History</h2>",
         _chart(_history(trials, metric), first=True),
@@ -197,8 +197,9 @@ def _typed(text: str) -> float | str:
 
 
 def _trial_table(
-    trials: Sequence[RunRecord], best: RunRecord, metric: str, costs: Mapping[str, Mapping[str, float]]
+    trials: Sequence[RunRecord], ranked: Sequence[RunRecord], metric: str, costs: Mapping[str, Mapping[str, float]]
 ) -> str:
+    """All trials: those that are `ranked`, best first, then the rest."""
     params = sorted({name for trial in trials for name in trial.params})
     quality = [name for name in QUALITY_COLUMNS if any(name in trial.metrics for trial in trials)]
     work = [name for name in COST_COLUMNS if any(name in trial.metrics for trial in trials)]
@@ -207,15 +208,16 @@ def _trial_table(
     columns = ("trial", "state", *quality, *schedule, *params, *work, *cost)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     rows = []
+    place = {trial.run_id: number for number, trial in enumerate(ranked)}
     # The values of trials that were stopped early are of another budget, and stand below.
-    for trial in sorted(trials, key=lambda trial: (trial.state != "complete", -trial.metrics.get(metric, -1e9))):
+    for trial in sorted(trials, key=lambda t: (place.get(t.run_id, len(ranked)), -t.metrics.get(metric, -1e9))):
         cells = [trial.trial_id or "", trial.state or trial.status.lower()]
         cells += [_number(trial.metrics.get(name)) for name in quality]
         cells += [trial.tags.get(name, "–") for name in schedule]
         cells += [_number(trial.params.get(name)) for name in params]
         cells += [_number(trial.metrics.get(name)) for name in work]
         cells += [_number(costs[trial.run_id][name]) for name in cost]
-        mark = ' class="best"' if trial.run_id == best.run_id else ""
+        mark = ' class="best"' if trial.run_id == ranked[0].run_id else ""
         rows.append(f"<tr{mark}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 

@@ -1,5 +1,6 @@
 """The report of a study: all trials, nothing loaded from elsewhere, nothing executed that somebody typed."""
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -93,6 +94,29 @@ def test_the_page_shows_every_trial_and_the_best_first(benign: Elements) -> None
     assert len(best) == 1
     assert benign.count("img") == 1
     assert benign.text.index("Trials") < benign.text.index("History") < benign.text.index("Settings and versions")
+
+
+def test_the_table_ranks_trials_as_the_study_does(store: Store) -> None:
+    """A confirmed trial by its mean over seeds before all others, equal ones by their id, stopped ones below."""
+    log = StudyLog.open(store, "ranked")
+    several = {"seeds": 3.0, "val_psnr_db_std": 0.5}
+    rows = [
+        ("e", "complete", {"val_psnr_db": 31.0, "val_psnr_db_mean": 28.0, **several}),
+        ("f", "complete", {"val_psnr_db": 29.0, "val_psnr_db_mean": 29.0, **several}),
+        ("d", "complete", {"val_psnr_db": 30.0}),
+        ("c", "complete", {"val_psnr_db": 30.0}),
+        ("a", "failed", {}),
+        ("b", "pruned", {"val_psnr_db": 40.0}),
+    ]
+    for trial_id, state, metrics in rows:
+        log.start_trial(trial_id)
+        log.log_metrics(trial_id, 10, metrics)
+        log.finish_trial(trial_id, state)  # type: ignore[arg-type]
+    log.finish()
+    page = study_page(store, "ranked", "val_psnr_db")
+    table = page[page.index("<h2>Trials") :].partition("</table>")[0]
+    assert re.findall(r"<tr(?: class=\"best\")?><td>(\w)</td>", table) == ["f", "e", "c", "d", "b", "a"]
+    assert '<tr class="best"><td>f</td>' in table
 
 
 def test_the_page_loads_nothing_from_elsewhere(benign: Elements) -> None:
