@@ -63,7 +63,7 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         f"<p>{len(trials)} trials, {sum(trial.state == 'complete' for trial in trials)} to the full budget. "
         f"Best: trial {html.escape(best.trial_id or '')} with {metric} = {best.metrics[metric]:.4g}"
         f"{_spread(best, metric)} on the validation split; the search did not read the test split.</p>",
-        *_why(trials, best, metric, importance, evidence.quality),
+        *_why(ranked, metric, importance, evidence.quality),
         f'<p class="note">{html.escape(METRIC_DEFINITION)}</p>',
         "<h2>Trials</h2>",
         _trial_table(trials, ranked, metric, costs),
@@ -94,16 +94,15 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
 
 
 def _why(
-    trials: Sequence[RunRecord],
-    best: RunRecord,
+    ranked: Sequence[RunRecord],
     metric: str,
     importance: Mapping[str, float],
     quality: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     """What the best trial is, how far ahead it is, and what made the difference, in sentences."""
+    best, *rest = ranked
     settings = [f"{name} {_number(value)}" for name, value in sorted(best.params.items())]
     told = [f"Its settings: {', '.join(settings) or 'all fixed'}; its sampling: {best.tags.get(SCHEDULE, 'unknown')}."]
-    rest = [t for t in trials if t.state == "complete" and t.run_id != best.run_id and metric in t.metrics]
     if rest:
         others = [trial.metrics[metric] for trial in rest]
         told.append(f"The next best of the full budget has {max(others):.4g}, the worst {min(others):.4g}.")
