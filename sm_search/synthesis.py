@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from sm_search.config.errors import DataError
-from sm_search.config.model import ScheduleSettings
-from sm_search.config.simulation import FieldSettings, Grid
+from sm_search.config.model_settings import ScheduleSettings
+from sm_search.config.simulation_settings import FieldSettings, Grid
 from sm_search.data.atomic import sha256
 from sm_search.data.mdf import write_mdf
 from sm_search.data.mdf_reading import read_field, read_mdf
@@ -20,8 +20,8 @@ from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.diffusion.condition import make_condition
 from sm_search.diffusion.samplers import ImageNoise, sample_mean
-from sm_search.diffusion.scan_features import scan_features, trajectories
 from sm_search.physics.system_matrix import SystemMatrix, from_channel_images, swapped_orders
+from sm_search.regression.scan_features import scan_features, trajectories
 
 NOISE_FLOOR_SNR = 2.0
 """Below this the low-gradient component is mostly noise: that of pure noise is near 1."""

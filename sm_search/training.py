@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sm_search.config.errors import DivergenceError
-from sm_search.config.model import Mean, ScheduleSettings, TrainingSettings
+from sm_search.config.model_settings import Mean, ScheduleSettings, TrainingSettings
 from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
 from sm_search.data.scaling import ScaledImages
@@ -22,7 +22,7 @@ from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
 from sm_search.diffusion.noise_schedule import alpha_bars, diffuse, min_snr_weight, training_target
 from sm_search.diffusion.parity import mirrored
-from sm_search.diffusion.scan_models import ScanData, ScanModels
+from sm_search.regression.scan_models import ScanData, ScanModels
 
 STATE_FILE = "training_state.safetensors"
 """Name of the file in which a run keeps `Trainer.state`."""

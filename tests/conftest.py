@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from sm_search.config.dataset import DatasetSettings, Design
-from sm_search.config.simulation import Grid, MixingOrders
+from sm_search.config.dataset_settings import DatasetSettings, Design
+from sm_search.config.simulation_settings import Grid, MixingOrders
 from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
 from sm_search.physics.system_matrix import simulate
 

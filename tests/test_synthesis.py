@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from sm_search.config.errors import DataError, DivergenceError
-from sm_search.config.model import DiffusionSettings, LinearBasisSettings, ScheduleSettings, TrainingSettings
-from sm_search.config.simulation import FieldSettings, Grid, ReceiveSettings
+from sm_search.config.model_settings import DiffusionSettings, LinearBasisSettings, ScheduleSettings, TrainingSettings
+from sm_search.config.simulation_settings import FieldSettings, Grid, ReceiveSettings
 from sm_search.data.dataset import Dataset, Pair
 from sm_search.data.mdf import write_mdf
 from sm_search.data.mdf_reading import read_field, read_mdf
+from sm_search.data.mdf_validation import validate_mdf
 from sm_search.data.scaling import ScaledImages
-from sm_search.data.validation import validate_mdf
 from sm_search.diffusion.checkpoint import Checkpoint
 from sm_search.diffusion.condition import make_condition
 from sm_search.diffusion.samplers import ImageNoise, sample
-from sm_search.diffusion.scan_features import scan_features
 from sm_search.evaluation.baselines import baselines
 from sm_search.evaluation.comparison import pair_quality
 from sm_search.physics.receive import receive
+from sm_search.regression.scan_features import scan_features
 from sm_search.synthesis import Synthesiser, load_synthesiser, synthesise_file
 from sm_search.training import Trainer, make_checkpoint, training_images
 

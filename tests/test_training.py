@@ -11,9 +11,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from sm_search.config.dataset import DatasetSettings, SobolDesign
+from sm_search.config.dataset_settings import DatasetSettings, SobolDesign
 from sm_search.config.errors import DivergenceError
-from sm_search.config.model import (
+from sm_search.config.model_settings import (
     DiffusionSettings,
     LinearBasisSettings,
     ScheduleSettings,
@@ -25,8 +25,8 @@ from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import load_checkpoint
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.parity import mirrored
-from sm_search.diffusion.scan_features import scan_features
 from sm_search.physics.system_matrix import simulate
+from sm_search.regression.scan_features import scan_features
 from sm_search.training import Trainer, TrainingImages, make_checkpoint, training_images
 
 SHAPE = (4, 4)

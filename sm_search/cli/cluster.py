@@ -18,7 +18,7 @@ def add_verbs(add: Adder) -> None:
 
 
 def doctor(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.search.doctor import examine
+    from sm_search.compute.doctor import examine
 
     checks = examine(options.ray_address, options.storage, options.home, options.tracking_uri)
     for check in checks:

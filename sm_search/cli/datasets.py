@@ -10,7 +10,7 @@ from typing import Any
 from sm_search.cli.imaging import require_no_measurement, simulate_phantom
 from sm_search.cli.output import Output
 from sm_search.cli.parsing import Adder, add_ray
-from sm_search.config.dataset import DatasetSettings, preset
+from sm_search.config.dataset_settings import DatasetSettings, preset
 from sm_search.config.errors import DataError, InputError
 from sm_search.config.loading import load_settings
 
@@ -48,10 +48,10 @@ def add_verbs(add: Adder) -> None:
 
 
 def simulate(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.compute.nodes import has_label
+    from sm_search.compute.parallel_simulation import simulate_dataset
+    from sm_search.compute.session import ray_session, require_cluster
     from sm_search.data.dataset import Dataset
-    from sm_search.search.nodes import has_label
-    from sm_search.search.session import ray_session, require_cluster
-    from sm_search.search.simulation import simulate_dataset
 
     settings = preset(options.preset) if options.preset else load_settings(options.config, DatasetSettings)
     if options.phantom:
@@ -77,7 +77,7 @@ def simulate(options: Namespace, output: Output) -> dict[str, Any]:
 
 
 def validate(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.data.validation import file_kind, validate_mdf
+    from sm_search.data.mdf_validation import file_kind, validate_mdf
 
     if not Path(options.file).is_file():
         raise DataError(f"{options.file}: does not exist or is not a file")

@@ -7,9 +7,9 @@ from typing import Any
 
 from sm_search.cli.output import Output, require_free
 from sm_search.cli.parsing import Adder
-from sm_search.config.dataset import DatasetSettings
+from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError, InputError
-from sm_search.config.simulation import FieldName
+from sm_search.config.simulation_settings import FieldName
 
 MEASUREMENT_OPTIONS = ("scan", "field", "finer", "seed")
 SHOWN_SCANS = 3

@@ -12,7 +12,7 @@ from sm_search.cli.output import Output, require_free
 from sm_search.cli.parsing import Adder, add_ray, add_store
 from sm_search.config.errors import InputError
 from sm_search.config.loading import load_settings
-from sm_search.config.run import RunSettings
+from sm_search.config.run_settings import RunSettings
 
 if TYPE_CHECKING:
     from sm_search.data.dataset import Dataset
@@ -84,7 +84,7 @@ def add_verbs(add: Adder) -> None:
 
 def train(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.dataset import Dataset
-    from sm_search.search.single import train_single
+    from sm_search.search.single_training import train_single
 
     settings = load_settings(options.config, RunSettings) if options.config else RunSettings()
     metrics = train_single(settings, Dataset.open(options.data), Path(options.out), options.force, output.progress)
@@ -138,7 +138,7 @@ def promote(options: Namespace, output: Output) -> dict[str, Any]:
 
 
 def synthesize(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.search.synthesis_files import is_many
+    from sm_search.compute.parallel_synthesis import is_many
     from sm_search.synthesis import load_synthesiser, synthesise_file
     from sm_search.tracking.registry import describe_model, download_model
     from sm_search.tracking.store import open_store
@@ -162,8 +162,8 @@ def synthesize(options: Namespace, output: Output) -> dict[str, Any]:
 
 
 def _synthesize_many(options: Namespace, output: Output, checkpoint: Path, name: str) -> dict[str, Any]:
-    from sm_search.search.session import ray_session
-    from sm_search.search.synthesis_files import plan_files, synthesise_files
+    from sm_search.compute.parallel_synthesis import plan_files, synthesise_files
+    from sm_search.compute.session import ray_session
 
     plan = plan_files(Path(options.input), Path(options.output))
     with ray_session(options.ray_address), output.counted("synthesised") as progress:
@@ -222,7 +222,7 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
     model = load_synthesiser(download_model(store, options.model))
     methods: dict[str, Method] = {**baselines(dataset)}
     if options.regression:
-        from sm_search.search.single import regression_network
+        from sm_search.search.single_training import regression_network
 
         steps = model.checkpoint.info.training.steps
         output.progress(f"training a regression network for {steps} steps")

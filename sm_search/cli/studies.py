@@ -15,7 +15,7 @@ from sm_search.config.errors import InputError
 
 if TYPE_CHECKING:
     from sm_search.data.dataset import Dataset
-    from sm_search.search.space import Space
+    from sm_search.search.space.space import Space
 
 
 def add_verbs(add: Adder) -> None:
@@ -64,7 +64,7 @@ def add_verbs(add: Adder) -> None:
 
 
 def sweep(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.cli.jobs import is_job, sweep_as_job
+    from sm_search.cli.sweep_job import is_job, sweep_as_job
 
     if is_job(options):
         return sweep_as_job(options, output)
@@ -75,13 +75,13 @@ def sweep(options: Namespace, output: Output) -> dict[str, Any]:
 
 
 def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.compute.session import ray_session
     from sm_search.data.dataset import Dataset
     from sm_search.report.publication import publish_study
-    from sm_search.search import sweep as search
-    from sm_search.search.result import as_object
-    from sm_search.search.session import ray_session
-    from sm_search.search.space import load_space, require_scans
-    from sm_search.search.study_folder import check_study
+    from sm_search.search.space.space import load_space, require_scans
+    from sm_search.search.study import sweep as search
+    from sm_search.search.study.folder import check_study
+    from sm_search.search.study.result import as_object
     from sm_search.tracking.store import open_store
 
     space = load_space(options.space)
@@ -122,9 +122,9 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
 
 def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
     """What would run, and what it would cost."""
-    from sm_search.search.cost import expected_bytes, expected_seconds, expected_work, measured_costs, workers
-    from sm_search.search.placement import placed_here
-    from sm_search.search.space import parameter_names
+    from sm_search.search.space.space import parameter_names
+    from sm_search.search.study.cost import expected_bytes, expected_seconds, expected_work, measured_costs, workers
+    from sm_search.search.study.gpu_share import placed_here
 
     space = placed_here(space, dataset)
     names = parameter_names(space.outer_tree())
@@ -165,7 +165,7 @@ def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
 def tune_schedule(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.dataset import Dataset
     from sm_search.diffusion.checkpoint import SETTINGS_FILE
-    from sm_search.search.tuning import tune_model_schedule
+    from sm_search.search.schedule.tune_schedule import tune_model_schedule
     from sm_search.tracking.store import open_store
 
     for name in ("trials", "workers"):

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field, ValidationError
 
 from sm_search.config.base import Settings, content_hash
-from sm_search.config.dataset import DatasetSettings
+from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import FieldName, Scan
+from sm_search.config.simulation_settings import FieldName, Scan
 from sm_search.data.atomic import atomic_path, sha256
 from sm_search.data.mdf import write_mdf
 from sm_search.data.mdf_fields import receive_fields

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import ReceiveSettings
+from sm_search.config.simulation_settings import ReceiveSettings
 from sm_search.data.atomic import atomic_path
 from sm_search.data.mdf_parts import MAX_ND, require_finite
 from sm_search.physics.system_matrix import SystemMatrix

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sm_search.config.base import Settings
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import FieldSettings
+from sm_search.config.simulation_settings import FieldSettings
 from sm_search.data.hdf5 import FieldError, Hdf5File
 
 MAX_ND = 100_000

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sm_search.config.simulation import Grid
+from sm_search.config.simulation_settings import Grid
 from sm_search.data.hdf5 import Hdf5File
 from sm_search.data.mdf_parts import (
     Frames,

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from sm_search.config.simulation import FieldSettings, Grid
+from sm_search.config.simulation_settings import FieldSettings, Grid
 from sm_search.data.hdf5 import Hdf5File
 from sm_search.data.mdf_fields import Value, common_fields, frame_fields, save_fields
 from sm_search.data.mdf_parts import (

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from sm_search.config.base import Settings
 from sm_search.config.errors import CheckpointError, SettingsError
-from sm_search.config.model import ScheduleSettings, TrainingSettings
-from sm_search.config.simulation import FieldSettings, Grid
+from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
+from sm_search.config.simulation_settings import FieldSettings, Grid
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
-from sm_search.diffusion.gain import GainModel
-from sm_search.diffusion.mean import MeanModel
-from sm_search.diffusion.scan_features import feature_count
-from sm_search.diffusion.scan_models import ScanModels
+from sm_search.regression.gain import GainModel
+from sm_search.regression.mean import MeanModel
+from sm_search.regression.scan_features import feature_count
+from sm_search.regression.scan_models import ScanModels
 
 WEIGHTS_FILE = "model.safetensors"
 SETTINGS_FILE = "checkpoint.json"

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sm_search.config.model import ScheduleSettings
-from sm_search.diffusion.scan_features import relative_log_scales
+from sm_search.config.model_settings import ScheduleSettings
+from sm_search.regression.scan_features import relative_log_scales
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sm_search.config.errors import SettingsError
-from sm_search.config.model import BackboneSettings, LinearBasisSettings, Prediction, UNetSettings
+from sm_search.config.model_settings import BackboneSettings, LinearBasisSettings, Prediction, UNetSettings
 from sm_search.diffusion.basis import FeatureBasis, LinearBasis
 from sm_search.diffusion.condition import Condition
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from sm_search.config.model import DiffusionSettings
+from sm_search.config.model_settings import DiffusionSettings
 
 _MAX_BETA = 0.999
 _MIN_SNR_GAMMA = 5.0

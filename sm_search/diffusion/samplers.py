@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sm_search.config.errors import DivergenceError
-from sm_search.config.model import DiffusionSettings, ScheduleSettings
+from sm_search.config.model_settings import DiffusionSettings, ScheduleSettings
 from sm_search.config.streams import stream_seed
 from sm_search.diffusion.condition import Condition, condition_noise_level, condition_weight
 from sm_search.diffusion.denoiser import Denoiser

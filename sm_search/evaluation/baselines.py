@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from sm_search.data.dataset import Dataset, Pair
 from sm_search.data.scaling import ScaledImages
-from sm_search.diffusion.scan_features import scan_features
-from sm_search.diffusion.scan_models import ScanData, ScanModels
 from sm_search.evaluation.physicist import PhysicistFit
 from sm_search.physics.system_matrix import SystemMatrix, from_channel_images
+from sm_search.regression.scan_features import scan_features
+from sm_search.regression.scan_models import ScanData, ScanModels
 
 
 class Method(Protocol):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sm_search.config.dataset import DatasetSettings
+from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.data.dataset import Dataset, Pair
 from sm_search.data.scaling import ScaledImages
 from sm_search.evaluation.baselines import Method

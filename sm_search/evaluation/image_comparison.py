@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sm_search.config.simulation import FieldName, ReceiveSettings
+from sm_search.config.simulation_settings import FieldName, ReceiveSettings
 from sm_search.config.streams import stream
 from sm_search.data.dataset import Dataset, Pair
 from sm_search.evaluation.baselines import Method

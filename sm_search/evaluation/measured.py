@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sm_search.config.dataset import DatasetSettings
+from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError, SettingsError
-from sm_search.config.simulation import FieldName, FieldSettings, Grid, Scan
+from sm_search.config.simulation_settings import FieldName, FieldSettings, Grid, Scan
 from sm_search.data.mdf_fields import receive_fields
 from sm_search.data.measurement import Measurement, Truth, write_measurement
 from sm_search.evaluation.phantoms import phantom, resample

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sm_search.config.errors import SettingsError
-from sm_search.config.simulation import Grid
+from sm_search.config.simulation_settings import Grid
 from sm_search.physics.system_matrix import voxel_centres
 
 SUBVOXELS = 8

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from sm_search.config.dataset import DatasetSettings
-from sm_search.config.simulation import FieldName, Grid, Scan
+from sm_search.config.dataset_settings import DatasetSettings
+from sm_search.config.simulation_settings import FieldName, Grid, Scan
 from sm_search.data.scaling import ScaledImages
 from sm_search.physics.receive import receive
 from sm_search.physics.system_matrix import SystemMatrix, simulate

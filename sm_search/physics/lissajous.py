@@ -14,7 +14,7 @@ from numpy.polynomial import legendre
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sm_search.config.simulation import Grid, MixingOrders
+from sm_search.config.simulation_settings import Grid, MixingOrders
 from sm_search.physics.quadrature import gauss_panel
 from sm_search.physics.relaxation import NODES, RELAXATIONS, Kinetics, Trajectory, steady_state
 

@@ -29,7 +29,7 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import eigvals_banded
 from torch import Tensor
 
-from sm_search.config.simulation import Particle
+from sm_search.config.simulation_settings import Particle
 from sm_search.physics.particles import BOLTZMANN, magnetic_moment, sphere_volume
 
 GYROMAGNETIC = physical_constants["electron gyromag. ratio"][0]  # rad/(s·T)

@@ -6,7 +6,7 @@ import torch
 from scipy import constants
 from torch import Tensor
 
-from sm_search.config.simulation import Particle
+from sm_search.config.simulation_settings import Particle
 
 BOLTZMANN = constants.Boltzmann  # J/K
 

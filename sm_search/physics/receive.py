@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.constants import mu_0
 
-from sm_search.config.simulation import ReceiveSettings
+from sm_search.config.simulation_settings import ReceiveSettings
 from sm_search.config.streams import stream
 from sm_search.physics.system_matrix import SystemMatrix
 

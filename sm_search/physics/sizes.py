@@ -7,7 +7,7 @@ import numpy as np
 from numpy.polynomial import hermite
 from numpy.typing import NDArray
 
-from sm_search.config.simulation import Magnetisation
+from sm_search.config.simulation_settings import Magnetisation
 
 MOST_NEEL_NODES = 64
 

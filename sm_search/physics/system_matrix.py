@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sm_search.config.dataset import DatasetSettings
+from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import FieldName, FieldSettings, Grid, Magnetisation, Particle, Scan
+from sm_search.config.simulation_settings import FieldName, FieldSettings, Grid, Magnetisation, Particle, Scan
 from sm_search.physics.lissajous import (
     CENTRE,
     LEAST_POINTS,

@@ -9,8 +9,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sm_search.config.model import ScheduleSettings
-from sm_search.search.schedule_search import UNPERTURBED
+from sm_search.config.model_settings import ScheduleSettings
+from sm_search.search.schedule.inner_search import UNPERTURBED
 
 QUALITY = (
     ("PSNR dB", "psnr_db_mean", ".1f"),

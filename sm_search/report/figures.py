@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from sm_search.config.simulation import Grid
+from sm_search.config.simulation_settings import Grid
 from sm_search.data.atomic import atomic_path
 from sm_search.evaluation.reconstruction import ReconstructionResult
 from sm_search.physics.system_matrix import SystemMatrix

@@ -31,7 +31,7 @@ from sm_search.report.study_figures import (
     seeds_section,
     trial_costs,
 )
-from sm_search.search.importance import parameter_importance
+from sm_search.search.study.importance import parameter_importance
 from sm_search.tracking.names import FRONT_FILE, SCHEDULE
 from sm_search.tracking.records import RunRecord, best_trials, metric_history, read_study_text, study_runs
 from sm_search.tracking.store import Store

@@ -11,7 +11,7 @@ from sm_search.evaluation.comparison import compare
 from sm_search.report.evidence import Evidence
 from sm_search.report.figures import comparison_figure, save_figure
 from sm_search.report.page import study_page
-from sm_search.search.single import regression_network
+from sm_search.search.single_training import regression_network
 from sm_search.synthesis import load_synthesiser, synthesise_file
 from sm_search.tracking.names import SCHEDULES_FILE
 from sm_search.tracking.records import best_trials, download_study_file, read_study_text, read_trial_text

@@ -6,14 +6,14 @@ from functools import cache
 
 import pytest
 
-from sm_search.config.dataset import preset
-from sm_search.config.model import Mean, ScheduleSettings
+from sm_search.compute.parallel_simulation import simulate_dataset
+from sm_search.compute.session import ray_session
+from sm_search.config.dataset_settings import preset
+from sm_search.config.model_settings import Mean, ScheduleSettings
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import Checkpoint
-from sm_search.diffusion.scan_models import ScanModels
 from sm_search.evaluation.comparison import pair_quality
-from sm_search.search.session import ray_session
-from sm_search.search.simulation import simulate_dataset
+from sm_search.regression.scan_models import ScanModels
 from sm_search.synthesis import Synthesiser
 from sm_search.training import TrainingImages, training_images
 

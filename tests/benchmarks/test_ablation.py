@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from sm_search.config.model import Mean, ScheduleSettings, TrainingSettings
+from sm_search.config.model_settings import Mean, ScheduleSettings, TrainingSettings
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import Checkpoint
-from sm_search.diffusion.scan_models import ScanModels
+from sm_search.regression.scan_models import ScanModels
 from sm_search.training import Trainer, TrainingImages, make_checkpoint
 
 Train = Callable[[str], tuple[Checkpoint, float]]

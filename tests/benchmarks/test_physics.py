@@ -17,8 +17,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from sm_search.config.dataset import DatasetSettings, preset
-from sm_search.config.simulation import Grid, Scan
+from sm_search.config.dataset_settings import DatasetSettings, preset
+from sm_search.config.simulation_settings import Grid, Scan
 from sm_search.physics.particles import brownian_time_zero_field, langevin_parameter_per_tesla
 from sm_search.physics.system_matrix import SystemMatrix, simulate, voxel_centres
 
@@ -147,8 +147,8 @@ def test_brownian_against_a_loop_over_time(which: str) -> None:
 
 MEASURE = """
 import resource, sys, time, torch
-from sm_search.config.dataset import preset
-from sm_search.config.simulation import Grid, Scan
+from sm_search.config.dataset_settings import preset
+from sm_search.config.simulation_settings import Grid, Scan
 from sm_search.physics.system_matrix import simulate
 torch.set_num_threads(1)
 model, which, size, nd, diameter, voxel = sys.argv[1:]

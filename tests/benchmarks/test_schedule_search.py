@@ -22,24 +22,30 @@ import pytest
 import torch
 from _pytest.monkeypatch import MonkeyPatch
 
-from sm_search.config.model import DiffusionSettings, LinearBasisSettings, Mean, ScheduleSettings, TrainingSettings
+from sm_search.config.model_settings import (
+    DiffusionSettings,
+    LinearBasisSettings,
+    Mean,
+    ScheduleSettings,
+    TrainingSettings,
+)
 from sm_search.data.dataset import Dataset
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.denoiser import Denoiser
 from sm_search.diffusion.samplers import ImageNoise, sample_each, sample_mean
-from sm_search.diffusion.scan_models import ScanModels
 from sm_search.evaluation.metrics import psnr_db
-from sm_search.search import schedule_search
-from sm_search.search.good_schedules import best_of, first_of
-from sm_search.search.schedule_search import (
+from sm_search.evaluation.validation import NOISE_SEED, ScheduleScorer, Scores, Validation
+from sm_search.regression.scan_models import ScanModels
+from sm_search.search.schedule import inner_search as schedule_search
+from sm_search.search.schedule.good_schedules import best_of, first_of
+from sm_search.search.schedule.inner_search import (
     ASKED_AT_ONCE,
     STARTUP_SCHEDULES,
     ScheduleSearch,
     search_images,
     search_schedule,
 )
-from sm_search.search.space import SPACES, Space, load_space
-from sm_search.search.validation import NOISE_SEED, ScheduleScorer, Scores, Validation
+from sm_search.search.space.space import SPACES, Space, load_space
 from sm_search.training import Trainer, TrainingImages
 
 pytestmark = pytest.mark.benchmark

@@ -27,16 +27,16 @@ import torch
 from ray import tune
 from ray.cluster_utils import Cluster
 
-from sm_search.config.dataset import preset
+from sm_search.compute.parallel_simulation import simulate_dataset
+from sm_search.compute.session import ray_session
+from sm_search.config.dataset_settings import preset
 from sm_search.data.dataset import Dataset
-from sm_search.search import sweep as sweep_module
-from sm_search.search.result import RESULT_FILE
-from sm_search.search.searcher import TruthfulOptunaSearch
-from sm_search.search.session import ray_session
-from sm_search.search.simulation import simulate_dataset
-from sm_search.search.space import SPACES, Space, load_space, suggest, training_settings
-from sm_search.search.sweep import sweep
-from sm_search.search.trial import TrialContext
+from sm_search.search.space.space import SPACES, Space, load_space, suggest, training_settings
+from sm_search.search.study import sweep as sweep_module
+from sm_search.search.study.result import RESULT_FILE
+from sm_search.search.study.searcher import TruthfulOptunaSearch
+from sm_search.search.study.sweep import sweep
+from sm_search.search.study.trial import TrialContext
 from sm_search.tracking.records import RunRecord, metric_history, study_runs
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import open_store
@@ -217,7 +217,7 @@ def trivial_sweep(
     budget = {"trials": trials, "first_rung": 10, "reduction": 3}
     space = Space.model_validate({"study": study, "training": training, "budget": budget, "resources": {"cpus": cpus}})
     monkeypatch.setattr(sweep_module, "run_trial", trivial)
-    monkeypatch.setattr("sm_search.search.result._store_checkpoint", lambda *rest: None)
+    monkeypatch.setattr("sm_search.search.study.result._store_checkpoint", lambda *rest: None)
     sweep(space, dataset.location, home=home)
     runs: list[RunRecord] = study_runs(open_store(home), study)[1]
     assert len(runs) == trials

@@ -19,10 +19,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sm_search.config.model import Mean, ScheduleSettings, TrainingSettings
+from sm_search.config.model_settings import Mean, ScheduleSettings, TrainingSettings
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import Checkpoint
-from sm_search.diffusion.scan_models import ScanModels
+from sm_search.regression.scan_models import ScanModels
 from sm_search.synthesis import Synthesiser
 from sm_search.training import Trainer, TrainingImages, make_checkpoint
 

@@ -9,7 +9,7 @@ from mlflow.entities import FileInfo
 from PIL import Image
 
 from sm_search.data.dataset import Dataset
-from sm_search.data.validation import validate_mdf
+from sm_search.data.mdf_validation import validate_mdf
 from sm_search.diffusion.checkpoint import load_checkpoint
 from sm_search.tracking.records import RunRecord, best_trials, metric_history, study_runs
 from sm_search.tracking.registry import download_model

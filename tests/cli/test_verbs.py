@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sm_search.config.dataset import DatasetSettings, preset_names
+from sm_search.config.dataset_settings import DatasetSettings, preset_names
 from sm_search.config.loading import load_settings
-from sm_search.config.simulation import FieldName
+from sm_search.config.simulation_settings import FieldName
 from sm_search.data.dataset import Dataset, file_name, write_scan
 from sm_search.data.mdf_reading import read_mdf
-from sm_search.data.validation import validate_mdf
+from sm_search.data.mdf_validation import validate_mdf
 from sm_search.diffusion.checkpoint import load_checkpoint
 from sm_search.physics.system_matrix import simulate
 from sm_search.tracking.champion import model_aliases

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sm_search.config.base import content_hash
-from sm_search.config.dataset import DatasetSettings, preset
-from sm_search.config.model import ScheduleSettings, TrainingSettings
-from sm_search.config.simulation import Grid
+from sm_search.config.dataset_settings import DatasetSettings, preset
+from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
+from sm_search.config.simulation_settings import Grid
 from sm_search.config.streams import stream, stream_seed
 
 

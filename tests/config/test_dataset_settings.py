@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from sm_search.config.dataset import DatasetSettings, Design, SobolDesign, preset, preset_names
+from sm_search.config.dataset_settings import DatasetSettings, Design, SobolDesign, preset, preset_names
 from sm_search.config.errors import SettingsError
-from sm_search.config.simulation import FieldSettings, Grid, MixingOrders, ReceiveSettings, Scan
+from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders, ReceiveSettings, Scan
 
 
 def one(core_diameter_nm: float, fx_khz: float = 25.0, nd: int = 99) -> tuple[Design, ...]:

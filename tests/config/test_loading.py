@@ -7,11 +7,11 @@ import pytest
 from pydantic import Field, ValidationError
 
 from sm_search.config.base import Settings
-from sm_search.config.dataset import DatasetSettings
+from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import SettingsError
 from sm_search.config.loading import MAX_BYTES, allowed_keys, load_settings, read_yaml
-from sm_search.config.model import ScheduleSettings, TrainingSettings
-from sm_search.config.simulation import FieldSettings
+from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
+from sm_search.config.simulation_settings import FieldSettings
 
 
 class Inner(Settings):

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sm_search.config.model import ScheduleSettings
-from sm_search.config.run import RunSettings
+from sm_search.config.model_settings import ScheduleSettings
+from sm_search.config.run_settings import RunSettings
 
 
 def test_a_schedule_without_steps_needs_a_mean() -> None:

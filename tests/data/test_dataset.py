@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sm_search.config.dataset import DatasetSettings
+from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError, SettingsError
-from sm_search.config.simulation import ReceiveSettings
+from sm_search.config.simulation_settings import ReceiveSettings
 from sm_search.data.dataset import FIELDS, MANIFEST, Dataset, file_name, write_scan
 from sm_search.data.mdf import read_field, read_mdf
-from sm_search.data.validation import validate_mdf
+from sm_search.data.mdf_validation import validate_mdf
 from sm_search.physics.receive import receive
 from sm_search.physics.system_matrix import simulate
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from sm_search.config.dataset import DatasetSettings
+from sm_search.compute.parallel_simulation import simulate_dataset
+from sm_search.compute.session import ray_session
+from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError
 from sm_search.data.atomic import sha256
 from sm_search.data.dataset import MANIFEST, Dataset, file_name
-from sm_search.search.session import ray_session
-from sm_search.search.simulation import simulate_dataset
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
@@ -72,8 +72,8 @@ def test_a_killed_worker_is_replaced_and_the_files_are_the_same(tiny_dataset: Da
 DRIVER = """
 import sys
 from sm_search.data.dataset import Dataset
-from sm_search.search.session import ray_session
-from sm_search.search.simulation import simulate_dataset
+from sm_search.compute.session import ray_session
+from sm_search.compute.parallel_simulation import simulate_dataset
 
 with ray_session(cpus=2):
     settings = Dataset.open(sys.argv[1], complete=False).settings

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import FieldSettings, Grid, MixingOrders
+from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders
 from sm_search.data.mdf import read_mdf, write_mdf
 from sm_search.physics.system_matrix import SystemMatrix
 

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import FieldSettings, Grid, MixingOrders, ReceiveSettings
+from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders, ReceiveSettings
 from sm_search.data.atomic import sha256
 from sm_search.data.mdf import read_field, read_mdf, write_mdf
 from sm_search.data.mdf_parts import simplest_orders
-from sm_search.data.validation import validate_mdf
+from sm_search.data.mdf_validation import validate_mdf
 from sm_search.physics.receive import receive
 from sm_search.physics.system_matrix import SystemMatrix
 

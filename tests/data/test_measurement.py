@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import FieldSettings, Grid, MixingOrders, ReceiveSettings
+from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders, ReceiveSettings
 from sm_search.data.atomic import sha256
 from sm_search.data.mdf_reading import read_mdf
+from sm_search.data.mdf_validation import file_kind, validate_mdf
 from sm_search.data.measurement import CONCENTRATION, FIELD_OF_VIEW, FINER, Truth, read_measurement, write_measurement
-from sm_search.data.validation import file_kind, validate_mdf
 from sm_search.physics.receive import receive
 from sm_search.physics.system_matrix import SystemMatrix
 

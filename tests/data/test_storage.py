@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 from pyarrow import fs
 
-from sm_search.config.dataset import DatasetSettings
+from sm_search.compute.parallel_simulation import simulate_dataset
+from sm_search.compute.session import ray_session
+from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import Scan
+from sm_search.config.simulation_settings import Scan
 from sm_search.data import storage
 from sm_search.data.dataset import FIELDS, MANIFEST, Dataset, file_name, write_scan
 from sm_search.data.storage import S3Folder, absolute, is_uri
-from sm_search.search.session import ray_session
-from sm_search.search.simulation import simulate_dataset
 from sm_search.tracking.records import best_trials, study_runs
 from sm_search.tracking.store import open_store
 from sm_search.training import training_images

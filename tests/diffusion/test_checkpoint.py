@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sm_search.config.errors import CheckpointError
-from sm_search.config.model import LinearBasisSettings, Mean, ScheduleSettings, TrainingSettings, UNetSettings
-from sm_search.config.simulation import FieldSettings, Grid
+from sm_search.config.model_settings import LinearBasisSettings, Mean, ScheduleSettings, TrainingSettings, UNetSettings
+from sm_search.config.simulation_settings import FieldSettings, Grid
 from sm_search.diffusion.checkpoint import (
     SETTINGS_FILE,
     WEIGHTS_FILE,
@@ -23,8 +23,8 @@ from sm_search.diffusion.checkpoint import (
 )
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.denoiser import build_denoiser
-from sm_search.diffusion.scan_features import feature_count
-from sm_search.diffusion.scan_models import ScanData, ScanModels
+from sm_search.regression.scan_features import feature_count
+from sm_search.regression.scan_models import ScanData, ScanModels
 
 ORDERS = ((0, 1), (1, 0), (1, 1))
 BACKBONES = [LinearBasisSettings(coefficients=8, width=16, blocks=1, context=2), UNetSettings(channels=(8, 8))]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sm_search.config.model import ScheduleSettings
+from sm_search.config.model_settings import ScheduleSettings
 from sm_search.diffusion.condition import concatenate, condition_noise_level, condition_weight, make_condition
 
 SCHEDULE = ScheduleSettings(eta_max=0.3, gamma=2.0, w_min=0.25, w_max=0.75, sigma=0.5)

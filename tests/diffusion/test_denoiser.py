@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from sm_search.config.errors import SettingsError
-from sm_search.config.model import LinearBasisSettings, Prediction, UNetSettings
+from sm_search.config.model_settings import LinearBasisSettings, Prediction, UNetSettings
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.denoiser import (
     NOISE_FEATURES,

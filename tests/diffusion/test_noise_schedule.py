@@ -8,7 +8,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sm_search.config.model import DiffusionSettings
+from sm_search.config.model_settings import DiffusionSettings
 from sm_search.diffusion.noise_schedule import alpha_bars, diffuse, min_snr_weight, training_target, x0_and_noise
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sm_search.config.dataset import DatasetSettings, Design
-from sm_search.config.simulation import Grid, MixingOrders
+from sm_search.config.dataset_settings import DatasetSettings, Design
+from sm_search.config.simulation_settings import Grid, MixingOrders
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.parity import mirrored
 from sm_search.physics.system_matrix import SystemMatrix, simulate

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sm_search.config.dataset import DatasetSettings
+from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
 from sm_search.evaluation.comparison import MEASURED, compare, without_noise
 from sm_search.physics.receive import angular_frequencies, volts_per_magnetisation

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sm_search.config.dataset import DatasetSettings
+from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError, SettingsError
-from sm_search.config.simulation import FieldSettings, Grid, MixingOrders, ReceiveSettings, Scan
+from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders, ReceiveSettings, Scan
 from sm_search.data.atomic import sha256
+from sm_search.data.mdf_validation import validate_mdf
 from sm_search.data.measurement import Measurement, Truth, read_measurement
-from sm_search.data.validation import validate_mdf
 from sm_search.evaluation.measured import (
     reconstruct_measurement,
     simulate_measurement,

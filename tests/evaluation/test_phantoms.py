@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sm_search.config.errors import SettingsError
-from sm_search.config.simulation import Grid
+from sm_search.config.simulation_settings import Grid
 from sm_search.evaluation.phantoms import PHANTOMS, SUBVOXELS, phantom, resample
 
 

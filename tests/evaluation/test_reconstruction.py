@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sm_search.config.errors import DataError, SettingsError
-from sm_search.config.simulation import Grid, ReceiveSettings
+from sm_search.config.simulation_settings import Grid, ReceiveSettings
 from sm_search.data.dataset import Dataset
 from sm_search.evaluation.metrics import MAX_PSNR_DB
 from sm_search.evaluation.phantoms import phantom

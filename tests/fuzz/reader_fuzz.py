@@ -97,8 +97,8 @@ def readers(kind: str) -> list[Read]:
     """What reads a file of this kind."""
     if kind in ("mdf", "measurement"):
         from sm_search.data.mdf_reading import read_field, read_mdf
+        from sm_search.data.mdf_validation import validate_mdf
         from sm_search.data.measurement import read_measurement
-        from sm_search.data.validation import validate_mdf
 
         def everything(path: Path) -> object:
             return read_mdf(path).values_CKN.sum()
@@ -106,10 +106,10 @@ def readers(kind: str) -> list[Read]:
         reader: list[Read] = [everything] if kind == "mdf" else [read_measurement]
         return [*reader, validate_mdf, lambda path: read_field(path, "/time")]
     if kind == "yaml":
-        from sm_search.config.dataset import DatasetSettings
+        from sm_search.config.dataset_settings import DatasetSettings
         from sm_search.config.loading import load_settings
-        from sm_search.config.run import RunSettings
-        from sm_search.search.space import load_space
+        from sm_search.config.run_settings import RunSettings
+        from sm_search.search.space.space import load_space
 
         return [
             lambda path: load_settings(path, DatasetSettings),

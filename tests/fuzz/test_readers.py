@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sm_search.cli.main import main
-from sm_search.config.model import LinearBasisSettings, ScheduleSettings, TrainingSettings
+from sm_search.config.model_settings import LinearBasisSettings, ScheduleSettings, TrainingSettings
 from sm_search.data.dataset import Dataset
 from sm_search.training import Trainer, make_checkpoint, training_images
 

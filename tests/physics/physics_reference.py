@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
-from sm_search.config.dataset import DatasetSettings, Design
-from sm_search.config.simulation import FieldName, Grid, MixingOrders, Scan
+from sm_search.config.dataset_settings import DatasetSettings, Design
+from sm_search.config.simulation_settings import FieldName, Grid, MixingOrders, Scan
 
 K_B = 1.380649e-23
 

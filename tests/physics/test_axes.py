@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sm_search.config.errors import DataError
-from sm_search.config.simulation import FieldSettings, Scan
+from sm_search.config.simulation_settings import FieldSettings, Scan
 from sm_search.physics.system_matrix import simulate
 
 FIELDS = {

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from scipy.special import lpmv
 
-from sm_search.config.simulation import Grid, Scan
+from sm_search.config.simulation_settings import Grid, Scan
 from sm_search.physics.system_matrix import simulate
 
 TAU = 2e-5

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.polynomial import Legendre, legendre
 
-from sm_search.config.simulation import Particle, Scan
+from sm_search.config.simulation_settings import Particle, Scan
 from sm_search.physics import relaxation
 from sm_search.physics.neel import barrier, eigenvalue, free_neel_time, log_rates, neel_rate
 from sm_search.physics.particles import brownian_rate

@@ -7,7 +7,7 @@ import physics_reference as reference
 import pytest
 import torch
 
-from sm_search.config.simulation import Particle
+from sm_search.config.simulation_settings import Particle
 from sm_search.physics.particles import (
     brownian_rate,
     brownian_time_zero_field,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.constants import mu_0
 
-from sm_search.config.simulation import FieldSettings, Grid, MixingOrders, ReceiveSettings
+from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders, ReceiveSettings
 from sm_search.physics.receive import (
     angular_frequencies,
     noise_deviation_v,

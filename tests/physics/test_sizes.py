@@ -6,7 +6,7 @@ import numpy as np
 import physics_reference as reference
 import pytest
 
-from sm_search.config.simulation import Scan
+from sm_search.config.simulation_settings import Scan
 from sm_search.physics import system_matrix
 from sm_search.physics.sizes import core_sizes, node_count, size_tolerance
 from sm_search.physics.system_matrix import simulate

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.special import eval_chebyu
 
-from sm_search.config.simulation import Scan
+from sm_search.config.simulation_settings import Scan
 from sm_search.physics import torus
 from sm_search.physics.system_matrix import TOLERANCE, simulate
 from sm_search.physics.torus import Axis, Mixture, equilibrium_components, langevin_mixture

@@ -5,8 +5,8 @@ import physics_reference as reference
 import pytest
 from numpy.polynomial import legendre
 
-from sm_search.config.dataset import DatasetSettings
-from sm_search.config.simulation import Grid, Scan
+from sm_search.config.dataset_settings import DatasetSettings
+from sm_search.config.simulation_settings import Grid, Scan
 from sm_search.physics import lissajous, system_matrix
 from sm_search.physics.system_matrix import simulate
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sm_search.config.model import ScheduleSettings
+from sm_search.config.model_settings import ScheduleSettings
 from sm_search.report.evidence import decay_verdict, quality_section, schedule_slices, slices
 
 

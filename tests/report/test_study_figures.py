@@ -7,8 +7,8 @@ import pytest
 
 from sm_search.report.page import study_page
 from sm_search.report.study_figures import evaluations_figure, front_figure, trial_costs
-from sm_search.search.importance import parameter_importance
-from sm_search.search.space import Space
+from sm_search.search.space.space import Space
+from sm_search.search.study.importance import parameter_importance
 from sm_search.tracking.names import FRONT_FILE
 from sm_search.tracking.records import read_study_text, study_runs
 from sm_search.tracking.runs import StudyLog

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from sm_search.config.model import LinearBasisSettings, TrainingSettings
+from sm_search.config.model_settings import LinearBasisSettings, TrainingSettings
 from sm_search.data.dataset import Dataset
-from sm_search.search.validation import Validation
+from sm_search.evaluation.validation import Validation
 from sm_search.training import Trainer, training_images
 
 TINY_TRAINING = TrainingSettings(

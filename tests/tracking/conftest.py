@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sm_search.config.model import LinearBasisSettings, ScheduleSettings, TrainingSettings
+from sm_search.config.model_settings import LinearBasisSettings, ScheduleSettings, TrainingSettings
 from sm_search.data.dataset import Dataset
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store, open_store

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sm_search.config.errors import CheckpointError
-from sm_search.config.simulation import FieldSettings, Grid
+from sm_search.config.simulation_settings import FieldSettings, Grid
 from sm_search.physics.system_matrix import SystemMatrix
 from sm_search.tracking.registry import register
 from sm_search.tracking.runs import StudyLog

@@ -1,0 +1,189 @@
+"""The validation of a trial: every one uses the same noise, so trials differ by their settings only.
+
+Shapes: S schedules, B images (all components of all validation scans, x-channel), 2 parts, Y and X pixels.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sm_search.config.model_settings import DiffusionSettings, ScheduleSettings
+from sm_search.data.dataset import Dataset
+from sm_search.data.scaling import ScaledImages
+from sm_search.diffusion.condition import Condition, concatenate, make_condition
+from sm_search.diffusion.denoiser import Denoiser
+from sm_search.diffusion.samplers import ImageNoise, divergence, sample_mean_each
+from sm_search.evaluation.metrics import psnr_db, ssim
+from sm_search.regression.scan_features import scan_features
+from sm_search.regression.scan_models import ScanModels
+
+NOISE_SEED = 0
+BATCH = 512
+"""Images under a schedule in one call of the network."""
+CUDA_BATCH = 4096
+KEPT_DRAWS = 40
+"""Noise that is remembered for the next schedules: of 96 images 30 MB."""
+
+Scores = Mapping[str, NDArray[np.float64]]
+"""`val_psnr_db` and `val_ssim` by schedule and image, (S, B); NaN where the schedule diverged."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation split as scaled images.
+
+    Attributes:
+        targets: high-gradient components at unit maximum modulus, (B, 2, Y, X).
+        mean, spread: what turns a sample x into a pattern, mean + spread·x; (B, 2, Y, X) and (B,).
+        names: of each image's noise.
+    """
+
+    targets: NDArray[np.float32]
+    condition: Condition
+    mean: Tensor
+    spread: Tensor
+    names: tuple[str, ...]
+
+    @staticmethod
+    def of(dataset: Dataset, models: ScanModels, split: str = "validation") -> "Validation":
+        targets, conditions, origins, names = [], [], [], []
+        for pair in dataset.pairs(split):
+            low = ScaledImages.of(pair.low.channel_images(0))
+            targets.append(ScaledImages.of(pair.high.channel_images(0)).patterns)
+            features = scan_features(low.patterns, low.scales, pair.low.drive_hz(0), pair.low.nd)
+            conditions.append(make_condition(low.patterns, pair.low.mixing_orders, low.scales, features))
+            components, _, height, width = low.patterns.shape
+            origins.append(models.origin(features, (components, height, width)))
+            names += [f"{pair.scan.id}/{m_x},{m_y}" for m_x, m_y in pair.low.mixing_orders]
+        mean, spread = (torch.cat(parts) for parts in zip(*origins, strict=True))
+        return Validation(
+            np.concatenate(targets).astype(np.float32), concatenate(conditions), mean, spread, tuple(names)
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, size: int) -> "Validation":
+        """`size` images spread evenly over the split, always the same ones."""
+        if size >= len(self):
+            return self
+        return self._of(np.linspace(0, len(self) - 1, size).round().astype(int))
+
+    def spread_out(self) -> "Validation":
+        """The same images in an order of which every beginning is spread evenly over the split."""
+        return self._of(np.array(spread_order(len(self))))
+
+    def _of(self, index: NDArray[np.integer]) -> "Validation":
+        names = tuple(self.names[i] for i in index)
+        chosen = torch.from_numpy(index)
+        return Validation(self.targets[index], self.condition[chosen], self.mean[chosen], self.spread[chosen], names)
+
+    def metrics(
+        self, denoiser: Denoiser, diffusion: DiffusionSettings, schedule: ScheduleSettings, device: str = "cpu"
+    ) -> dict[str, float]:
+        """Mean PSNR and SSIM over the images.
+
+        Raises:
+            DivergenceError: sampling left the finite numbers.
+        """
+        return self.best(denoiser, diffusion, [schedule], "val_psnr_db", device)[1]
+
+    def best(
+        self,
+        denoiser: Denoiser,
+        diffusion: DiffusionSettings,
+        schedules: Sequence[ScheduleSettings],
+        metric: str,
+        device: str = "cpu",
+    ) -> tuple[ScheduleSettings, dict[str, float]]:
+        """The best of a few schedules by `metric` on all images, and its mean PSNR and SSIM.
+
+        Raises:
+            DivergenceError: under every one sampling left the finite numbers.
+        """
+        scores = ScheduleScorer(denoiser, diffusion, self, device)(schedules, 0, len(self))
+        means_S = {name: values_SB.mean(axis=1) for name, values_SB in scores.items()}
+        finite = [s for s in range(len(schedules)) if np.isfinite([means[s] for means in means_S.values()]).all()]
+        if not finite:
+            raise divergence(schedules[0])
+        best = max(finite, key=lambda s: float(means_S[metric][s]))
+        return schedules[best], {name: float(means[best]) for name, means in means_S.items()}
+
+
+class ScheduleScorer:
+    """Scores schedules on frozen weights, many in one batch; the noise, the same for all, is drawn once."""
+
+    def __init__(
+        self, denoiser: Denoiser, diffusion: DiffusionSettings, validation: Validation, device: str = "cpu"
+    ) -> None:
+        self.denoiser, self.diffusion, self.validation, self.device = denoiser, diffusion, validation, device
+        self.batch = CUDA_BATCH if device.startswith("cuda") else BATCH
+        self._noise: dict[tuple[int, int], ImageNoise] = {}
+
+    def on(self, device: str) -> "ScheduleScorer":
+        """The same on another device, to which the network is moved."""
+        self.denoiser.to(device)
+        return self if device == self.device else ScheduleScorer(self.denoiser, self.diffusion, self.validation, device)
+
+    def __call__(self, schedules: Sequence[ScheduleSettings], begin: int, end: int) -> Scores:
+        """Scores on the images from `begin` to `end`."""
+        work = list(pieces(schedules, begin, end, self.batch))
+        found = [self.piece([schedules[s] for s in chosen], first, last) for chosen, first, last in work]
+        return assembled(work, found)
+
+    def piece(self, schedules: Sequence[ScheduleSettings], begin: int, end: int) -> Scores:
+        """The same as one batch."""
+        validation, targets = self.validation, self.validation.targets[begin:end]
+        noise = self._noise.setdefault(
+            (begin, end),
+            ImageNoise(NOISE_SEED, validation.names[begin:end], targets.shape[2:], KEPT_DRAWS),
+        )
+        condition = validation.condition[begin:end].to(self.device)
+        drawn_S = sample_mean_each(self.denoiser, self.diffusion, schedules, condition, noise)[0].cpu()
+        spread = validation.spread[begin:end, None, None, None]
+        images_S = (validation.mean[begin:end] + spread * drawn_S).double().numpy()
+        scores = {name: np.full((len(schedules), end - begin), np.nan) for name in ("val_psnr_db", "val_ssim")}
+        for s, images in enumerate(images_S):
+            if np.isfinite(images).all():
+                patterns = ScaledImages.of(images[:, 0] + 1j * images[:, 1]).patterns
+                scores["val_psnr_db"][s] = psnr_db(patterns, targets)
+                scores["val_ssim"][s] = ssim(patterns, targets)
+        return scores
+
+
+def spread_order(size: int) -> list[int]:
+    """0 … size−1 by their reversed binary digits (van der Corput): of the first n none is far from all others."""
+    bits = max(1, (size - 1).bit_length())
+    return [i for i in (int(f"{k:0{bits}b}"[::-1], 2) for k in range(2**bits)) if i < size]
+
+
+Piece = tuple[list[int], int, int]
+"""Numbers of schedules, and the images from one number to another."""
+
+
+def pieces(schedules: Sequence[ScheduleSettings], begin: int, end: int, batch: int) -> Iterator[Piece]:
+    """Batches of at most `batch` images under a schedule, those with like numbers of steps together.
+
+    They depend on nothing else, so that who computes them cannot change a result.
+    """
+    order = sorted(range(len(schedules)), key=lambda s: (schedules[s].samples, schedules[s].steps), reverse=True)
+    for first in range(begin, end, batch):
+        last = min(end, first + batch)
+        together = batch // (last - first)
+        for s in range(0, len(order), together):
+            yield order[s : s + together], first, last
+
+
+def assembled(work: Sequence[Piece], found: Sequence[Scores]) -> Scores:
+    """The scores of all pieces as of one."""
+    begin, end = min(first for _, first, _ in work), max(last for _, _, last in work)
+    count = 1 + max(s for chosen, _, _ in work for s in chosen)
+    scores = {name: np.full((count, end - begin), np.nan) for name in found[0]}
+    for (chosen, first, last), part in zip(work, found, strict=True):
+        for name, values in part.items():
+            scores[name][chosen, first - begin : last - begin] = values
+    return scores

@@ -1,0 +1,86 @@
+"""What is fitted to whole scans and not trained by gradient: the gain, and the mean that a diffusion starts from.
+
+Shapes: S training scans, F features, K components, 2 parts (real, imaginary), Y and X pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sm_search.config.model_settings import Mean
+from sm_search.regression.gain import GainModel
+from sm_search.regression.mean import MeanModel
+from sm_search.regression.scan_features import scan_features
+
+
+class Scaled(Protocol):
+    """Components at unit maximum modulus (K, 2, Y, X), and their maximum moduli (K,)."""
+
+    @property
+    def patterns(self) -> NDArray[np.float64]: ...
+
+    @property
+    def scales(self) -> NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True)
+class ScanData:
+    """One receive channel of one training scan.
+
+    Attributes:
+        features: (F,), see `scan_features`.
+        low_scales, high_scales: maximum moduli of the components, (K,), A/m.
+        high_patterns: components at unit maximum modulus, float32, (K, 2, Y, X).
+    """
+
+    features: Tensor
+    low_scales: Tensor
+    high_scales: Tensor
+    high_patterns: Tensor
+
+    @staticmethod
+    def of(low: Scaled, high: Scaled, frequency_hz: float, nd: int) -> "ScanData":
+        """From the scaled images of both gradients; see `scan_features`."""
+        return ScanData(
+            features=scan_features(low.patterns, low.scales, frequency_hz, nd),
+            low_scales=torch.from_numpy(low.scales),
+            high_scales=torch.from_numpy(high.scales),
+            high_patterns=torch.from_numpy(high.patterns).float(),
+        )
+
+
+@dataclass(frozen=True)
+class ScanModels:
+    """The gain model, and the mean model unless the diffusion starts from zero."""
+
+    gain: GainModel
+    mean: MeanModel | None
+
+    @staticmethod
+    def fitted(scans: Sequence[ScanData], mean: Mean) -> "tuple[ScanModels, Tensor]":
+        """The models, and what is left to diffuse, (S·K, 2, Y, X): patterns, or residuals in units of their spread."""
+        features_SF = torch.stack([scan.features for scan in scans])
+        low_SK, high_SK = (torch.stack([getattr(scan, f"{name}_scales") for scan in scans]) for name in ("low", "high"))
+        gain = GainModel.fitted(features_SF, low_SK, high_SK)
+        patterns = torch.stack([scan.high_patterns for scan in scans])
+        if mean == "none":
+            return ScanModels(gain, None), patterns.flatten(0, 1)
+        model, residuals = MeanModel.fitted(features_SF, patterns)
+        return ScanModels(gain, model), residuals.flatten(0, 1)
+
+    def origin(self, features: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        """Mean (K, 2, Y, X) and spread (K,) that turn a sample x of this scan into patterns: mean + spread·x.
+
+        Args:
+            shape: K, Y and X.
+        """
+        if self.mean is not None:
+            images, spread = self.mean(features)
+            return images, spread
+        components, height, width = shape
+        return torch.zeros(components, 2, height, width), torch.ones(components)

@@ -1,0 +1,85 @@
+"""One model without a sweep."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from sm_search.config.errors import CheckpointError
+from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
+from sm_search.config.run_settings import RunSettings
+from sm_search.data.dataset import Dataset
+from sm_search.diffusion.checkpoint import SETTINGS_FILE
+from sm_search.evaluation.validation import Validation
+from sm_search.search.schedule.inner_search import untrained_guidance
+from sm_search.synthesis import Synthesiser
+from sm_search.training import STATE_FILE, Trainer, make_checkpoint, training_images
+
+RUN_FILE = "run.json"
+SAVES = 20
+"""Times that a run saves its state."""
+
+
+def train_single(
+    settings: RunSettings, dataset: Dataset, out: Path, force: bool, announce: Callable[[str], None]
+) -> dict[str, float]:
+    """Train one model into the checkpoint folder `out`; an interrupted call resumes. The validation metrics.
+
+    Raises:
+        CheckpointError: `out` holds a finished checkpoint and `force` is false, or the state of another run.
+    """
+    if (out / SETTINGS_FILE).exists() and not force:
+        raise CheckpointError(f"{out}: holds a finished checkpoint; use --force to overwrite it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot be created: {error.strerror}") from None
+    if warning := untrained_guidance(settings.training.p_uncond, settings.schedule.guidance):
+        announce(warning)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    training = settings.training
+    images, models = training_images(dataset, "train", training.receive_channels, training.mean, training.scans)
+    trainer = Trainer(settings.training, images, device)
+    state, identity = out / STATE_FILE, {"settings": settings.content_hash(), "dataset": dataset.content_hash()}
+    if state.exists():
+        if json.loads((out / RUN_FILE).read_text()) != identity:
+            raise CheckpointError(f"{state}: belongs to a run with other settings or data; choose another folder")
+        trainer.restore(load_file(state))
+        announce(f"resumed at step {trainer.step}")
+    (out / RUN_FILE).write_text(json.dumps(identity))
+    every = max(1, settings.training.steps // SAVES)
+    for record in trainer.train(settings.training.steps, every):
+        announce(f"step {record.step}: loss {record.loss:.3e}, {record.images_per_second:.0f} images/s")
+        temporary = state.with_name(f".{STATE_FILE}.{os.getpid()}")
+        save_file(trainer.state(), temporary)
+        os.replace(temporary, state)
+    metrics = Validation.of(dataset, models).metrics(
+        trainer.ema, settings.training.diffusion, settings.schedule, device
+    )
+    make_checkpoint(trainer, dataset, models, settings.schedule, metrics).save(out)
+    state.unlink()
+    (out / RUN_FILE).unlink()
+    return metrics
+
+
+def regression_network(training: TrainingSettings, dataset: Dataset) -> Synthesiser:
+    """A baseline: the model's own backbone and training budget spent on a regression, which one step at t = T is."""
+    settings = training.model_copy(
+        update={
+            "diffusion": training.diffusion.model_copy(update={"prediction": "x0"}),
+            "mean": "none",
+            "p_uncond": 0.0,
+            "condition_noise": "none",
+            "condition_weight": "none",
+            "loss_weighting": "none",
+            "share_at_end": 1.0,
+        }
+    )
+    images, models = training_images(dataset, "train", settings.receive_channels, settings.mean, settings.scans)
+    trainer = Trainer(settings, images, "cuda" if torch.cuda.is_available() else "cpu")
+    for _ in trainer.train(settings.steps):
+        pass
+    return Synthesiser(make_checkpoint(trainer, dataset, models, ScheduleSettings(steps=1), {}))

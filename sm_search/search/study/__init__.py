@@ -1,0 +1,5 @@
+"""A study: trials under Ray Tune, Optuna and ASHA, recorded in MLflow, resumable after any death.
+
+In: a `Space` and a dataset. Out: a `SweepResult`, and runs and models in MLflow.
+Open `sweep.py` first.
+"""

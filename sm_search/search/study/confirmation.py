@@ -1,0 +1,85 @@
+"""The best trials of a finished search trained again with other seeds: is the winner a lucky one?"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from sm_search.config.base import content_hash
+from sm_search.search.space.space import Space
+from sm_search.search.study.recording import Announce, TrialSummary
+from sm_search.tracking.records import metric_history
+from sm_search.tracking.runs import StudyLog
+from sm_search.tracking.store import Store
+
+CONFIRMATION = "confirmation"
+
+
+def confirmation_points(space: Space, complete: Sequence[TrialSummary]) -> list[dict[str, Any]]:
+    """Which trials are trained again with which seed offset; empty if the budget asks for none."""
+    asked = space.budget.confirm
+    if asked is None:
+        return []
+    return [
+        {"trial_id": trial.trial_id, "seed": seed, "params": trial.params}
+        for trial in complete[: asked.best]
+        for seed in range(1, asked.seeds + 1)
+    ]
+
+
+def confirmation_name(points: Sequence[dict[str, Any]]) -> str:
+    """Its experiment: other points are another one."""
+    return f"{CONFIRMATION}-{content_hash(list(points))[:8]}"
+
+
+class ConfirmationCallback(tune.Callback):
+    """Announces each training that ends."""
+
+    def __init__(self, metric: str, total: int, announce: Announce | None) -> None:
+        self.metric, self.total, self.announce = metric, total, announce
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "announce": None}
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if self.announce is None:
+            return
+        ended = 1 + sum(other.is_finished() for other in trials if other is not trial)
+        result, point = trial.last_result or {}, trial.config["point"]
+        shown = result.get("error") or f"{self.metric} {result[self.metric]:.4g}"
+        self.announce(f"seed {point['seed']} of trial {point['trial_id']} ({ended}/{self.total}): {shown}")
+
+
+def with_spread(space: Space, trials: Sequence[TrialSummary], results: Sequence[tune.Result]) -> list[TrialSummary]:
+    """Trials with `<metric>_mean`, `<metric>_std` (sample standard deviation) and `seeds` in their metrics.
+
+    All seeds count, that of the search included. A trial of which one seed failed gets none: it is not confirmed.
+    """
+    values: dict[str, dict[int, float | None]] = {}
+    for result in results:
+        point, last = (result.config or {})["point"], result.metrics or {}
+        whole = not result.error and last.get("training_step") == space.training_steps() and "error" not in last
+        values.setdefault(point["trial_id"], {})[point["seed"]] = last[space.metric] if whole else None
+    told = []
+    for trial in trials:
+        others = values.get(trial.trial_id)
+        if others and None not in others.values():
+            every = [trial.metrics[space.metric], *(float(others[seed] or 0.0) for seed in sorted(others))]
+            mean, deviation = statistics.fmean(every), statistics.stdev(every)
+            spread = {f"{space.metric}_mean": mean, f"{space.metric}_std": deviation, "seeds": float(len(every))}
+            trial = replace(trial, metrics={**trial.metrics, **spread}, seeds=tuple(every))
+        told.append(trial)
+    return told
+
+
+def log_spread(log: StudyLog, store: Store, run_id: str, space: Space, trial: TrialSummary) -> None:
+    """The value of each seed over its number, and mean and deviation, with the trial's run."""
+    if not trial.seeds or metric_history(store, run_id, f"{space.metric}_mean"):
+        return
+    for seed, value in enumerate(trial.seeds):
+        log.log_metrics(trial.trial_id, seed, {f"seed_{space.metric}": value})
+    names = (f"{space.metric}_mean", f"{space.metric}_std", "seeds")
+    log.log_metrics(trial.trial_id, len(trial.seeds), {name: trial.metrics[name] for name in names})

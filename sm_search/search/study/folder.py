@@ -1,0 +1,103 @@
+"""A study's folder: one driver at a time, and what the study was when it began."""
+
+import fcntl
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from sm_search.config.errors import InputError, SettingsError, SmSearchError
+from sm_search.data.dataset import Dataset
+from sm_search.data.storage import Place
+from sm_search.search.space.space import Space
+
+STUDY_FILE = "study.json"
+LOCK_FILE = "lock"
+VERSIONED = ("sm-search", "ray", "optuna", "torch", "mlflow", "numpy")
+
+
+def study_folder(home: Path, study: str) -> Path:
+    """Where a study keeps its local state."""
+    return home.absolute() / "studies" / study
+
+
+@contextmanager
+def only_driver(folder: Path, study: str) -> Iterator[None]:
+    """One process at a time drives a study; the lock ends with the process, however that ends."""
+    with (folder / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"study {study!r}: is being run by another process, which holds {file.name}") from None
+        yield
+
+
+def note_study(space: Space, dataset: Dataset, home: Path, storage: str | None = None) -> None:
+    """Note what a study is: at home, and in the storage, which outlives this machine.
+
+    At its first start, and once more when the dataset has its hash, if that was still being simulated.
+    """
+    text = json.dumps(_identity(space, dataset), indent=1) + "\n"
+    for place in _places(space, home, storage):
+        place.write(STUDY_FILE, text)
+
+
+def check_study(space: Space, dataset: Dataset, home: Path, resume: bool, storage: str | None = None) -> None:
+    """A study is its space and its data; both are noted at its first start and compared at every other.
+
+    Raises:
+        InputError: the study exists and `resume` is false, or it does not and `resume` is true, or it is another one.
+        DataError: the storage cannot be read.
+    """
+    where = [storage_folder(storage, space.study)] if storage else []
+    found = next((place for place in _places(space, home, storage) if place.exists(STUDY_FILE)), None)
+    if found is None:
+        if resume:
+            places = " or ".join(map(str, [study_folder(home, space.study), *where]))
+            raise InputError(f"study {space.study!r}: nothing to resume in {places}")
+        return
+    if not resume:
+        raise InputError(f"study {space.study!r}: exists in {found}; use --resume, or another `study` name")
+    try:
+        known = json.loads(found.read(STUDY_FILE))
+    except (OSError, ValueError) as error:
+        raise SmSearchError(f"{found}/{STUDY_FILE}: cannot be read: {error}") from None
+    for key, value in _identity(space, dataset).items():
+        if known.get(key, value) != value:
+            raise SettingsError(
+                f"study {space.study!r}: its {key} was {str(known.get(key))[:12]} and is {value[:12]}: "
+                "not the same study; take another `study` name or another --home"
+            )
+
+
+def storage_folder(storage: str, study: str) -> str:
+    """Where a study keeps what must outlive the machine that drives it."""
+    return f"{storage.rstrip('/')}/studies/{study}"
+
+
+def _places(space: Space, home: Path, storage: str | None) -> list[Place]:
+    """The home first: it needs no network."""
+    return [Place(study_folder(home, space.study)), *([Place(storage_folder(storage, space.study))] if storage else [])]
+
+
+def _identity(space: Space, dataset: Dataset) -> dict[str, str]:
+    """What is known now: a dataset that is still being simulated has no hash yet, but an origin."""
+    identity = {"space_hash": space.space_hash(), "dataset_origin": dataset.origin_hash()}
+    return identity if dataset.missing() else {**identity, "dataset_hash": dataset.content_hash()}
+
+
+def environment_tags() -> dict[str, str]:
+    """Versions, git commit and machine, for the run."""
+    tags = {f"version.{name}": version(name) for name in VERSIONED}
+    tags["machine"] = f"{platform.system()} {platform.machine()}"
+    tags["python"] = platform.python_version()
+    try:
+        here = Path(__file__).parent
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        tags["git_commit"] = commit.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        tags["git_commit"] = "unknown"
+    return tags

@@ -1,0 +1,220 @@
+"""The result of a study: its trials in order, its Pareto front, and how it is kept."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from sm_search.config.errors import TrackingError
+from sm_search.data.atomic import atomic_path
+from sm_search.data.dataset import Dataset
+from sm_search.physics.system_matrix import SystemMatrix
+from sm_search.search.schedule.inner_search import pareto_front
+from sm_search.search.space.space import Space
+from sm_search.search.study.confirmation import log_spread
+from sm_search.search.study.recording import TrialSummary, deliver
+from sm_search.tracking.logged_models import REQUIRED_FILES, log_model
+from sm_search.tracking.names import FRONT_FILE, SCHEDULES_FILE
+from sm_search.tracking.runs import StudyLog
+from sm_search.tracking.store import Store
+
+RESULT_FILE = "result.json"
+KEPT_CHECKPOINTS = 3
+"""Checkpoints of the best trials that go to MLflow, as models that can be compared, registered and served."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one trial reaches with one schedule.
+
+    Attributes:
+        objectives: by name, in the study's order.
+        schedule: None for the trial's own.
+    """
+
+    trial_id: str
+    objectives: dict[str, float]
+    schedule: dict[str, Any] | None
+    on_front: bool
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A finished study.
+
+    Attributes:
+        trials: best first: by the mean over seeds where these were asked for, else by the metric.
+        points: what can be had by the objectives: each trial with each schedule on its front; none where there is only
+            one objective.
+        repeated: suggestions that were answered from the record.
+    """
+
+    study: str
+    run_id: str
+    metric: str
+    trials: tuple[TrialSummary, ...]
+    points: tuple[Point, ...]
+    repeated: int
+
+    @property
+    def front(self) -> list[Point]:
+        """The points that no other beats in every objective."""
+        return [point for point in self.points if point.on_front]
+
+    @property
+    def best(self) -> TrialSummary:
+        return self.trials[0]
+
+    @property
+    def complete(self) -> list[TrialSummary]:
+        """The trials that were trained to the end, best first."""
+        return [trial for trial in self.trials if trial.state == "complete"]
+
+    @property
+    def kept(self) -> list[TrialSummary]:
+        """The best complete trials, whose models stay: in MLflow, and on disk for a later `--resume`."""
+        return self.complete[:KEPT_CHECKPOINTS]
+
+
+def ranked(space: Space, trials: Sequence[TrialSummary]) -> list[TrialSummary]:
+    """Complete trials first, of these the confirmed ones by their mean, then by the metric."""
+    order = {"complete": 0, "pruned": 1, "failed": 2}
+    mean = f"{space.metric}_mean"
+
+    def key(trial: TrialSummary) -> tuple[int, bool, float, str]:
+        value = trial.metrics.get(mean, trial.metrics.get(space.metric, 0.0))
+        return order[trial.state], mean not in trial.metrics, -value, trial.trial_id
+
+    return sorted(trials, key=key)
+
+
+def points(space: Space, complete: Sequence[TrialSummary]) -> list[Point]:
+    """All that a study with several objectives found; on its front is what no other beats: none is at least as good in
+    every objective and better in one.
+    """
+    if not space.beside:
+        return []
+    objectives = space.objectives()
+    signs = [1.0 if direction == "max" else -1.0 for direction in objectives.values()]
+    # A trial that searched no schedules is one point.
+    found: list[tuple[TrialSummary, Mapping[str, Any]]] = [
+        (trial, each) for trial in complete for each in trial.front or (trial.metrics,)
+    ]
+    values = [[float(each[name]) for name in objectives] for _, each in found]
+    unbeaten = pareto_front([tuple(sign * v for sign, v in zip(signs, each, strict=True)) for each in values])
+    told = [
+        Point(trial.trial_id, dict(zip(objectives, value, strict=True)), each.get("schedule"), is_unbeaten)
+        for (trial, each), value, is_unbeaten in zip(found, values, unbeaten, strict=True)
+    ]
+    return sorted(told, key=lambda point: [*point.objectives.values(), point.trial_id], reverse=True)
+
+
+def keep(
+    told: SweepResult,
+    space: Space,
+    store: Store,
+    path: Path,
+    suspects: Collection[str],
+    checkpoints: Mapping[str, tune.Checkpoint],
+    dataset: Dataset,
+) -> None:
+    """The result in the file `path`, then all of it in MLflow, and the study closed.
+
+    Args:
+        suspects: trials of which MLflow may lack something.
+        dataset: its name is told to the study if it was not known at its start; the models answer its first scan.
+
+    Raises:
+        TrackingError: MLflow does not take it all.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(as_object(told), indent=1) + "\n")
+    try:
+        _store(told, space, store, suspects, checkpoints, dataset)
+    except TrackingError as error:
+        lacking = ", ".join(sorted(suspects)) or "none of its trials"
+        raise TrackingError(
+            f"study {space.study!r}: is finished, but not all of it is in MLflow, which lacks parts of {lacking}: "
+            f"{error}; the result is in {path}, and `sweep --resume` stores the rest"
+        ) from None
+
+
+def _store(
+    told: SweepResult,
+    space: Space,
+    store: Store,
+    suspects: Collection[str],
+    checkpoints: Mapping[str, tune.Checkpoint],
+    dataset: Dataset,
+) -> None:
+    complete = told.complete
+    log = deliver(store, space, told.trials, suspects)
+    if not dataset.missing():
+        log.name_dataset(dataset.content_hash())
+    runs = log.existing_trials()
+    # A trial comes to its end when all of the dataset is there.
+    example = dataset.read(dataset.settings.scans("train")[0], "low") if complete else None
+    for trial in told.kept:
+        run_id = runs[trial.trial_id].run_id
+        _store_checkpoint(log, store, trial.trial_id, run_id, checkpoints[trial.trial_id], example)
+    for trial in complete:
+        log_spread(log, store, runs[trial.trial_id].run_id, space, trial)
+        if space.beside:
+            on_front = {"on_front": float(any(point.trial_id == trial.trial_id for point in told.front))}
+            log.log_metrics(trial.trial_id, space.training_steps(), on_front)
+    if told.points:
+        log.log_text(None, json.dumps([asdict(point) for point in told.points], indent=1), FRONT_FILE)
+    if complete:
+        best = {f"best_{space.metric}": complete[0].metrics[space.metric]}
+        counts = {"trials_complete": len(complete), "trials": len(told.trials), "trials_repeated": told.repeated}
+        log.log_metrics(None, len(complete), {**best, **counts})
+    log.finish("complete" if complete else "failed")
+
+
+def drop_checkpoints(results: Sequence[tune.Result], kept: Collection[str] = ()) -> None:
+    """Delete the checkpoints of a finished experiment, which nobody reads again: all but the last of the trials in
+    `kept`, and those of failed trials, which `--resume` tries again.
+    """
+    for result in results:
+        if result.error:
+            continue
+        last = result.checkpoint if Path(result.path).name in kept else None
+        for checkpoint, _ in result.best_checkpoints or ():
+            if last is None or checkpoint.path != last.path:
+                # Gone already where a finished study is resumed.
+                with suppress(OSError):
+                    checkpoint.filesystem.delete_dir(checkpoint.path)
+
+
+def _store_checkpoint(
+    log: StudyLog, store: Store, trial_id: str, run_id: str, checkpoint: tune.Checkpoint, example: SystemMatrix | None
+) -> None:
+    """The model of a trial, and the schedules that it tried; the optimiser's state stays behind."""
+    with checkpoint.as_directory() as folder, tempfile.TemporaryDirectory() as model:
+        if Path(folder, SCHEDULES_FILE).is_file():
+            log.log_file(trial_id, Path(folder, SCHEDULES_FILE))
+        for name in REQUIRED_FILES:
+            shutil.copy(Path(folder, name), model)
+        log_model(store, run_id, Path(model), example)
+
+
+def as_object(told: SweepResult) -> dict[str, Any]:
+    """A result as JSON."""
+    trials = [
+        {"trial_id": t.trial_id, "state": t.state, "params": t.params, "metrics": t.metrics, "error": t.error}
+        for t in told.trials
+    ]
+    return {
+        "study": told.study,
+        "run_id": told.run_id,
+        "metric": told.metric,
+        "front": [asdict(point) for point in told.front],
+        "repeated": told.repeated,
+        "trials": trials,
+    }

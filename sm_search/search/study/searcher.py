@@ -1,0 +1,216 @@
+"""Ray Tune's OptunaSearch and ASHA, made truthful about trials that were stopped early, diverged, or were resumed."""
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from sm_search.search.space.space import Space, Tree, parameter_names, suggest
+from sm_search.search.study.warm_start import NOTHING, Knowledge, Observation
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+STARTUP_TRIALS = 5
+MAX_REPEATS = 100
+"""Repeated suggestions in a row after which a space counts as exhausted."""
+REPEATS_BEFORE_RANDOM = 10
+"""Those after which they are drawn at random: TPE may insist on the best point of a small space."""
+
+
+def _define_by_run(tree: Tree, trial: optuna.Trial) -> None:
+    # A function of the module, since Ray pickles the searcher.
+    suggest(trial, tree)
+
+
+class TruthfulOptunaSearch(OptunaSearch):
+    """The stock class tells Optuna that a trial stopped by ASHA is COMPLETE at its low-budget value, and leaves a
+    trial with a NaN metric RUNNING for ever. Here the first is PRUNED at its step and the second FAILED.
+
+    A trial is deterministic in its parameters, so none is run twice: a suggestion that repeats an earlier one is told
+    that one's value, at once or when it has ended, and another is asked for.
+
+    Attributes:
+        room: how many trials fit on the cluster as it is now; None if that is no limit.
+        repeated: suggestions that were answered from the record.
+    """
+
+    def __init__(self, space: Space, known: Knowledge = NOTHING, room: Callable[[], float] | None = None) -> None:
+        self.full_budget = space.training_steps()
+        self.quality = space.metric
+        self.objectives = tuple(space.objectives())
+        self.room = room
+        self.max_concurrent: int | None = None
+        self.repeated = 0
+        # By parameters: the number of the Optuna trial that has or will have their value.
+        self._numbers: dict[str, int] = {}
+        self._waiting: dict[int, list[optuna.Trial]] = {}
+        tree = space.outer_tree()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(
+                seed=space.seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
+            )
+        directions = list(space.objectives().values())
+        super().__init__(
+            partial(_define_by_run, tree),
+            metric=list(self.objectives) if space.beside else space.metric,
+            mode=directions if space.beside else directions[0],
+            sampler=sampler,
+            points_to_evaluate=[*map(dict, space.first), *known.guesses] if parameter_names(tree) else None,
+        )
+        for observation in known.observations:
+            self._observe(tree, observation)
+
+    def _observe(self, tree: Tree, observation: Observation) -> None:
+        fixed = optuna.trial.FixedTrial(dict(observation.params))
+        suggest(fixed, tree)
+        complete = observation.values is not None
+        self._ot_study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+                values=observation.values,
+                params=fixed.params,
+                distributions=fixed.distributions,
+                intermediate_values={} if len(self.objectives) > 1 else dict(observation.reports),
+            )
+        )
+        self._numbers[_key(fixed.params)] = len(self._ot_study.get_trials(deepcopy=False)) - 1
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        # Ray's own limiter forgets its running trials when a study is resumed, and then never tells how they ended.
+        self.max_concurrent = max_concurrent
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Parameters that no trial had before; FINISHED where the space seems to hold no more of them.
+
+        None while enough trials are under way: `max_concurrent`, or those that fit and one more, so that a cluster
+        that can grow sees that it should.
+        """
+        running = len(self._ot_trials) - len(self._completed_trials)
+        if running >= self._most():
+            return None
+        sampler = self._ot_study.sampler
+        for attempt in range(MAX_REPEATS):
+            if attempt == REPEATS_BEFORE_RANDOM:
+                self._ot_study.sampler = optuna.samplers.RandomSampler(seed=len(self._ot_trials))
+            suggested: dict[str, Any] = super().suggest(trial_id)
+            trial = self._ot_trials[trial_id]
+            first = self._numbers.setdefault(_key(trial.params), trial.number)
+            if first == trial.number:
+                self._ot_study.sampler = sampler
+                return suggested
+            del self._ot_trials[trial_id]
+            self.repeated += 1
+            self._waiting.setdefault(first, []).append(trial)
+            self._answer(first)
+        self._ot_study.sampler = sampler
+        finished: str = Searcher.FINISHED
+        return finished
+
+    def _most(self) -> float:
+        return self.max_concurrent or (self.room() + 1 if self.room else math.inf)
+
+    def _answer(self, number: int) -> None:
+        """Tell the repeats of a trial its value, if it has ended."""
+        told = self._ot_study.get_trials(deepcopy=False)[number]
+        if not told.state.is_finished():
+            return
+        for trial in self._waiting.pop(number, []):
+            for step, value in told.intermediate_values.items():
+                trial.report(value, step)
+            self._ot_study.tell(trial, told.values if told.state == TrialState.COMPLETE else None, state=told.state)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        value = result.get(self.quality)
+        # Optuna takes no values on the way where a study has several objectives.
+        if len(self.objectives) > 1 or trial_id in self._completed_trials or not _is_finite(value):
+            return
+        self._ot_trials[trial_id].report(value, result["training_step"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if trial_id in self._completed_trials:
+            self._tell_again(trial_id, result or {}, error)
+            return
+        trial = self._ot_trials[trial_id]
+        if error or result is None or not _is_finite(result.get(self.quality)):
+            self._ot_study.tell(trial, state=TrialState.FAIL)
+        elif result["training_step"] < self.full_budget:
+            self.on_trial_result(trial_id, result)
+            self._ot_study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._ot_study.tell(trial, [result[name] for name in self.objectives])
+        self._completed_trials.add(trial_id)
+        self._answer(trial.number)
+
+    def _tell_again(self, trial_id: str, result: dict[str, Any], error: bool) -> None:
+        """A failed trial that a resumed study ran again to its end: what is told stays, so it counts as another one."""
+        told = self._ot_study.get_trials(deepcopy=False)[self._ot_trials[trial_id].number]
+        if error or told.state != TrialState.FAIL or not _is_finite(result.get(self.quality)):
+            return
+        is_full = result["training_step"] >= self.full_budget
+        reports = {} if len(self.objectives) > 1 else {result["training_step"]: result[self.quality]}
+        again = optuna.trial.create_trial(
+            state=TrialState.COMPLETE if is_full else TrialState.PRUNED,
+            values=[result[name] for name in self.objectives] if is_full else None,
+            params=told.params,
+            distributions=told.distributions,
+            intermediate_values=reports,
+        )
+        self._ot_study.add_trial(again)
+        self._numbers[_key(told.params)] = len(self._ot_study.get_trials(deepcopy=False)) - 1
+
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        """All trials as Optuna knows them."""
+        return self._ot_study.trials
+
+
+def _key(params: Mapping[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True)
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+class RememberingASHA(ASHAScheduler):
+    """The stock class begins a resumed study with empty rungs, and lets bad trials pass until these are full again."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.stopped: dict[str, int] = {}
+
+    def remember(self, trial_id: str, results: Sequence[tuple[int, float]], *, stopped: bool) -> None:
+        """Enter what a trial reported before the study was resumed, as (training step, metric) in order."""
+        for step, value in results:
+            self._brackets[0].on_result(SimpleNamespace(trial_id=trial_id), step, value)
+        if stopped and results:
+            self.stopped[trial_id] = results[-1][0]
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """The decision; a trial that was stopped before, and that Tune's older snapshot revived, is stopped again."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        if result["training_step"] >= self.stopped.get(trial.trial_id, math.inf):
+            return TrialScheduler.STOP
+        return decision
+
+
+def make_asha(space: Space) -> RememberingASHA:
+    """The scheduler of a study: it stops what is not among the best of its rung, by the metric."""
+    return RememberingASHA(
+        time_attr="training_step",
+        metric=space.metric,
+        mode="max",
+        max_t=space.training_steps(),
+        grace_period=space.budget.first_rung,
+        reduction_factor=space.budget.reduction,
+    )

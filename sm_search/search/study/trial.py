@@ -1,0 +1,214 @@
+"""One trial: train to each rung, validate, report; at the full budget search the schedule on the frozen weights."""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from safetensors.torch import load_file, save_file
+
+from sm_search.config.errors import DivergenceError, SmSearchError
+from sm_search.config.model_settings import Mean, ScheduleSettings
+from sm_search.config.streams import stream_seed
+from sm_search.data.dataset import Dataset
+from sm_search.evaluation.validation import Validation
+from sm_search.regression.scan_models import ScanModels
+from sm_search.search.schedule.good_schedules import REPORTED, best_of, good_schedules
+from sm_search.search.schedule.inner_search import ScheduleSearch, early_schedules, search_schedule
+from sm_search.search.space.space import Recorded, Space, schedule_settings, suggest, training_settings
+from sm_search.search.study.while_simulating import wait_for
+from sm_search.tracking.names import SCHEDULES_FILE
+from sm_search.training import STATE_FILE, Trainer, TrainingImages, make_checkpoint, training_images
+
+RECORD_EVERY = 100
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials of a study share: small values and paths only.
+
+    Attributes:
+        place: folder or URI of the study's files.
+        dataset_hash: empty while the dataset is still being simulated; each trial then waits for what it needs.
+    """
+
+    space_json: str
+    data: str
+    dataset_hash: str
+    place: str
+
+
+@lru_cache(maxsize=1)
+def _loaded(
+    data: str, dataset_hash: str, channels: tuple[int, ...], mean: Mean, scans: int | None
+) -> tuple[Dataset, TrainingImages, ScanModels, Validation]:
+    """A dataset and its images, kept by the worker from one trial to the next."""
+    dataset = Dataset.open(data, complete=bool(dataset_hash))
+    wait_for(dataset, [*dataset.settings.scans("validation"), *dataset.settings.scans("train", scans)])
+    images, models = training_images(dataset, "train", channels, mean, scans)
+    return dataset, images, models, Validation.of(dataset, models)
+
+
+def run_trial(config: Mapping[str, Any], context: TrialContext) -> None:
+    """Ray Tune's function trainable; `config` holds the outer parameters by name.
+
+    A trial that fails for a reason of its own, such as a loss that diverges, reports NaN with the reason and ends: to
+    try it again would fail again. Any other exception is left to Ray, which tries again from the last checkpoint.
+    """
+    _run(config, context)
+
+
+def run_confirmation(config: Mapping[str, Any], context: TrialContext) -> None:
+    """The same for a finished trial with another seed: `config["point"]` holds its `params` and the `seed` to add."""
+    _run(config["point"]["params"], context, config["point"]["seed"])
+
+
+def _run(config: Mapping[str, Any], context: TrialContext, seed_offset: int = 0) -> None:
+    space = Space.model_validate_json(context.space_json)
+    try:
+        _train(space, config, context, seed_offset)
+    except SmSearchError as error:
+        nothing = dict.fromkeys(space.objectives(), math.nan)
+        tune.report({**nothing, "training_step": 0, "error": str(error), "losses": []})
+
+
+def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_offset: int) -> None:
+    torch.set_num_threads(space.resources.threads)
+    device = "cuda" if space.resources.gpu_share and torch.cuda.is_available() else "cpu"
+    settings = training_settings(space, config)
+    settings = settings.model_copy(update={"seed": settings.seed + seed_offset})
+    dataset, images, models, validation = _loaded(
+        context.data, context.dataset_hash, settings.receive_channels, settings.mean, settings.scans
+    )
+    trainer = Trainer(settings, images, device)
+    checkpoint = tune.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as folder:
+            trainer.restore(load_file(f"{folder}/{STATE_FILE}"))
+    for until in space.rungs():
+        if trainer.step >= until:
+            continue
+        begin = time.perf_counter()
+        records = list(trainer.train(until, RECORD_EVERY))
+        trained = time.perf_counter() - begin
+        try:
+            found = _validate(space, config, context.place, trainer, validation, until, device)
+        except DivergenceError as error:
+            raise DivergenceError(f"at training step {until}: {error}") from None
+        validated = time.perf_counter() - begin - trained
+        if until == space.rungs()[-1]:
+            wait_for(dataset)  # a finished model names its dataset, and that has a name when all of it is there
+        with tempfile.TemporaryDirectory() as folder:
+            store_rung(Path(folder), trainer, dataset, models, found.schedule, found.metrics)
+            Path(folder, SCHEDULES_FILE).write_text(json.dumps(found.tried, indent=1))
+            report = {
+                **found.metrics,
+                "training_step": until,
+                "training_seconds": trained,
+                "validation_seconds": validated,
+                "images_per_second": records[-1].images_per_second,
+                "evaluations": found.schedule.evaluations(settings.diffusion.timesteps),
+                "schedule": found.schedule.in_words(),
+                "schedule_front": found.front,
+                REPORTED: found.good,
+                "losses": [[record.step, record.loss] for record in records],
+            }
+            tune.report(report, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def store_rung(
+    folder: Path,
+    trainer: Trainer,
+    dataset: Dataset,
+    models: ScanModels,
+    schedule: ScheduleSettings,
+    metrics: Mapping[str, float],
+) -> None:
+    """What a rung leaves: the state to go on from, and the model, if the dataset that it names is whole."""
+    save_file(trainer.state(), folder / STATE_FILE)
+    if dataset.content_hash():
+        make_checkpoint(trainer, dataset, models, schedule, dict(metrics)).save(folder)
+
+
+@dataclass(frozen=True)
+class _Validated:
+    """The schedule of a rung and its metrics; after an inner search also the schedules `tried`, those on its `front`,
+    and the parameters of `good` ones.
+    """
+
+    schedule: ScheduleSettings
+    metrics: dict[str, float]
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    front: list[dict[str, Any]] = field(default_factory=list)
+    good: list[Mapping[str, Any]] = field(default_factory=list)
+
+
+def _validate(
+    space: Space,
+    config: Mapping[str, Any],
+    place: str,
+    trainer: Trainer,
+    validation: Validation,
+    until: int,
+    device: str,
+) -> _Validated:
+    """The better of a few fixed schedules at the early rungs, the inner search at the last."""
+    diffusion = trainer.settings.diffusion
+    if space.mode == "joint" or until < space.rungs()[-1]:
+        schedules = judging_schedules(space, config)
+        return _Validated(*validation.best(trainer.ema, diffusion, schedules, space.metric, device))
+    found = search_trial_schedule(
+        space, trainer, validation, device, space.budget.schedules, first=good_schedules(place)
+    )
+    # A study with one objective has no front, and need not pay for one.
+    unbeaten = [trial.schedule for trial in found.front] if space.beside else []
+    front = [
+        {
+            **validation.metrics(trainer.ema, diffusion, schedule, device),
+            "evaluations": schedule.evaluations(diffusion.timesteps),
+            "schedule": schedule.model_dump(mode="json"),
+        }
+        for schedule in unbeaten
+    ]
+    return _Validated(
+        found.best, found.metrics, [tried.as_dict() for tried in found.trials], front, best_of(found.trials)
+    )
+
+
+def judging_schedules(space: Space, config: Mapping[str, Any]) -> list[ScheduleSettings]:
+    """The schedules by whose best an early rung judges; in mode `joint` the one that belongs to the trial."""
+    if space.mode == "joint":
+        return [schedule_settings(suggest(Recorded(config), space.outer_tree())["schedule"])]
+    return early_schedules(space.schedule)
+
+
+def search_trial_schedule(
+    space: Space,
+    trainer: Trainer,
+    validation: Validation,
+    device: str,
+    schedules: int,
+    first: Sequence[Mapping[str, Any]] = (),
+) -> ScheduleSearch:
+    """The inner search of a trial, which begins with the schedules `first`. Each trial draws others than the rest did:
+    with the same ones a study that begins with its best would never see anything new.
+    """
+    return search_schedule(
+        trainer.ema,
+        trainer.settings.diffusion,
+        space.schedule,
+        validation,
+        metric=space.metric,
+        trials=schedules,
+        images=space.budget.images,
+        seed=stream_seed(space.seed, "schedule", trainer.settings.content_hash()) % 2**32,
+        device=device,
+        first=first,
+    )
