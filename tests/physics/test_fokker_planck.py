@@ -1,6 +1,6 @@
 """Laws of the Fokker–Planck oracle, and how far the Brownian model is from it.
 
-The table of PHYSICS.md (some minutes on one core):
+The table of docs/physics.md (some minutes on one core):
 
     OMP_NUM_THREADS=1 pytest -m benchmark -s tests/physics/test_fokker_planck.py
 
@@ -340,7 +340,7 @@ def refinement_error(case: Case) -> float:
 
 @pytest.mark.benchmark
 def test_brownian_model_against_the_full_dynamics() -> None:
-    """The tables of PHYSICS.md; asserts what the oracle itself owes: a periodic, converged state."""
+    """The tables of docs/physics.md; asserts what the oracle itself owes: a periodic, converged state."""
     models, components, closed, nearby = [], [], [], []
     for fx_khz in (25.0, 10.0):
         for diameter in (30.0, 50.0, 70.0):

@@ -34,7 +34,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 UNPERTURBED = {"eta_max": 0.0, "w_min": 1.0, "w_max": 1.0}
 """The condition as it is, at every step."""
 ASKED_AT_ONCE = 2
-"""A few more to a batch would be faster and are worse: TPE learns nothing within it (RESULTS.md)."""
+"""A few more to a batch would be faster and are worse: TPE learns nothing within it (docs/results.md)."""
 STARTUP_SCHEDULES = 9
 """Drawn at random before TPE suggests; what is asked for first is among them."""
 REPEATS_BEFORE_RANDOM = 1
