@@ -1,5 +1,6 @@
-"""One thread and one Ray token for every test, and one tiny simulated dataset that several rooms share."""
+"""One thread and one Ray token for every test, and a tiny dataset and model that several rooms share."""
 
+import copy
 import secrets
 import signal
 from collections.abc import Iterator
@@ -8,9 +9,16 @@ import pytest
 import torch
 
 from sm_search.config.dataset_settings import DatasetSettings, Design
+from sm_search.config.model_settings import LinearBasisSettings, TrainingSettings
 from sm_search.config.simulation_settings import Grid, MixingOrders
 from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
+from sm_search.evaluation.validation import Validation
 from sm_search.physics.system_matrix import simulate
+from sm_search.training import Trainer, training_images
+
+TINY_TRAINING = TrainingSettings(
+    backbone=LinearBasisSettings(coefficients=8, width=16, blocks=1), steps=20, batch_size=8, learning_rate=3e-3
+)
 
 torch.set_num_threads(1)
 # What a shell puts into the background ignores Ctrl-C, and so would all processes that tests start and interrupt.
@@ -57,3 +65,27 @@ def tiny_dataset(tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPa
                 sha = write_scan(dataset.folder, tiny_settings, dataset.manifest.created, scan, which, sm)
                 dataset.record({file_name(scan, which): sha})
     return dataset
+
+
+@pytest.fixture(scope="session")
+def trainer(tiny_dataset: Dataset) -> Trainer:
+    """A model trained for 20 steps. Read only."""
+    images, _ = training_images(tiny_dataset, "train", (0,), TINY_TRAINING.mean)
+    trainer = Trainer(TINY_TRAINING, images)
+    list(trainer.train(20))
+    return trainer
+
+
+@pytest.fixture
+def diverging(trainer: Trainer) -> torch.nn.Module:
+    """The model with one weight that is not a number: every sample leaves the finite numbers."""
+    broken = copy.deepcopy(trainer.ema)
+    with torch.no_grad():
+        next(iter(broken.parameters())).view(-1)[0] = float("nan")
+    return broken
+
+
+@pytest.fixture(scope="session")
+def validation(tiny_dataset: Dataset) -> Validation:
+    _, models = training_images(tiny_dataset, "train", (0,), TINY_TRAINING.mean)
+    return Validation.of(tiny_dataset, models)
