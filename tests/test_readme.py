@@ -10,7 +10,8 @@ from sm_search.cli.main import build_parser
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.loading import load_settings
 from sm_search.config.simulation_settings import FieldSettings
-from sm_search.search.space.space import load_space, parameter_names
+from sm_search.search.space.space_file import load_space
+from sm_search.search.space.tree import parameter_names
 
 ROOT = Path(__file__).parents[1]
 README, CLUSTER = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "cluster/README.md"))

@@ -28,7 +28,7 @@ def demo(options: Namespace, output: Output) -> dict[str, Any]:
     """Simulate, sweep, promote, synthesise and evaluate; the last verb's result, with seconds per step."""
     from sm_search.cli.main import build_parser  # which adds this verb too
     from sm_search.compute.session import ray_session
-    from sm_search.search.space.space import SPACES, load_space
+    from sm_search.search.space.space_file import SPACES, load_space
     from sm_search.search.study.folder import STUDY_FILE
 
     if options.tracking_uri and options.tracking_uri.startswith("sqlite"):

@@ -78,7 +78,7 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.compute.session import ray_session
     from sm_search.data.dataset import Dataset
     from sm_search.report.publication import publish_study
-    from sm_search.search.space.space import load_space, require_scans
+    from sm_search.search.space.space_file import load_space, require_scans
     from sm_search.search.study import sweep as search
     from sm_search.search.study.folder import check_study
     from sm_search.search.study.result import as_object
@@ -122,7 +122,7 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
 
 def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
     """What would run, and what it would cost."""
-    from sm_search.search.space.space import parameter_names
+    from sm_search.search.space.tree import parameter_names
     from sm_search.search.study.cost import expected_bytes, expected_seconds, expected_work, measured_costs, workers
     from sm_search.search.study.gpu_share import placed_here
 

@@ -34,7 +34,7 @@ def sweep_as_job(options: Namespace, output: Output) -> dict[str, Any]:
         _check_places(options)
 
     from sm_search.compute.jobs import JobServer
-    from sm_search.search.space.space import load_space
+    from sm_search.search.space.space_file import load_space
 
     if options.cancel:
         return _cancelled(JobServer(options.ray_address), study, output)

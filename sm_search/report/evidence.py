@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sm_search.config.model_settings import ScheduleSettings
-from sm_search.search.schedule.inner_search import UNPERTURBED
+from sm_search.search.schedule.base_schedule import UNPERTURBED
 
 QUALITY = (
     ("PSNR dB", "psnr_db_mean", ".1f"),

@@ -14,7 +14,7 @@ from sm_search.config.run_settings import RunSettings
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import SETTINGS_FILE
 from sm_search.evaluation.validation import Validation
-from sm_search.search.schedule.inner_search import untrained_guidance
+from sm_search.search.schedule.base_schedule import untrained_guidance
 from sm_search.synthesis import Synthesiser
 from sm_search.training import STATE_FILE, Trainer, make_checkpoint, training_images
 

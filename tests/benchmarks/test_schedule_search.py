@@ -38,14 +38,10 @@ from sm_search.evaluation.validation import NOISE_SEED, ScheduleScorer, Scores, 
 from sm_search.regression.scan_models import ScanModels
 from sm_search.search.schedule import inner_search as schedule_search
 from sm_search.search.schedule.good_schedules import best_of, first_of
-from sm_search.search.schedule.inner_search import (
-    ASKED_AT_ONCE,
-    STARTUP_SCHEDULES,
-    ScheduleSearch,
-    search_images,
-    search_schedule,
-)
-from sm_search.search.space.space import SPACES, Space, load_space
+from sm_search.search.schedule.inner_search import ASKED_AT_ONCE, STARTUP_SCHEDULES, ScheduleSearch, search_schedule
+from sm_search.search.schedule.race import search_images
+from sm_search.search.space.space import Space
+from sm_search.search.space.space_file import SPACES, load_space
 from sm_search.training import Trainer, TrainingImages
 
 pytestmark = pytest.mark.benchmark

@@ -31,7 +31,10 @@ from sm_search.compute.parallel_simulation import simulate_dataset
 from sm_search.compute.session import ray_session
 from sm_search.config.dataset_settings import preset
 from sm_search.data.dataset import Dataset
-from sm_search.search.space.space import SPACES, Space, load_space, suggest, training_settings
+from sm_search.search.space.resolved_settings import training_settings
+from sm_search.search.space.space import Space
+from sm_search.search.space.space_file import SPACES, load_space
+from sm_search.search.space.tree import suggest
 from sm_search.search.study import sweep as sweep_module
 from sm_search.search.study.result import RESULT_FILE
 from sm_search.search.study.searcher import TruthfulOptunaSearch

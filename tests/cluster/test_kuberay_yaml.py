@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from sm_search.cli.main import build_parser
-from sm_search.search.space.space import SPACES
+from sm_search.search.space.space_file import SPACES
 
 DOCUMENT = yaml.safe_load((Path(__file__).parents[2] / "cluster/kuberay.yaml").read_text())
 SPEC = DOCUMENT["spec"]

@@ -109,7 +109,7 @@ def readers(kind: str) -> list[Read]:
         from sm_search.config.dataset_settings import DatasetSettings
         from sm_search.config.loading import load_settings
         from sm_search.config.run_settings import RunSettings
-        from sm_search.search.space.space import load_space
+        from sm_search.search.space.space_file import load_space
 
         return [
             lambda path: load_settings(path, DatasetSettings),

@@ -15,7 +15,7 @@ from ray.tune.experiment import Trial
 
 from sm_search.config.errors import DataError
 from sm_search.data.storage import Place
-from sm_search.search.schedule.inner_search import ScheduleTrial
+from sm_search.search.schedule.race import ScheduleTrial
 
 FILE = "good_schedules.json"
 REPORTED = "good_schedules"

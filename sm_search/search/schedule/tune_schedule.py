@@ -12,16 +12,13 @@ from sm_search.config.errors import InputError
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.evaluation.validation import ScheduleScorer, Validation
-from sm_search.search.schedule.inner_search import (
-    ASKED_AT_ONCE,
-    Measure,
-    Progress,
-    ScheduleSearch,
-    search_images,
-    search_schedule,
-    untrained_guidance,
-)
-from sm_search.search.space.space import SPACES, Space, load_space, parameter_names, schedule_branches
+from sm_search.search.schedule.base_schedule import untrained_guidance
+from sm_search.search.schedule.inner_search import ASKED_AT_ONCE, Progress, ScheduleSearch, search_schedule
+from sm_search.search.schedule.race import Measure, search_images
+from sm_search.search.space.resolved_settings import schedule_branches
+from sm_search.search.space.space import Space
+from sm_search.search.space.space_file import SPACES, load_space
+from sm_search.search.space.tree import parameter_names
 from sm_search.tracking.records import get_run, read_study_text
 from sm_search.tracking.registry import download_model, source_model
 from sm_search.tracking.runs import StudyLog

@@ -10,7 +10,8 @@ from ray.tune.experiment import Trial
 
 from sm_search.config.base import content_hash
 from sm_search.search.space.space import Space
-from sm_search.search.study.recording import Announce, TrialSummary
+from sm_search.search.study.recording import Announce
+from sm_search.search.study.trial_summary import TrialSummary
 from sm_search.tracking.records import metric_history
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store

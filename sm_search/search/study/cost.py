@@ -18,8 +18,10 @@ from ray.tune.schedulers import TrialScheduler
 from sm_search.data.dataset import Dataset
 from sm_search.evaluation.validation import Validation
 from sm_search.search.space.ranges import Branch
-from sm_search.search.space.space import Space, parameters_of, suggest, training_settings
-from sm_search.search.study.searcher import make_asha
+from sm_search.search.space.resolved_settings import training_settings
+from sm_search.search.space.space import Space
+from sm_search.search.space.tree import parameters_of, suggest
+from sm_search.search.study.asha import make_asha
 from sm_search.search.study.trial import judging_schedules, search_trial_schedule, store_rung
 from sm_search.training import Trainer, training_images
 

@@ -16,8 +16,11 @@ from sm_search.data.dataset import Dataset
 from sm_search.data.storage import absolute
 from sm_search.diffusion.denoiser import Denoiser
 from sm_search.evaluation.validation import ScheduleScorer, Validation
-from sm_search.search.schedule.inner_search import ASKED_AT_ONCE, search_images
-from sm_search.search.space.space import Recorded, Resources, Space, schedule_settings, suggest, training_settings
+from sm_search.search.schedule.inner_search import ASKED_AT_ONCE
+from sm_search.search.schedule.race import search_images
+from sm_search.search.space.resolved_settings import schedule_settings, training_settings
+from sm_search.search.space.space import Resources, Space
+from sm_search.search.space.tree import Recorded, suggest
 from sm_search.search.study.cost import PROBE_LEARNING_RATE, WARM_UP_STEPS
 from sm_search.search.study.while_simulating import wait_for
 from sm_search.tracking.records import find_study

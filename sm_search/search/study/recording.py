@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from sm_search.config.errors import TrackingError
-from sm_search.search.space.space import Space, training_settings
+from sm_search.search.space.resolved_settings import training_settings
+from sm_search.search.space.space import Space
+from sm_search.search.study.trial_summary import TrialSummary, numbers, outcome
 from sm_search.tracking.records import RunRecord, metric_history
 from sm_search.tracking.runs import TRIAL_STATUS, StudyLog, TrialState
 from sm_search.tracking.store import Store
@@ -18,38 +20,9 @@ from sm_search.tracking.store import Store
 ERROR_FILE = "error.txt"
 HOLD_OFF_S = 20.0
 """How long a store that did not answer is left alone: each question holds up the search."""
-METRICS = (
-    "val_psnr_db",
-    "val_ssim",
-    "training_step",
-    "training_seconds",
-    "validation_seconds",
-    "images_per_second",
-    "evaluations",
-)
 DISK_FAULTS = ("No space left on device", "Disk quota exceeded", "File too large", "Read-only file system")
 
 Announce = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class TrialSummary:
-    """One finished trial.
-
-    Attributes:
-        reports: what it told at each rung.
-        seeds: the metric with each seed if it was confirmed.
-        front: its schedules that no other one of it beats, in a study with several objectives.
-    """
-
-    trial_id: str
-    state: TrialState
-    params: dict[str, Any]
-    metrics: dict[str, float]
-    error: str | None
-    reports: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
-    seeds: tuple[float, ...] = ()
-    front: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -176,37 +149,6 @@ class Recorder(tune.Callback):
         ended = sum(trial.is_finished() for trial in trials)
         best = max(whole, default=None)
         self.watch(Progress(running, ended, self.space.budget.trials, self.space.metric, best))
-
-
-def outcome(result: Mapping[str, Any], space: Space) -> TrialState:
-    """How a trial ended, from its last report."""
-    if "error" in result or space.metric not in result:
-        return "failed"
-    return "complete" if result["training_step"] == space.training_steps() else "pruned"
-
-
-def numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a report that belong in MLflow."""
-    return {name: float(result[name]) for name in METRICS if name in result}
-
-
-def summary(result: tune.Result, space: Space) -> TrialSummary:
-    """One trial as Tune's snapshot has it."""
-    last = result.metrics or {}
-    state: TrialState = "failed" if result.error else outcome(last, space)
-    error = str(result.error).strip().splitlines()[-1] if result.error else last.get("error")
-    if state == "failed" and error is None:
-        error = "the time was up before its first rung"
-    reports = sorted((report for _, report in result.best_checkpoints), key=lambda report: report["training_step"])
-    return TrialSummary(
-        trial_id=Path(result.path).name,
-        state=state,
-        params=dict(result.config or {}),
-        metrics={} if state == "failed" else numbers(last),
-        error=error,
-        reports=tuple(reports),
-        front=tuple(last.get("schedule_front", ())),
-    )
 
 
 def deliver(store: Store, space: Space, trials: Sequence[TrialSummary], suspects: Collection[str]) -> StudyLog:

@@ -15,10 +15,11 @@ from sm_search.config.errors import TrackingError
 from sm_search.data.atomic import atomic_path
 from sm_search.data.dataset import Dataset
 from sm_search.physics.system_matrix import SystemMatrix
-from sm_search.search.schedule.inner_search import pareto_front
+from sm_search.search.pareto import pareto_front
 from sm_search.search.space.space import Space
 from sm_search.search.study.confirmation import log_spread
-from sm_search.search.study.recording import TrialSummary, deliver
+from sm_search.search.study.recording import deliver
+from sm_search.search.study.trial_summary import TrialSummary
 from sm_search.tracking.logged_models import REQUIRED_FILES, log_model
 from sm_search.tracking.names import FRONT_FILE, SCHEDULES_FILE
 from sm_search.tracking.runs import StudyLog

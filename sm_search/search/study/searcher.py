@@ -3,18 +3,17 @@
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from sm_search.search.space.space import Space, Tree, parameter_names, suggest
+from sm_search.search.space.space import Space
+from sm_search.search.space.tree import Tree, parameter_names, suggest
 from sm_search.search.study.warm_start import NOTHING, Knowledge, Observation
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -180,37 +179,3 @@ def _key(params: Mapping[str, Any]) -> str:
 
 def _is_finite(value: Any) -> bool:
     return value is not None and math.isfinite(value)
-
-
-class RememberingASHA(ASHAScheduler):
-    """The stock class begins a resumed study with empty rungs, and lets bad trials pass until these are full again."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.stopped: dict[str, int] = {}
-
-    def remember(self, trial_id: str, results: Sequence[tuple[int, float]], *, stopped: bool) -> None:
-        """Enter what a trial reported before the study was resumed, as (training step, metric) in order."""
-        for step, value in results:
-            self._brackets[0].on_result(SimpleNamespace(trial_id=trial_id), step, value)
-        if stopped and results:
-            self.stopped[trial_id] = results[-1][0]
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """The decision; a trial that was stopped before, and that Tune's older snapshot revived, is stopped again."""
-        decision: str = super().on_trial_result(tune_controller, trial, result)
-        if result["training_step"] >= self.stopped.get(trial.trial_id, math.inf):
-            return TrialScheduler.STOP
-        return decision
-
-
-def make_asha(space: Space) -> RememberingASHA:
-    """The scheduler of a study: it stops what is not among the best of its rung, by the metric."""
-    return RememberingASHA(
-        time_attr="training_step",
-        metric=space.metric,
-        mode="max",
-        max_t=space.training_steps(),
-        grace_period=space.budget.first_rung,
-        reduction_factor=space.budget.reduction,
-    )

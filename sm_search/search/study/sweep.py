@@ -22,7 +22,9 @@ from sm_search.config.errors import DataError, InputError, TrackingError
 from sm_search.data.dataset import Dataset
 from sm_search.data.storage import absolute, is_uri
 from sm_search.search.schedule.good_schedules import GoodSchedules
-from sm_search.search.space.space import Space, fixed_values, parameter_names
+from sm_search.search.space.space import Space
+from sm_search.search.space.tree import fixed_values, parameter_names
+from sm_search.search.study.asha import make_asha
 from sm_search.search.study.confirmation import (
     ConfirmationCallback,
     confirmation_name,
@@ -38,11 +40,12 @@ from sm_search.search.study.folder import (
     study_folder,
 )
 from sm_search.search.study.gpu_share import GPUS_TAG, first_gpus, placed
-from sm_search.search.study.recording import DISK_FAULTS, Announce, Recorder, TrialSummary, Watch, summary
+from sm_search.search.study.recording import DISK_FAULTS, Announce, Recorder, Watch
 from sm_search.search.study.replacing_files import replacing_files
 from sm_search.search.study.result import RESULT_FILE, SweepResult, drop_checkpoints, keep, points, ranked
-from sm_search.search.study.searcher import TruthfulOptunaSearch, make_asha
+from sm_search.search.study.searcher import TruthfulOptunaSearch
 from sm_search.search.study.trial import TrialContext, run_confirmation, run_trial
+from sm_search.search.study.trial_summary import TrialSummary, summary
 from sm_search.search.study.warm_start import Knowledge, earlier_knowledge
 from sm_search.search.study.while_simulating import StallWatch
 from sm_search.tracking.records import metric_history

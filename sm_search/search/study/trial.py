@@ -20,9 +20,12 @@ from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
 from sm_search.evaluation.validation import Validation
 from sm_search.regression.scan_models import ScanModels
+from sm_search.search.schedule.base_schedule import early_schedules
 from sm_search.search.schedule.good_schedules import REPORTED, best_of, good_schedules
-from sm_search.search.schedule.inner_search import ScheduleSearch, early_schedules, search_schedule
-from sm_search.search.space.space import Recorded, Space, schedule_settings, suggest, training_settings
+from sm_search.search.schedule.inner_search import ScheduleSearch, search_schedule
+from sm_search.search.space.resolved_settings import schedule_settings, training_settings
+from sm_search.search.space.space import Space
+from sm_search.search.space.tree import Recorded, suggest
 from sm_search.search.study.while_simulating import wait_for
 from sm_search.tracking.names import SCHEDULES_FILE
 from sm_search.training import STATE_FILE, Trainer, TrainingImages, make_checkpoint, training_images

@@ -14,7 +14,7 @@ from sm_search.search.schedule.good_schedules import (
     best_of,
     good_schedules,
 )
-from sm_search.search.schedule.inner_search import ScheduleTrial
+from sm_search.search.schedule.race import ScheduleTrial
 
 
 def trial(name: str, value: float, *etas: float, finished: bool = True) -> Any:

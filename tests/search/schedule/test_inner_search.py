@@ -15,16 +15,10 @@ from optuna.trial import TrialState
 from sm_search.config.errors import DivergenceError
 from sm_search.config.model_settings import DiffusionSettings, ScheduleSettings
 from sm_search.evaluation.validation import ScheduleScorer, Scores, Validation
-from sm_search.search.schedule.inner_search import (
-    Race,
-    ScheduleSearch,
-    base_schedule,
-    early_schedules,
-    pareto_front,
-    rungs,
-    search_images,
-    search_schedule,
-)
+from sm_search.search.pareto import pareto_front
+from sm_search.search.schedule.base_schedule import base_schedule, early_schedules
+from sm_search.search.schedule.inner_search import ScheduleSearch, search_schedule
+from sm_search.search.schedule.race import Race, rungs, search_images
 from sm_search.search.space.space import Space
 from sm_search.search.study.trial import search_trial_schedule
 from sm_search.training import Trainer

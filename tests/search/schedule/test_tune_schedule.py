@@ -9,9 +9,10 @@ from sm_search.config.errors import InputError
 from sm_search.config.model_settings import ScheduleSettings
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import load_checkpoint
-from sm_search.search.schedule.inner_search import ScheduleSearch, untrained_guidance
+from sm_search.search.schedule.base_schedule import untrained_guidance
+from sm_search.search.schedule.inner_search import ScheduleSearch
 from sm_search.search.schedule.tune_schedule import tune_model_schedule
-from sm_search.search.space.space import SPACES, load_space
+from sm_search.search.space.space_file import SPACES, load_space
 from sm_search.tracking.store import Store
 from sm_search.training import Trainer, make_checkpoint, training_images
 

@@ -14,7 +14,7 @@ from sm_search.compute.session import ray_session
 from sm_search.config.model_settings import ScheduleSettings
 from sm_search.diffusion.condition import Condition
 from sm_search.evaluation.validation import ScheduleScorer, Validation
-from sm_search.search.schedule.inner_search import search_images
+from sm_search.search.schedule.race import search_images
 from sm_search.search.space.space import Resources
 from sm_search.training import Trainer
 

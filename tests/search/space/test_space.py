@@ -9,19 +9,10 @@ import pytest
 from sm_search.config.dataset_settings import preset
 from sm_search.config.errors import SettingsError
 from sm_search.config.model_settings import LinearBasisSettings, UNetSettings
-from sm_search.search.space.space import (
-    SPACES,
-    Recorded,
-    Space,
-    fixed_values,
-    load_space,
-    parameter_names,
-    parameters_of,
-    require_scans,
-    schedule_settings,
-    suggest,
-    training_settings,
-)
+from sm_search.search.space.resolved_settings import schedule_settings, training_settings
+from sm_search.search.space.space import Space
+from sm_search.search.space.space_file import SPACES, load_space, require_scans
+from sm_search.search.space.tree import Recorded, fixed_values, parameter_names, parameters_of, suggest
 
 BRANCHES = {
     "one_of": [

@@ -3,7 +3,8 @@
 import pytest
 
 from sm_search.data.dataset import Dataset
-from sm_search.search.space.space import Space, training_settings
+from sm_search.search.space.resolved_settings import training_settings
+from sm_search.search.space.space import Space
 from sm_search.search.study.cost import (
     UnitCosts,
     Work,

@@ -15,7 +15,9 @@ from sm_search.compute.session import WORKER_ENVIRONMENT
 from sm_search.config.errors import InputError
 from sm_search.data.dataset import Dataset
 from sm_search.search.schedule.workers import worker_count
-from sm_search.search.space.space import SPACES, Resources, Space, load_space, training_settings
+from sm_search.search.space.resolved_settings import training_settings
+from sm_search.search.space.space import Resources, Space
+from sm_search.search.space.space_file import SPACES, load_space
 from sm_search.search.study.gpu_share import (
     GIB,
     GPUS_TAG,

@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from sm_search.search.space.space import Space
-from sm_search.search.study.searcher import RememberingASHA, TruthfulOptunaSearch
+from sm_search.search.study.asha import RememberingASHA
+from sm_search.search.study.searcher import TruthfulOptunaSearch
 
 FIRST = ({"learning_rate": 2e-3, "p_uncond": 0.25}, {"learning_rate": 4e-3})
 

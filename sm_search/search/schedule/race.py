@@ -1,0 +1,187 @@
+"""A race of schedules: measured on a few images first, and only what looks promising there on more, up to all.
+
+All see the same images in the same order with the same noise, so that differences count.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sm_search.config.errors import DivergenceError
+from sm_search.config.model_settings import DiffusionSettings, ScheduleSettings
+from sm_search.evaluation.validation import Scores, Validation
+from sm_search.search.pareto import pareto_front
+
+FEWEST_IMAGES = 8
+CERTAIN = 2.0
+"""Standard errors of the paired difference to the best by which a schedule must be worse to be dropped at once."""
+Measure = Callable[[Sequence[ScheduleSettings], int, int], Scores]
+"""Scores schedules on the images from one number to another."""
+
+
+@dataclass(frozen=True)
+class ScheduleTrial:
+    """One schedule that was tried.
+
+    Attributes:
+        state: `dropped` is one that did not look promising on the first images.
+        images: how many it was measured on.
+        evaluations: of the network, for each image.
+        metrics: PSNR and SSIM, means over these images; empty if it diverged.
+        value: the metric of the search on all its images; None if it was dropped or diverged.
+        estimate: what is to be expected of `value`: the best schedule's, and the mean difference to it on the images
+            that both were measured on; its own mean while none was measured to the end; None if it diverged.
+    """
+
+    params: dict[str, Any]
+    schedule: ScheduleSettings
+    state: Literal["complete", "dropped", "diverged"]
+    images: int
+    evaluations: int
+    metrics: dict[str, float]
+    value: float | None
+    estimate: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON, without the parameters: they are in the schedule."""
+        return {
+            "schedule": self.schedule.model_dump(mode="json"),
+            "value": self.value,
+            "estimate": self.estimate,
+            "state": self.state,
+            "images": self.images,
+            "evaluations": self.evaluations,
+            "metrics": self.metrics,
+        }
+
+
+class Race:
+    """Schedules on the same images in the same order, and what is known of each, image by image."""
+
+    def __init__(self, measure: Measure, metric: str, images: int, diffusion: DiffusionSettings) -> None:
+        self.measure, self.metric, self.images, self.timesteps = measure, metric, images, diffusion.timesteps
+        self.known: dict[ScheduleSettings, dict[str, NDArray[np.float64]]] = {}
+
+    def run(self, schedules: Sequence[ScheduleSettings]) -> None:
+        """Measure new schedules, each as far as it looks promising. Cost doubles from rung to rung."""
+        alive = list(schedules)
+        for until in rungs(self.images):
+            self._measure(alive, until)
+            alive = [schedule for schedule in alive if self._is_finite(schedule)]
+            if until < self.images:
+                alive = self._promising(alive, until)
+
+    def finish(self, schedules: Sequence[ScheduleSettings]) -> None:
+        """Measure schedules on all images, whatever they look like."""
+        self._measure(schedules, self.images)
+
+    def is_finished(self, schedule: ScheduleSettings) -> bool:
+        return schedule in self.known and (self._seen(schedule) == self.images or not self._is_finite(schedule))
+
+    def best(self, tried: int, without: Sequence[ScheduleSettings] = ()) -> ScheduleSettings:
+        """The best of the schedules measured on all images, `without` some.
+
+        Raises:
+            DivergenceError: none of the `tried` schedules is finite.
+        """
+        finished = [schedule for schedule in self.finished() if schedule not in without]
+        if not finished:
+            raise DivergenceError(f"none of {tried} schedules stayed within the finite numbers")
+        return self.best_of(finished)
+
+    def best_of(self, finished: Sequence[ScheduleSettings]) -> ScheduleSettings:
+        return max(finished, key=lambda schedule: self._mean(schedule, self.metric, self.images))
+
+    def finished(self) -> list[ScheduleSettings]:
+        """The schedules measured on all images that stayed finite."""
+        return [s for s in self.known if self._seen(s) == self.images and self._is_finite(s)]
+
+    def best_in_words(self) -> str:
+        try:
+            return f"best {self._mean(self.best(0), self.metric, self.images):.4g}"
+        except DivergenceError:
+            return "all diverged"
+
+    def trial(self, params: dict[str, Any], schedule: ScheduleSettings) -> ScheduleTrial:
+        """What is known of a schedule."""
+        seen, is_finite = self._seen(schedule), self._is_finite(schedule)
+        metrics = {name: self._mean(schedule, name, seen) for name in self.known[schedule]} if is_finite else {}
+        state: Literal["complete", "dropped", "diverged"] = (
+            "diverged" if not is_finite else "complete" if seen == self.images else "dropped"
+        )
+        value = metrics[self.metric] if state == "complete" else None
+        evaluations, estimate = schedule.evaluations(self.timesteps), self._estimate(schedule, seen)
+        return ScheduleTrial(params, schedule, state, seen, evaluations, metrics, value, estimate)
+
+    def _estimate(self, schedule: ScheduleSettings, seen: int) -> float | None:
+        if not self._is_finite(schedule):
+            return None
+        finished = self.finished()
+        if not finished:
+            return self._mean(schedule, self.metric, seen)
+        best = self.best_of(finished)
+        ahead = self._mean(schedule, self.metric, seen) - self._mean(best, self.metric, seen)
+        return self._mean(best, self.metric, self.images) + ahead
+
+    def _measure(self, schedules: Sequence[ScheduleSettings], until: int) -> None:
+        """Measure schedules up to image `until`, from where each is."""
+        for begin in sorted({self._seen(schedule) for schedule in schedules}):
+            here = [schedule for schedule in schedules if self._seen(schedule) == begin]
+            if begin == until:
+                continue
+            scores = self.measure(here, begin, until)
+            for s, schedule in enumerate(here):
+                before = self.known.get(schedule, {})
+                self.known[schedule] = {
+                    name: np.concatenate([before.get(name, values[s, :0]), values[s]])
+                    for name, values in scores.items()
+                }
+
+    def _promising(self, schedules: Sequence[ScheduleSettings], images: int) -> list[ScheduleSettings]:
+        """The better half, less what is certainly worse than the best known; and whatever nothing known beats in
+        PSNR, SSIM and evaluations together.
+        """
+        if not schedules:
+            return []
+        field = [s for s in self.known if self._seen(s) >= images and self._is_finite(s)]
+        ranked = sorted(schedules, key=lambda schedule: -self._mean(schedule, self.metric, images))
+        best = max(field, key=lambda schedule: self._mean(schedule, self.metric, images))
+        half = [s for s in ranked[: math.ceil(len(ranked) / 2)] if not self._is_surely_worse(s, best, images)]
+        unbeaten = pareto_front([self._objectives(schedule, images) for schedule in field])
+        kept = {*half, *(s for s, is_unbeaten in zip(field, unbeaten, strict=True) if is_unbeaten)}
+        return [schedule for schedule in schedules if schedule in kept]
+
+    def _is_surely_worse(self, schedule: ScheduleSettings, best: ScheduleSettings, images: int) -> bool:
+        difference = self.known[schedule][self.metric][:images] - self.known[best][self.metric][:images]
+        return bool(difference.mean() + CERTAIN * difference.std(ddof=1) / math.sqrt(images) < 0)
+
+    def _objectives(self, schedule: ScheduleSettings, images: int) -> tuple[float, ...]:
+        """To be maximised."""
+        scores = [self._mean(schedule, name, images) for name in self.known[schedule]]
+        return (*scores, -schedule.evaluations(self.timesteps))
+
+    def _seen(self, schedule: ScheduleSettings) -> int:
+        return len(self.known[schedule][self.metric]) if schedule in self.known else 0
+
+    def _mean(self, schedule: ScheduleSettings, name: str, images: int) -> float:
+        return float(self.known[schedule][name][:images].mean())
+
+    def _is_finite(self, schedule: ScheduleSettings) -> bool:
+        return bool(np.isfinite(self.known[schedule][self.metric]).all())
+
+
+def rungs(images: int) -> list[int]:
+    """Images after which a race looks around: all, half of them, and so on while there are enough."""
+    found = [images]
+    while found[0] >= 2 * FEWEST_IMAGES:
+        found.insert(0, found[0] // 2)
+    return found
+
+
+def search_images(validation: Validation, images: int) -> Validation:
+    """The images that a search looks at, in the order in which a race looks at them."""
+    return validation.subset(images).spread_out()
