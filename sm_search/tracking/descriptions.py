@@ -69,8 +69,8 @@ def model_note(has_example: bool) -> str:
     lines = [
         "High-gradient system matrices from low-gradient ones. From files, where `sm-search` is installed: "
         "`sm-search synthesize --model runs:/RUN_ID/checkpoint --input low.mdf --output high.mdf`, with the source "
-        "run's id. Over HTTP: `mlflow models serve`, as the README shows; `served_model.py` under *Artifacts* states "
-        "the request."
+        "run's id. Over HTTP: `mlflow models serve`, as `docs/mlflow.md` shows; `served_model.py` under "
+        "*Artifacts* states the request."
     ]
     if has_example:
         lines.append(
