@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +18,12 @@ from sm_search.config.model_settings import Mean, ScheduleSettings, TrainingSett
 from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
 from sm_search.data.scaling import ScaledImages
+from sm_search.diffusion.captured_step import CapturedStep
 from sm_search.diffusion.checkpoint import Checkpoint, CheckpointInfo
 from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
-from sm_search.diffusion.noise_schedule import alpha_bars, diffuse, min_snr_weight, training_target
-from sm_search.diffusion.parity import mirrored
+from sm_search.diffusion.noise_schedule import alpha_bars
+from sm_search.diffusion.objective import Draws, Objective
 from sm_search.regression.scan_models import ScanData, ScanModels
 
 STATE_FILE = "training_state.safetensors"
@@ -74,10 +76,16 @@ def training_images(
 class Trainer:
     """The weights, their moving average and the optimiser of one training run (paper, Algorithm 1).
 
-    The draws of step n come from a stream named n, so a resumed run continues as if it had never stopped.
+    The draws of step n come from a stream named n, so a resumed run continues as if it had never stopped. Images and
+    draws are on the device, and no step waits for it.
+
+    Args:
+        captured: on a GPU, run the steps as one CUDA graph (`CapturedStep`); the results are the same.
     """
 
-    def __init__(self, settings: TrainingSettings, images: TrainingImages, device: str = "cpu") -> None:
+    def __init__(
+        self, settings: TrainingSettings, images: TrainingImages, device: str = "cpu", *, captured: bool = False
+    ) -> None:
         self.settings = settings
         self.device = device
         self.step = 0
@@ -88,13 +96,19 @@ class Trainer:
         self.denoiser.fit_constants(images.targets, images.condition)
         self.denoiser.to(device)
         self.ema: Denoiser = copy.deepcopy(self.denoiser).requires_grad_(False)
-        # Mirroring acts on images, so their states are then made at each draw.
-        self.targets = images.targets.to(device) if settings.augmentation == "parity" else None
-        self.states = self.denoiser.to_state(images.targets.to(device))
-        self.condition = images.condition.to(device)
-        self.bars = alpha_bars(settings.diffusion).float().to(device)
+        bars = alpha_bars(settings.diffusion).float().to(device)
+        self.objective = Objective(
+            settings, self.denoiser, images.targets.to(device), images.condition.to(device), bars
+        )
+        self.on_gpu = torch.device(device).type == "cuda"
+        self.captured = captured and self.on_gpu
+        self._captured_step = CapturedStep(self._descend)
         self.optimizer = torch.optim.AdamW(
-            self.denoiser.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            self.denoiser.parameters(),
+            lr=self._number(settings.learning_rate),
+            weight_decay=settings.weight_decay,
+            fused=True,
+            capturable=self.captured,
         )
 
     def train(self, until: int, every: int = 100) -> Iterator[StepRecord]:
@@ -127,66 +141,37 @@ class Trainer:
         return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     def _advance(self) -> Tensor:
-        settings = self.settings
-        generator = torch.Generator().manual_seed(stream_seed(settings.seed, "step", self.step))
-        index = torch.randint(len(self.states), (settings.batch_size,), generator=generator).to(self.device)
-        t = torch.randint(1, settings.diffusion.timesteps + 1, (settings.batch_size,), generator=generator)
-        at_end = torch.rand(settings.batch_size, generator=generator) < settings.share_at_end
-        t = torch.where(at_end, settings.diffusion.timesteps, t).to(self.device)
-        drop = (torch.rand(settings.batch_size, generator=generator) < settings.p_uncond).to(self.device)
-        x0, condition = self._drawn(index)
-        epsilon = torch.randn(x0.shape, generator=generator).to(self.device)
-        condition = self._perturbed(condition.dropped(drop), t, generator)
-
-        alpha_bar = self.bars[t]
-        broadcast = alpha_bar.reshape(-1, *(1,) * (x0.ndim - 1))
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, settings.precision == "bfloat16"):
-            output = self.denoiser(diffuse(x0, epsilon, broadcast), alpha_bar, condition).float()
-        target = training_target(settings.diffusion.prediction, x0, epsilon, broadcast)
-        error = (output - target).square()
-        if settings.loss_weighting == "min-snr":
-            error = error * min_snr_weight(settings.diffusion.prediction, broadcast)
-        loss = error.mean()
-
+        """One step; its loss, which the next one may overwrite."""
+        rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
+            if self.on_gpu:
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        draws = self.objective.draws(self.step)
+        self.step += 1
+        # A young average forgets quickly, or short runs would sample their initial weights.
+        ema_decay = self._number(min(self.settings.ema_decay, (1 + self.step) / (EMA_WARM_UP + self.step)))
+        return self._captured_step(draws, ema_decay) if self.captured else self._descend(draws, ema_decay)
+
+    def _number(self, value: float) -> Any:
+        """On a GPU a tensor there, which a captured step can read anew."""
+        return torch.full((), value, device=self.device) if self.on_gpu else value
+
+    def _descend(self, draws: Draws, ema_decay: Any) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
+        loss = self.objective.loss(draws)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), CLIP_NORM)
         self.optimizer.step()
-        self.step += 1
-        self._update_ema()
+        self._update_ema(ema_decay)
         return loss.detach()
 
-    def _drawn(self, index: Tensor) -> tuple[Tensor, Condition]:
-        """States and conditions of the images drawn, under `augmentation: parity` mirrored at random."""
-        condition = self.condition[index]
-        if self.targets is None:
-            return self.states[index], condition
-        generator = torch.Generator().manual_seed(stream_seed(self.settings.seed, "mirror", self.step))
-        along_x, along_y = (torch.rand((2, len(index)), generator=generator) < 0.5).to(self.device)
-        targets, image = (
-            mirrored(each, condition.orders, along_x, along_y) for each in (self.targets[index], condition.image)
-        )
-        return self.denoiser.to_state(targets), condition.with_image(image)
-
-    def _perturbed(self, condition: Condition, t: Tensor, generator: torch.Generator) -> Condition:
-        """The paper's text: noise of the same level as x_t on the condition, and a weight that decays with t."""
-        image = condition.image
-        if self.settings.condition_noise == "same-level":
-            noise = torch.randn(image.shape, generator=generator).to(self.device)
-            image = image + (1 - self.bars[t]).sqrt()[:, None, None, None] * noise
-        if self.settings.condition_weight == "decay":
-            image = image * (1 - t / self.settings.diffusion.timesteps)[:, None, None, None]
-        return condition.with_image(image)
-
     @torch.no_grad()
-    def _update_ema(self) -> None:
-        # A young average forgets quickly, or short runs would sample their initial weights.
-        decay = min(self.settings.ema_decay, (1 + self.step) / (EMA_WARM_UP + self.step))
+    def _update_ema(self, decay: Any) -> None:
         averages: list[Tensor] = list(self.ema.parameters())
         current: list[Tensor] = list(self.denoiser.parameters())
-        torch._foreach_lerp_(averages, current, 1 - decay)
+        torch._foreach_lerp_(averages, current, [1 - decay] * len(averages) if self.on_gpu else 1 - decay)
 
     def state(self) -> dict[str, Tensor]:
         """All that a resumed run needs, as named tensors of their own (training on does not change them)."""
@@ -207,6 +192,7 @@ class Trainer:
             moments.setdefault(int(index), {})[key] = value.clone()  # the optimiser keeps what it is given
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._captured_step = CapturedStep(self._descend)  # the old one would write to what was there before
         self.step = int(tensors["step"])
 
 

@@ -240,8 +240,10 @@ class UNetDenoiser(Denoiser):
         pixels = self.part(torch.cat((x_t, condition.image * keep), 1))
         pixels = torch.cat((pixels, keep.expand(-1, 1, *pixels.shape[2:])), 1)
         features = torch.cat((self.component(condition), noise_features(alpha_bar)), 1)
-        # The noise level enters through our own features; diffusers' timestep input stays at zero.
-        return self.join(self.net(pixels, 0, class_labels=self.features(features)).sample)
+        # The noise level enters through our own features; diffusers' timestep input stays at zero, made on the device:
+        # a number would be copied there, and a CUDA graph cannot hold that.
+        time = torch.zeros((), dtype=torch.int64, device=pixels.device)
+        return self.join(self.net(pixels, time, class_labels=self.features(features)).sample)
 
 
 def build_denoiser(

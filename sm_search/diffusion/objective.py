@@ -1,0 +1,120 @@
+"""The training objective: what a step draws, and the loss of it (paper, Algorithm 1).
+
+Shapes: B images of a step, 2 parts (real, imaginary), Y and X pixels.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from sm_search.config.model_settings import TrainingSettings
+from sm_search.config.streams import stream_seed
+from sm_search.diffusion.condition import Condition
+from sm_search.diffusion.denoiser import Denoiser
+from sm_search.diffusion.noise_schedule import diffuse, min_snr_weight, training_target
+from sm_search.diffusion.parity import mirrored
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one training step.
+
+    Attributes:
+        index: of the training images, (B,).
+        t: of the diffusion, (B,).
+        drop: whether the condition is dropped, bool, (B,).
+        epsilon: white noise on the states, (B, …).
+        condition_noise: white noise on the conditions, (B, 2, Y, X); None where none is asked for.
+        mirror: whether to mirror along x and along y, bool, (2, B); None without `augmentation: parity`.
+    """
+
+    index: Tensor
+    t: Tensor
+    drop: Tensor
+    epsilon: Tensor
+    condition_noise: Tensor | None
+    mirror: Tensor | None
+
+    def copy_(self, other: Self) -> None:
+        """Take the numbers of another step, in place."""
+        for part in fields(self):
+            mine, theirs = getattr(self, part.name), getattr(other, part.name)
+            if mine is not None:
+                mine.copy_(theirs)
+
+
+class Objective:
+    """The loss of a step over one set of training images, all on one device.
+
+    Args:
+        targets: images (B, 2, Y, X), which `augmentation: parity` mirrors.
+        states: the same as the denoiser's states.
+        bars: ᾱ_t for t = 0 … T.
+    """
+
+    def __init__(
+        self, settings: TrainingSettings, denoiser: Denoiser, targets: Tensor, condition: Condition, bars: Tensor
+    ) -> None:
+        self.settings = settings
+        self.denoiser = denoiser
+        self.condition = condition
+        self.bars = bars
+        # Mirroring acts on images, so their states are then made at each draw.
+        self.targets = targets if settings.augmentation == "parity" else None
+        self.states = denoiser.to_state(targets)
+        self.generator = torch.Generator(targets.device)
+        self._mirror_generator = torch.Generator(targets.device)
+
+    def draws(self, step: int) -> Draws:
+        """The numbers of step number `step`: of a stream of that name, drawn where the images are."""
+        settings, device = self.settings, self.states.device
+        batch, timesteps = settings.batch_size, settings.diffusion.timesteps
+        draw = {"generator": self.generator.manual_seed(stream_seed(settings.seed, "step", step)), "device": device}
+        index = torch.randint(len(self.states), (batch,), **draw)
+        t = torch.randint(1, timesteps + 1, (batch,), **draw)
+        t = torch.where(torch.rand(batch, **draw) < settings.share_at_end, timesteps, t)
+        drop = torch.rand(batch, **draw) < settings.p_uncond
+        epsilon = torch.randn((batch, *self.states.shape[1:]), **draw)
+        condition_noise = mirror = None
+        if settings.condition_noise == "same-level":
+            condition_noise = torch.randn((batch, *self.condition.image.shape[1:]), **draw)
+        if self.targets is not None:
+            generator = self._mirror_generator.manual_seed(stream_seed(settings.seed, "mirror", step))
+            mirror = torch.rand((2, batch), generator=generator, device=device) < 0.5
+        return Draws(index, t, drop, epsilon, condition_noise, mirror)
+
+    def loss(self, draws: Draws) -> Tensor:
+        """The mean squared error of the network's output, a scalar; nothing here waits for the device."""
+        settings = self.settings
+        x0, condition = self._drawn(draws)
+        condition = self._perturbed(condition.dropped(draws.drop), draws)
+        alpha_bar = self.bars[draws.t]
+        broadcast = alpha_bar.reshape(-1, *(1,) * (x0.ndim - 1))
+        with torch.autocast(x0.device.type, torch.bfloat16, settings.precision == "bfloat16"):
+            output = self.denoiser(diffuse(x0, draws.epsilon, broadcast), alpha_bar, condition).float()
+        target = training_target(settings.diffusion.prediction, x0, draws.epsilon, broadcast)
+        error = (output - target).square()
+        if settings.loss_weighting == "min-snr":
+            error = error * min_snr_weight(settings.diffusion.prediction, broadcast)
+        return error.mean()
+
+    def _drawn(self, draws: Draws) -> tuple[Tensor, Condition]:
+        """States and conditions of the images drawn, under `augmentation: parity` mirrored at random."""
+        condition = self.condition[draws.index]
+        if self.targets is None or draws.mirror is None:
+            return self.states[draws.index], condition
+        targets, image = (
+            mirrored(each, condition.orders, *draws.mirror) for each in (self.targets[draws.index], condition.image)
+        )
+        return self.denoiser.to_state(targets), condition.with_image(image)
+
+    def _perturbed(self, condition: Condition, draws: Draws) -> Condition:
+        """The paper's text: noise of the same level as x_t on the condition, and a weight that decays with t."""
+        image = condition.image
+        if draws.condition_noise is not None:
+            image = image + (1 - self.bars[draws.t]).sqrt()[:, None, None, None] * draws.condition_noise
+        if self.settings.condition_weight == "decay":
+            image = image * (1 - draws.t / self.settings.diffusion.timesteps)[:, None, None, None]
+        return condition.with_image(image)
