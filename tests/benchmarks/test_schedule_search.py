@@ -38,8 +38,8 @@ from sm_search.evaluation.validation import NOISE_SEED, ScheduleScorer, Scores, 
 from sm_search.regression.scan_models import ScanModels
 from sm_search.search.schedule import inner_search as schedule_search
 from sm_search.search.schedule.good_schedules import best_of, first_of
-from sm_search.search.schedule.inner_search import ASKED_AT_ONCE, STARTUP_SCHEDULES, ScheduleSearch, search_schedule
-from sm_search.search.schedule.race import search_images
+from sm_search.search.schedule.inner_search import STARTUP_SCHEDULES, ScheduleSearch, search_schedule
+from sm_search.search.schedule.race import ASKED_AT_ONCE, search_images
 from sm_search.search.space.space import Space
 from sm_search.search.space.space_file import SPACES, load_space
 from sm_search.training import Trainer, TrainingImages

@@ -16,14 +16,12 @@ from sm_search.diffusion.denoiser import Denoiser
 from sm_search.evaluation.validation import ScheduleScorer, Validation
 from sm_search.search.pareto import pareto_front
 from sm_search.search.schedule.base_schedule import UNPERTURBED, admits_unperturbed, early_schedules, is_perturbed
-from sm_search.search.schedule.race import Measure, Race, ScheduleTrial, search_images
+from sm_search.search.schedule.race import ASKED_AT_ONCE, Measure, Race, ScheduleTrial, search_images
 from sm_search.search.space.resolved_settings import schedule_settings
 from sm_search.search.space.tree import Tree, parameter_names, suggest
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-ASKED_AT_ONCE = 2
-"""A few more to a batch would be faster and are worse: TPE learns nothing within it (docs/results.md)."""
 STARTUP_SCHEDULES = 9
 """Drawn at random before TPE suggests; what is asked for first is among them."""
 REPEATS_BEFORE_RANDOM = 1

@@ -16,6 +16,8 @@ from sm_search.config.model_settings import DiffusionSettings, ScheduleSettings
 from sm_search.evaluation.validation import Scores, Validation
 from sm_search.search.pareto import pareto_front
 
+ASKED_AT_ONCE = 2
+"""Schedules of one race. A few more would be faster and are worse: TPE learns nothing within it (docs/results.md)."""
 FEWEST_IMAGES = 8
 CERTAIN = 2.0
 """Standard errors of the paired difference to the best by which a schedule must be worse to be dropped at once."""

@@ -13,8 +13,8 @@ from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.evaluation.validation import ScheduleScorer, Validation
 from sm_search.search.schedule.base_schedule import untrained_guidance
-from sm_search.search.schedule.inner_search import ASKED_AT_ONCE, Progress, ScheduleSearch, search_schedule
-from sm_search.search.schedule.race import Measure, search_images
+from sm_search.search.schedule.inner_search import Progress, ScheduleSearch, search_schedule
+from sm_search.search.schedule.race import ASKED_AT_ONCE, Measure, search_images
 from sm_search.search.space.resolved_settings import schedule_branches
 from sm_search.search.space.space import Space
 from sm_search.search.space.space_file import SPACES, load_space

@@ -57,12 +57,14 @@ class Resources(Settings):
         gpus: the share of a GPU; `auto` is measured before the search, see `search/study/gpu_share.py`.
         threads: of torch; no more than `cpus`, or trials side by side would crowd a node.
         concurrent: how many run at once (none: as many as fit).
+        cuda_graph: on a GPU, run the training steps as one CUDA graph; the results are the same.
     """
 
     cpus: Annotated[float, Field(gt=0)] = 1
     gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = 0
     threads: Annotated[int, Field(ge=1)] = 1
     concurrent: Annotated[int, Field(ge=1)] | None = None
+    cuda_graph: bool = False
 
     @field_validator("gpus", mode="before")
     @classmethod

@@ -23,6 +23,7 @@ from sm_search.search.space.space import Space
 from sm_search.search.space.tree import parameters_of, suggest
 from sm_search.search.study.asha import make_asha
 from sm_search.search.study.trial import judging_schedules, search_trial_schedule, store_rung
+from sm_search.search.study.trial_memory import PROBE_LEARNING_RATE, WARM_UP_STEPS
 from sm_search.training import Trainer, training_images
 
 ORDERS = 20
@@ -32,8 +33,6 @@ PROBES = 2
 MOST_DRAWN = 100
 """Points after which a branch that none of them is in is given up."""
 PROBE_S = 2.0
-PROBE_LEARNING_RATE = 1e-9
-WARM_UP_STEPS = 2
 PROBED_SCHEDULES = 8
 
 

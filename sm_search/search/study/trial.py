@@ -90,7 +90,7 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
     dataset, images, models, validation = _loaded(
         context.data, context.dataset_hash, settings.receive_channels, settings.mean, settings.scans
     )
-    trainer = Trainer(settings, images, device)
+    trainer = Trainer(settings, images, device, captured=space.resources.cuda_graph)
     checkpoint = tune.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:

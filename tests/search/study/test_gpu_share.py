@@ -18,17 +18,14 @@ from sm_search.search.schedule.workers import worker_count
 from sm_search.search.space.resolved_settings import training_settings
 from sm_search.search.space.space import Resources, Space
 from sm_search.search.space.space_file import SPACES, load_space
-from sm_search.search.study.gpu_share import (
+from sm_search.search.study.gpu_share import GPUS_TAG, first_gpus, placed, placed_here
+from sm_search.search.study.trial_memory import (
     GIB,
-    GPUS_TAG,
     MARGIN,
     GpuMemory,
-    first_gpus,
     gpu_share,
     largest_points,
     measured_memory,
-    placed,
-    placed_here,
     try_point,
 )
 from sm_search.tracking.runs import StudyLog
