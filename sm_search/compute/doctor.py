@@ -14,6 +14,7 @@ from typing import Any, Literal
 import ray
 
 from sm_search.compute.nodes import NodeAnswer, ask_nodes
+from sm_search.compute.ray_internals import session_folder
 from sm_search.compute.session import ray_session
 from sm_search.config.errors import InputError, SmSearchError, TrackingError
 from sm_search.data.storage import Place, is_uri
@@ -62,7 +63,7 @@ def look_around(storage: str, mark: str) -> dict[str, Any]:
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # of this task, which asked for no GPU
     import torch
 
-    usage = shutil.disk_usage(ray._private.worker._global_node.get_session_dir_path())
+    usage = shutil.disk_usage(session_folder())
     found = {
         "python": sys.version.split()[0],
         **{name: version(name) for name in VERSIONED},

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import ray
 
+from sm_search.compute.ray_internals import autoscaler_limits
 from sm_search.config.errors import InputError
 from sm_search.data.dataset import Dataset
 from sm_search.data.storage import absolute
@@ -67,8 +68,7 @@ def first_gpus(resources: Resources) -> float:
 
 def session_has_gpus() -> bool:
     """Whether a node of the session has a GPU, or the autoscaler may start one that has."""
-    to_come = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    return ray.cluster_resources().get("GPU", 0) > 0 or to_come.get("GPU", 0) > 0
+    return ray.cluster_resources().get("GPU", 0) > 0 or autoscaler_limits().get("GPU", 0) > 0
 
 
 def _with_gpus(space: Space, share: float) -> Space:

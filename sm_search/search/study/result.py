@@ -13,12 +13,12 @@ from ray import tune
 
 from sm_search.config.errors import TrackingError
 from sm_search.data.atomic import atomic_path
-from sm_search.data.dataset import Dataset
 from sm_search.physics.system_matrix import SystemMatrix
 from sm_search.search.pareto import pareto_front
 from sm_search.search.space.space import Space
 from sm_search.search.study.confirmation import log_spread
 from sm_search.search.study.recording import deliver
+from sm_search.search.study.study import Study
 from sm_search.search.study.trial_summary import TrialSummary
 from sm_search.tracking.logged_models import REQUIRED_FILES, log_model
 from sm_search.tracking.names import FRONT_FILE, SCHEDULES_FILE
@@ -95,6 +95,19 @@ def ranked(space: Space, trials: Sequence[TrialSummary]) -> list[TrialSummary]:
     return sorted(trials, key=key)
 
 
+def sweep_result(space: Space, run_id: str, trials: Sequence[TrialSummary], repeated: int) -> SweepResult:
+    """The result of the finished `trials` of a study; see `SweepResult` for the rest."""
+    complete = ranked(space, [trial for trial in trials if trial.state == "complete"])
+    return SweepResult(
+        study=space.study,
+        run_id=run_id,
+        metric=space.metric,
+        trials=tuple(ranked(space, trials)),
+        points=tuple(points(space, complete)),
+        repeated=repeated,
+    )
+
+
 def points(space: Space, complete: Sequence[TrialSummary]) -> list[Point]:
     """All that a study with several objectives found; on its front is what no other beats: none is at least as good in
     every objective and better in one.
@@ -117,27 +130,26 @@ def points(space: Space, complete: Sequence[TrialSummary]) -> list[Point]:
 
 
 def keep(
-    told: SweepResult,
+    result: SweepResult,
     space: Space,
-    store: Store,
-    path: Path,
+    study: Study,
     suspects: Collection[str],
     checkpoints: Mapping[str, tune.Checkpoint],
-    dataset: Dataset,
 ) -> None:
-    """The result in the file `path`, then all of it in MLflow, and the study closed.
+    """Keep a result in the study's folder, then all of it in MLflow, and close the study's runs.
 
     Args:
         suspects: trials of which MLflow may lack something.
-        dataset: its name is told to the study if it was not known at its start; the models answer its first scan.
+        checkpoints: of each trial its last one.
 
     Raises:
         TrackingError: MLflow does not take it all.
     """
+    path = study.folder / RESULT_FILE
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(as_object(told), indent=1) + "\n")
+        temporary.write_text(json.dumps(as_object(result), indent=1) + "\n")
     try:
-        _store(told, space, store, suspects, checkpoints, dataset)
+        _store(result, space, study, suspects, checkpoints)
     except TrackingError as error:
         lacking = ", ".join(sorted(suspects)) or "none of its trials"
         raise TrackingError(
@@ -147,33 +159,32 @@ def keep(
 
 
 def _store(
-    told: SweepResult,
+    result: SweepResult,
     space: Space,
-    store: Store,
+    study: Study,
     suspects: Collection[str],
     checkpoints: Mapping[str, tune.Checkpoint],
-    dataset: Dataset,
 ) -> None:
-    complete = told.complete
-    log = deliver(store, space, told.trials, suspects)
+    complete, store, dataset = result.complete, study.store, study.dataset
+    log = deliver(store, space, result.trials, suspects)
     if not dataset.missing():
-        log.name_dataset(dataset.content_hash())
+        log.name_dataset(dataset.content_hash())  # it may not have been known at the start
     runs = log.existing_trials()
     # A trial comes to its end when all of the dataset is there.
     example = dataset.read(dataset.settings.scans("train")[0], "low") if complete else None
-    for trial in told.kept:
+    for trial in result.kept:
         run_id = runs[trial.trial_id].run_id
         _store_checkpoint(log, store, trial.trial_id, run_id, checkpoints[trial.trial_id], example)
     for trial in complete:
         log_spread(log, store, runs[trial.trial_id].run_id, space, trial)
         if space.beside:
-            on_front = {"on_front": float(any(point.trial_id == trial.trial_id for point in told.front))}
+            on_front = {"on_front": float(any(point.trial_id == trial.trial_id for point in result.front))}
             log.log_metrics(trial.trial_id, space.training_steps(), on_front)
-    if told.points:
-        log.log_text(None, json.dumps([asdict(point) for point in told.points], indent=1), FRONT_FILE)
+    if result.points:
+        log.log_text(None, json.dumps([asdict(point) for point in result.points], indent=1), FRONT_FILE)
     if complete:
         best = {f"best_{space.metric}": complete[0].metrics[space.metric]}
-        counts = {"trials_complete": len(complete), "trials": len(told.trials), "trials_repeated": told.repeated}
+        counts = {"trials_complete": len(complete), "trials": len(result.trials), "trials_repeated": result.repeated}
         log.log_metrics(None, len(complete), {**best, **counts})
     log.finish("complete" if complete else "failed")
 
@@ -196,7 +207,7 @@ def drop_checkpoints(results: Sequence[tune.Result], kept: Collection[str] = ())
 def _store_checkpoint(
     log: StudyLog, store: Store, trial_id: str, run_id: str, checkpoint: tune.Checkpoint, example: SystemMatrix | None
 ) -> None:
-    """The model of a trial, and the schedules that it tried; the optimiser's state stays behind."""
+    """Store the model of a trial, and the schedules that it tried; the optimiser's state stays behind."""
     with checkpoint.as_directory() as folder, tempfile.TemporaryDirectory() as model:
         if Path(folder, SCHEDULES_FILE).is_file():
             log.log_file(trial_id, Path(folder, SCHEDULES_FILE))
@@ -205,17 +216,17 @@ def _store_checkpoint(
         log_model(store, run_id, Path(model), example)
 
 
-def as_object(told: SweepResult) -> dict[str, Any]:
+def as_object(result: SweepResult) -> dict[str, Any]:
     """A result as JSON."""
     trials = [
         {"trial_id": t.trial_id, "state": t.state, "params": t.params, "metrics": t.metrics, "error": t.error}
-        for t in told.trials
+        for t in result.trials
     ]
     return {
-        "study": told.study,
-        "run_id": told.run_id,
-        "metric": told.metric,
-        "front": [asdict(point) for point in told.front],
-        "repeated": told.repeated,
+        "study": result.study,
+        "run_id": result.run_id,
+        "metric": result.metric,
+        "front": [asdict(point) for point in result.front],
+        "repeated": result.repeated,
         "trials": trials,
     }

@@ -1,0 +1,124 @@
+"""A study's experiments under Ray Tune, its search and its confirmation: begun, or restored, and run to their end."""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.fs
+from ray import tune
+from ray.exceptions import RayError
+from ray.tune.error import TuneError
+from ray.tune.experiment import Trial
+
+from sm_search.compute.ray_internals import has_begun, replace_callbacks, trials_of, withhold_credentials
+from sm_search.compute.session import interrupted_gently
+from sm_search.config.errors import DataError
+from sm_search.search.space.space import Resources
+from sm_search.search.study.recording import Recorder
+from sm_search.search.study.replacing_files import replacing_files
+from sm_search.search.study.study import Study, stopped
+from sm_search.search.study.trial import TrialContext
+
+TRIAL_RETRIES = 3
+
+withhold_credentials()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What Ray Tune is to run, under which name.
+
+    Attributes:
+        function: a function trainable of parameters and `context`.
+        param_space: what Tune itself varies.
+    """
+
+    name: str
+    study: Study
+    function: Any
+    context: TrialContext
+    resources: Resources
+    callbacks: Sequence[tune.Callback]
+    param_space: Mapping[str, Any] = field(default_factory=dict)
+
+    def begin(self, **options: Any) -> tune.Tuner:
+        """A tuner for it; `options` are those of `tune.TuneConfig`."""
+        # All checkpoints of a trial are kept, one a rung: to delete the last but one would, for a moment, leave Tune's
+        # snapshot of the study with a checkpoint that is gone, and a death in that moment would cost the trial.
+        return tune.Tuner(
+            self._trainable(),
+            param_space=dict(self.param_space),
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=self.resources.concurrent,
+                reuse_actors=True,
+                trial_name_creator=_trial_id,
+                trial_dirname_creator=_trial_id,
+                **options,
+            ),
+            run_config=tune.RunConfig(
+                name=self.name,
+                storage_path=self.study.place,
+                storage_filesystem=self._files(),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
+                callbacks=list(self.callbacks),
+            ),
+        )
+
+    def restore(self) -> tune.Tuner | None:
+        """A tuner that continues it; None if it was not begun."""
+        path = f"{self.study.place}/{self.name}"
+        if not tune.Tuner.can_restore(path, storage_filesystem=self._files()):
+            return None
+        tuner = tune.Tuner.restore(
+            path,
+            self._trainable(),
+            resume_unfinished=True,
+            resume_errored=True,
+            param_space=dict(self.param_space),
+            storage_filesystem=self._files(),
+        )
+        replace_callbacks(tuner, list(self.callbacks))
+        return tuner
+
+    def _trainable(self) -> Any:
+        resources = {"cpu": self.resources.cpus, "gpu": self.resources.gpu_share}
+        return tune.with_resources(tune.with_parameters(self.function, context=self.context), resources)
+
+    def _files(self) -> pyarrow.fs.FileSystem | None:
+        """None for a URI, which Ray resolves; objects in S3 appear whole anyway."""
+        return None if "://" in self.study.place else replacing_files()
+
+
+def fit(tuner: tune.Tuner, study: Study, recorder: Recorder | None = None) -> list[tune.Result]:
+    """Run a tuner to its end; the results of its trials, without those that still waited when the time was up.
+
+    Each has its settings, which Ray gives only where something was reported.
+
+    Raises:
+        InputError: the disk is full, or Ray went away, or the simulation of the data stalled.
+    """
+    try:
+        # Ray tells of dead workers and nodes on stdout, which belongs to our result; `Recorder` tells it in one line.
+        with contextlib.redirect_stdout(io.StringIO()), interrupted_gently():
+            results = tuner.fit()
+    except DataError as error:
+        raise stopped(study.name, str(error)) from None
+    except (TuneError, RayError) as error:
+        if recorder is not None and recorder.disk_fault:
+            raise stopped(study.name, f"a trial could not write: {recorder.disk_fault}") from None
+        if isinstance(error, RayError):
+            raise stopped(study.name, f"Ray went away: {str(error).splitlines()[0]}") from None
+        raise
+    begun = []
+    for result, trial in zip(results, trials_of(results), strict=True):
+        if has_begun(trial) or result.error:
+            result.metrics = {"config": trial.config, **(result.metrics or {})}
+            begun.append(result)
+    return begun
+
+
+def _trial_id(trial: Trial) -> str:
+    return str(trial.trial_id)

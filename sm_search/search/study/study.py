@@ -1,0 +1,127 @@
+"""An opened study: the one driver that it has, its data, and where its results go."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sm_search.compute.nodes import require_shared
+from sm_search.config.errors import InputError, TrackingError
+from sm_search.data.dataset import Dataset
+from sm_search.data.storage import absolute, is_uri
+from sm_search.search.space.space import Space
+from sm_search.search.space.tree import fixed_values
+from sm_search.search.study.folder import check_study, environment_tags, only_driver, storage_folder, study_folder
+from sm_search.search.study.gpu_share import GPUS_TAG, first_gpus
+from sm_search.search.study.recording import DISK_FAULTS, Announce
+from sm_search.tracking.runs import StudyLog
+from sm_search.tracking.store import Store, open_store
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the stages of one study share beside its space.
+
+    Attributes:
+        folder: its local state.
+        place: folder or URI of Ray Tune's files.
+        store: the MLflow store with its runs.
+        resume: whether it began earlier.
+    """
+
+    name: str
+    dataset: Dataset
+    folder: Path
+    place: str
+    store: Store
+    resume: bool
+    announce: Announce
+
+
+def stopped(study: str, why: str) -> InputError:
+    """The error of a study that cannot go on as things are."""
+    return InputError(f"study {study!r}: stopped: {why}; once that is mended, `sweep --resume` continues it")
+
+
+@contextmanager
+def open_study(
+    space: Space,
+    dataset: Dataset,
+    home: Path,
+    storage: str | None,
+    tracking_uri: str | None,
+    resume: bool,
+    announce: Announce,
+) -> Iterator[Study]:
+    """Open a study for the body, as its only driver.
+
+    Raises:
+        InputError: it exists and `resume` is false, or it does not and `resume` is true, or its space or dataset is not
+            the one it began with, or another process runs it, or a node of the session does not see its data or
+            storage, or the disk is full.
+    """
+    check_study(space, dataset, home, resume, storage)
+    folder = study_folder(home, space.study)
+    place = storage_folder(storage, space.study) if storage else str(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_driver(folder, space.study):
+            for option, where in (("--data", dataset.location), ("--storage", storage or folder)):
+                require_shared(option, where, space.resources.cpus, first_gpus(space.resources))
+            missing, files = dataset.missing(), dataset.expected()
+            if missing:
+                there = len(files) - len(missing)
+                announce(f"{there} of {len(files)} files are simulated; each trial waits for those that it needs")
+            yield Study(space.study, dataset, folder, place, open_store(home, tracking_uri), resume, announce)
+    except OSError as error:
+        # A bucket's faults have no number.
+        remote = storage if storage and is_uri(storage) and error.errno is None else None
+        if error.strerror not in DISK_FAULTS and not remote:
+            raise
+        what = " ".join(str(error.strerror or error).split())
+        raise stopped(space.study, f"{error.filename or remote or folder}: {what}") from None
+
+
+@contextmanager
+def open_log(space: Space, study: Study) -> Iterator[StudyLog]:
+    """The study's run in MLflow for the body; after an interruption none of its runs is left RUNNING.
+
+    Raises:
+        TrackingError: the store does not answer.
+        KeyboardInterrupt: the body was interrupted; its message says what is to be done.
+    """
+    log = StudyLog.open(study.store, space.study, tags=_tags(space, study.dataset), params=_params(space))
+    try:
+        log.log_text(None, json.dumps(space.model_dump(mode="json"), indent=1), "space.json")
+        yield log
+    except KeyboardInterrupt:
+        message = f"study {space.study!r}: interrupted"
+        try:
+            log.finish("interrupted")
+        except TrackingError as error:
+            message += f", and not all of its runs are closed: {error}"
+        else:
+            message += ", its runs are closed"
+        raise KeyboardInterrupt(f"{message}; `sweep --resume` continues it") from None
+
+
+def _tags(space: Space, dataset: Dataset) -> dict[str, str]:
+    tags = {
+        "dataset": dataset.settings.name,
+        "dataset_source": absolute(dataset.location),
+        GPUS_TAG: f"{space.resources.gpu_share:g}",
+        **environment_tags(),
+    }
+    return tags if dataset.missing() else {**tags, "dataset_hash": dataset.content_hash()}
+
+
+def _params(space: Space) -> dict[str, object]:
+    params: dict[str, object] = {
+        "mode": space.mode,
+        "seed": space.seed,
+        "metric": space.metric,
+        "budget": space.budget.model_dump(),
+        "fixed": fixed_values(space.training),
+    }
+    return {**params, "objectives": space.objectives()} if space.beside else params
