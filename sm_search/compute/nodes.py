@@ -45,13 +45,13 @@ def has_label(label: str, value: str) -> bool:
     return any(node["Alive"] and node["Labels"].get(label) == value for node in ray.nodes())
 
 
-def room(cpus: float, gpus: float) -> int:
-    """How many trials of this size the living nodes hold at once."""
-    return _room(cpus, gpus, int(time.monotonic() / LOOK_S))
+def capacity(cpus: float, gpus: float) -> int:
+    """How many tasks of this size the living nodes hold at once."""
+    return _capacity(cpus, gpus, int(time.monotonic() / LOOK_S))
 
 
 @lru_cache(maxsize=1)
-def _room(cpus: float, gpus: float, moment: int) -> int:
+def _capacity(cpus: float, gpus: float, moment: int) -> int:
     wanted = {"CPU": cpus, "GPU": gpus}
     return sum(
         int(min(node["Resources"].get(name, 0) / share for name, share in wanted.items() if share) + ROUNDING)

@@ -37,7 +37,7 @@ from sm_search.search.space.space_file import SPACES, load_space
 from sm_search.search.space.tree import suggest
 from sm_search.search.study import sweep as sweep_module
 from sm_search.search.study.result import RESULT_FILE
-from sm_search.search.study.searcher import TruthfulOptunaSearch
+from sm_search.search.study.searcher import OptunaSearcher
 from sm_search.search.study.sweep import sweep
 from sm_search.search.study.trial import TrialContext
 from sm_search.tracking.records import RunRecord, metric_history, study_runs
@@ -100,7 +100,7 @@ def first_at(curve: list[tuple[float, float]], value: float) -> float:
 
 
 def contest(kind: str, mode: str, seed: int) -> Space:
-    """The same parameters, ranges and first guesses for either search.
+    """The same parameters, ranges and initial points for either search.
 
     Args:
         kind: `shipped` is paper.yaml; `paper-method` has no mean model, as the paper, and all of schedule.yaml;
@@ -269,7 +269,7 @@ def test_sampler_suggests(tmp_path: Path) -> None:
     space = load_space(SPACES / "gpu.yaml")
     rows = []
     for known in (10, 100, 1000, 10_000):
-        search = TruthfulOptunaSearch(space)
+        search = OptunaSearcher(space)
         random = optuna.samplers.RandomSampler(seed=0)
         source = optuna.create_study(sampler=random)
         for number in range(known):
@@ -278,7 +278,7 @@ def test_sampler_suggests(tmp_path: Path) -> None:
             frozen = optuna.trial.create_trial(
                 value=float(number % 97), params=trial.params, distributions=trial.distributions
             )
-            search._ot_study.add_trial(frozen)
+            search.study.add_trial(frozen)
         begin = time.perf_counter()
         for number in range(SUGGESTIONS):
             search.suggest(str(number))

@@ -93,7 +93,7 @@ def test_two_studies_of_which_the_second_learns_from_the_first(
     space.write_text(SPACE.replace("study: first", "study: second").replace(", confirm: {best: 2, seeds: 2}", ""))
     second = command(*arguments, "--warm-start", "first")
     assert second.status == 0, second.stderr
-    assert "warm start from first: 3 finished trials as observations, 0 as first guesses" in second.stderr
+    assert "warm start from first: 3 finished trials as observations, 0 as initial points" in second.stderr
     # Of four points three are known: one is left, and it is the only one that is trained.
     fresh = [tuple(trial["params"].values()) for trial in second.object["trials"]]
     assert len(fresh) == 1

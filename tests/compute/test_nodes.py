@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from sm_search.compute.nodes import has_label, room
+from sm_search.compute.nodes import capacity, has_label
 from sm_search.compute.session import ray_session
 
 
@@ -17,7 +17,7 @@ def _ray() -> Iterator[None]:
 
 @pytest.mark.parametrize(("cpus", "gpus", "trials"), [(1, 0, 3), (2, 0, 1), (0.1, 0, 30), (4, 0, 0), (1, 0.1, 0)])
 def test_room_counts_whole_trials(cpus: float, gpus: float, trials: int) -> None:
-    assert room(cpus, gpus) == trials
+    assert capacity(cpus, gpus) == trials
 
 
 def test_a_label_is_had_by_name_and_value() -> None:

@@ -19,8 +19,10 @@ class RememberingASHA(ASHAScheduler):
 
     def remember(self, trial_id: str, results: Sequence[tuple[int, float]], *, stopped: bool) -> None:
         """Enter what a trial reported before the study was resumed, as (training step, metric) in order."""
+        trial = SimpleNamespace(trial_id=trial_id)
+        self.on_trial_add(None, trial)
         for step, value in results:
-            self._brackets[0].on_result(SimpleNamespace(trial_id=trial_id), step, value)
+            super().on_trial_result(None, trial, {"training_step": step, self.metric: value})
         if stopped and results:
             self.stopped[trial_id] = results[-1][0]
 

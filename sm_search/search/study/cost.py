@@ -116,7 +116,7 @@ def measured_costs(space: Space, dataset: Dataset, announce: Callable[[str], Non
 
 
 def measured_points(space: Space) -> list[Mapping[str, Any]]:
-    """The first guesses, then random ones: a few points, among them each branch of the space."""
+    """The initial points of the space, then random ones: a few points, among them each branch of the space."""
     parameters = parameters_of(space.outer_tree()).items()
     missing = {(name, each) for name, leaf in parameters if isinstance(leaf, Branch) for each in leaf.choice}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=space.seed))

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from sm_search.config.errors import TrackingError
 from sm_search.search.space.space import Space
-from sm_search.search.study.searcher import TruthfulOptunaSearch
-from sm_search.search.study.warm_start import Knowledge, observations_of
+from sm_search.search.study.searcher import OptunaSearcher
+from sm_search.search.study.warm_start import EarlierTrials, observations_of
 from sm_search.tracking.records import read_study_text
 from sm_search.tracking.store import Store
 
@@ -29,7 +29,7 @@ def parameter_importance(store: Store, study: str) -> dict[str, float]:
     if len(seen) < FEWEST_TRIALS:
         return {}
     alone = space.model_copy(update={"beside": ()})
-    trials = TruthfulOptunaSearch(alone, Knowledge(tuple(seen))).trials()
+    trials = OptunaSearcher(alone, EarlierTrials(tuple(seen))).trials()
     known = optuna.create_study(direction="maximize")
     known.add_trials([trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE])
     with warnings.catch_warnings():

@@ -1,20 +1,20 @@
-"""Ray Tune's OptunaSearch and ASHA, made truthful about trials that were stopped early, diverged, or were resumed."""
+"""The search algorithm of a study: Optuna's TPE, as Ray Tune asks for it."""
 
 import json
 import math
+import pickle
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from sm_search.search.space.space import Space
-from sm_search.search.space.tree import Tree, parameter_names, suggest
-from sm_search.search.study.warm_start import NOTHING, Knowledge, Observation
+from sm_search.search.space.tree import parameter_names, suggest
+from sm_search.search.study.warm_start import NOTHING, EarlierTrials, Observation
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -25,55 +25,57 @@ REPEATS_BEFORE_RANDOM = 10
 """Those after which they are drawn at random: TPE may insist on the best point of a small space."""
 
 
-def _define_by_run(tree: Tree, trial: optuna.Trial) -> None:
-    # A function of the module, since Ray pickles the searcher.
-    suggest(trial, tree)
-
-
-class TruthfulOptunaSearch(OptunaSearch):
-    """The stock class tells Optuna that a trial stopped by ASHA is COMPLETE at its low-budget value, and leaves a
-    trial with a NaN metric RUNNING for ever. Here the first is PRUNED at its step and the second FAILED.
+class OptunaSearcher(Searcher):
+    """Optuna for Ray Tune, in place of Ray's own `OptunaSearch`, which tells Optuna that a trial stopped by ASHA is
+    COMPLETE at its low-budget value, and leaves one with a NaN metric RUNNING for ever. Here the first is PRUNED at
+    its step and the second FAILED.
 
     A trial is deterministic in its parameters, so none is run twice: a suggestion that repeats an earlier one is told
     that one's value, at once or when it has ended, and another is asked for.
 
     Attributes:
-        room: how many trials fit on the cluster as it is now; None if that is no limit.
+        study: Optuna's.
+        capacity: how many trials fit on the cluster as it is now; None if that is no limit.
         repeated: suggestions that were answered from the record.
     """
 
-    def __init__(self, space: Space, known: Knowledge = NOTHING, room: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, space: Space, earlier: EarlierTrials = NOTHING, capacity: Callable[[], float] | None = None
+    ) -> None:
+        directions = list(space.objectives().values())
+        self.objectives = tuple(space.objectives())
+        super().__init__(list(self.objectives), directions)
         self.full_budget = space.training_steps()
         self.quality = space.metric
-        self.objectives = tuple(space.objectives())
-        self.room = room
+        self.capacity = capacity
         self.max_concurrent: int | None = None
         self.repeated = 0
+        # Optuna's trials by Tune's ids, and the ids of those that have ended.
+        self._trials: dict[str, optuna.Trial] = {}
+        self._ended: set[str] = set()
         # By parameters: the number of the Optuna trial that has or will have their value.
         self._numbers: dict[str, int] = {}
         self._waiting: dict[int, list[optuna.Trial]] = {}
-        tree = space.outer_tree()
+        self._tree = space.outer_tree()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(
                 seed=space.seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
             )
-        directions = list(space.objectives().values())
-        super().__init__(
-            partial(_define_by_run, tree),
-            metric=list(self.objectives) if space.beside else space.metric,
-            mode=directions if space.beside else directions[0],
-            sampler=sampler,
-            points_to_evaluate=[*map(dict, space.first), *known.guesses] if parameter_names(tree) else None,
+        self.study = optuna.create_study(
+            sampler=sampler, directions=["maximize" if each == "max" else "minimize" for each in directions]
         )
-        for observation in known.observations:
-            self._observe(tree, observation)
+        if parameter_names(self._tree):
+            for point in (*space.first, *earlier.initial_points):
+                self.study.enqueue_trial(dict(point))
+        for observation in earlier.observations:
+            self._observe(observation)
 
-    def _observe(self, tree: Tree, observation: Observation) -> None:
+    def _observe(self, observation: Observation) -> None:
         fixed = optuna.trial.FixedTrial(dict(observation.params))
-        suggest(fixed, tree)
+        suggest(fixed, self._tree)
         complete = observation.values is not None
-        self._ot_study.add_trial(
+        self.study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.COMPLETE if complete else TrialState.PRUNED,
                 values=observation.values,
@@ -82,7 +84,7 @@ class TruthfulOptunaSearch(OptunaSearch):
                 intermediate_values={} if len(self.objectives) > 1 else dict(observation.reports),
             )
         )
-        self._numbers[_key(fixed.params)] = len(self._ot_study.get_trials(deepcopy=False)) - 1
+        self._numbers[_key(fixed.params)] = len(self.study.get_trials(deepcopy=False)) - 1
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         # Ray's own limiter forgets its running trials when a study is resumed, and then never tells how they ended.
@@ -95,82 +97,89 @@ class TruthfulOptunaSearch(OptunaSearch):
         None while enough trials are under way: `max_concurrent`, or those that fit and one more, so that a cluster
         that can grow sees that it should.
         """
-        running = len(self._ot_trials) - len(self._completed_trials)
+        running = len(self._trials) - len(self._ended)
         if running >= self._most():
             return None
-        sampler = self._ot_study.sampler
-        for attempt in range(MAX_REPEATS):
-            if attempt == REPEATS_BEFORE_RANDOM:
-                self._ot_study.sampler = optuna.samplers.RandomSampler(seed=len(self._ot_trials))
-            suggested: dict[str, Any] = super().suggest(trial_id)
-            trial = self._ot_trials[trial_id]
-            first = self._numbers.setdefault(_key(trial.params), trial.number)
-            if first == trial.number:
-                self._ot_study.sampler = sampler
-                return suggested
-            del self._ot_trials[trial_id]
-            self.repeated += 1
-            self._waiting.setdefault(first, []).append(trial)
-            self._answer(first)
-        self._ot_study.sampler = sampler
+        sampler = self.study.sampler
+        try:
+            for attempt in range(MAX_REPEATS):
+                if attempt == REPEATS_BEFORE_RANDOM:
+                    self.study.sampler = optuna.samplers.RandomSampler(seed=len(self._trials))
+                trial = self.study.ask()
+                suggest(trial, self._tree)
+                first = self._numbers.setdefault(_key(trial.params), trial.number)
+                if first == trial.number:
+                    self._trials[trial_id] = trial
+                    return dict(trial.params)
+                self.repeated += 1
+                self._waiting.setdefault(first, []).append(trial)
+                self._answer(first)
+        finally:
+            self.study.sampler = sampler
         finished: str = Searcher.FINISHED
         return finished
 
     def _most(self) -> float:
-        return self.max_concurrent or (self.room() + 1 if self.room else math.inf)
+        return self.max_concurrent or (self.capacity() + 1 if self.capacity else math.inf)
 
     def _answer(self, number: int) -> None:
         """Tell the repeats of a trial its value, if it has ended."""
-        told = self._ot_study.get_trials(deepcopy=False)[number]
-        if not told.state.is_finished():
+        first = self.study.get_trials(deepcopy=False)[number]
+        if not first.state.is_finished():
             return
         for trial in self._waiting.pop(number, []):
-            for step, value in told.intermediate_values.items():
+            for step, value in first.intermediate_values.items():
                 trial.report(value, step)
-            self._ot_study.tell(trial, told.values if told.state == TrialState.COMPLETE else None, state=told.state)
+            self.study.tell(trial, first.values if first.state == TrialState.COMPLETE else None, state=first.state)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         value = result.get(self.quality)
         # Optuna takes no values on the way where a study has several objectives.
-        if len(self.objectives) > 1 or trial_id in self._completed_trials or not _is_finite(value):
+        if len(self.objectives) > 1 or trial_id in self._ended or not _is_finite(value):
             return
-        self._ot_trials[trial_id].report(value, result["training_step"])
+        self._trials[trial_id].report(value, result["training_step"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if trial_id in self._completed_trials:
+        if trial_id in self._ended:
             self._tell_again(trial_id, result or {}, error)
             return
-        trial = self._ot_trials[trial_id]
+        trial = self._trials[trial_id]
         if error or result is None or not _is_finite(result.get(self.quality)):
-            self._ot_study.tell(trial, state=TrialState.FAIL)
+            self.study.tell(trial, state=TrialState.FAIL)
         elif result["training_step"] < self.full_budget:
             self.on_trial_result(trial_id, result)
-            self._ot_study.tell(trial, state=TrialState.PRUNED)
+            self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self._ot_study.tell(trial, [result[name] for name in self.objectives])
-        self._completed_trials.add(trial_id)
+            self.study.tell(trial, [result[name] for name in self.objectives])
+        self._ended.add(trial_id)
         self._answer(trial.number)
 
     def _tell_again(self, trial_id: str, result: dict[str, Any], error: bool) -> None:
         """A failed trial that a resumed study ran again to its end: what is told stays, so it counts as another one."""
-        told = self._ot_study.get_trials(deepcopy=False)[self._ot_trials[trial_id].number]
-        if error or told.state != TrialState.FAIL or not _is_finite(result.get(self.quality)):
+        failed = self.study.get_trials(deepcopy=False)[self._trials[trial_id].number]
+        if error or failed.state != TrialState.FAIL or not _is_finite(result.get(self.quality)):
             return
         is_full = result["training_step"] >= self.full_budget
         reports = {} if len(self.objectives) > 1 else {result["training_step"]: result[self.quality]}
         again = optuna.trial.create_trial(
             state=TrialState.COMPLETE if is_full else TrialState.PRUNED,
             values=[result[name] for name in self.objectives] if is_full else None,
-            params=told.params,
-            distributions=told.distributions,
+            params=failed.params,
+            distributions=failed.distributions,
             intermediate_values=reports,
         )
-        self._ot_study.add_trial(again)
-        self._numbers[_key(told.params)] = len(self._ot_study.get_trials(deepcopy=False)) - 1
+        self.study.add_trial(again)
+        self._numbers[_key(failed.params)] = len(self.study.get_trials(deepcopy=False)) - 1
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).write_bytes(pickle.dumps(self.__dict__))
+
+    def restore(self, checkpoint_path: str) -> None:
+        self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """All trials as Optuna knows them."""
-        return self._ot_study.trials
+        return self.study.trials
 
 
 def _key(params: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ray import tune
 from ray.exceptions import RayActorError
 
-from sm_search.compute.nodes import room
+from sm_search.compute.nodes import capacity
 from sm_search.compute.ray_internals import scheduler, search_algorithm
 from sm_search.config.errors import InputError
 from sm_search.data.dataset import Dataset
@@ -32,11 +32,11 @@ from sm_search.search.study.folder import note_study
 from sm_search.search.study.gpu_share import placed
 from sm_search.search.study.recording import Announce, Recorder, Watch
 from sm_search.search.study.result import SweepResult, drop_checkpoints, keep, ranked, sweep_result
-from sm_search.search.study.searcher import TruthfulOptunaSearch
+from sm_search.search.study.searcher import OptunaSearcher
 from sm_search.search.study.study import Study, open_log, open_study
 from sm_search.search.study.trial import TrialContext, run_confirmation, run_trial
 from sm_search.search.study.trial_summary import TrialSummary, summary
-from sm_search.search.study.warm_start import earlier_knowledge
+from sm_search.search.study.warm_start import earlier_trials
 from sm_search.search.study.while_simulating import StallWatch
 from sm_search.tracking.records import metric_history
 from sm_search.tracking.runs import StudyLog
@@ -141,16 +141,17 @@ def _run_search(space: Space, study: Study, log: StudyLog, watch: Watch | None) 
 
 
 def _begun(space: Space, study: Study, experiment: Experiment, log: StudyLog) -> tune.Tuner:
-    known = earlier_knowledge(study.store, space, study.dataset.content_hash(), space.warm_start)
+    earlier = earlier_trials(study.store, space, study.dataset.content_hash(), space.warm_start)
     if space.warm_start:
-        counts = {"warm_observations": float(len(known.observations)), "warm_guesses": float(len(known.guesses))}
-        log.log_metrics(None, 0, counts)
+        observed, initial = len(earlier.observations), len(earlier.initial_points)
+        log.log_metrics(None, 0, {"warm_observations": float(observed), "warm_guesses": float(initial)})
         study.announce(
-            f"warm start from {', '.join(space.warm_start)}: {len(known.observations)} finished trials as "
-            f"observations, {len(known.guesses)} as first guesses"
+            f"warm start from {', '.join(space.warm_start)}: {observed} finished trials as observations, "
+            f"{initial} as initial points"
         )
+    fits = partial(capacity, space.resources.cpus, space.resources.gpu_share)
     return experiment.begin(
-        search_alg=TruthfulOptunaSearch(space, known, partial(room, space.resources.cpus, space.resources.gpu_share)),
+        search_alg=OptunaSearcher(space, earlier, fits),
         scheduler=make_asha(space),
         num_samples=space.budget.trials if parameter_names(space.outer_tree()) else 1,
         time_budget_s=60 * space.budget.minutes if space.budget.minutes else None,

@@ -1,4 +1,4 @@
-"""What earlier studies know: observations where they asked the same question of the same data, else first guesses."""
+"""What earlier studies know: observations where they asked the same question of the same data, else initial points."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from sm_search.search.space.tree import parameters_of
 from sm_search.tracking.records import RunRecord, metric_history, read_study_text, study_runs
 from sm_search.tracking.store import Store
 
-GUESSES = 3
+INITIAL_POINTS = 3
 """Best trials of each study of another question that are tried first."""
 
 
@@ -27,51 +27,51 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Knowledge:
-    """What a search knows before its first trial."""
+class EarlierTrials:
+    """What a search knows before its first trial: trials that count as its own, and points to try first."""
 
     observations: tuple[Observation, ...] = ()
-    guesses: tuple[Mapping[str, Any], ...] = ()
+    initial_points: tuple[Mapping[str, Any], ...] = ()
 
 
-NOTHING = Knowledge()
+NOTHING = EarlierTrials()
 
 
-def earlier_knowledge(store: Store, space: Space, dataset_hash: str, studies: Sequence[str]) -> Knowledge:
+def earlier_trials(store: Store, space: Space, dataset_hash: str, studies: Sequence[str]) -> EarlierTrials:
     """Read finished trials of earlier studies.
 
     A study with the same objectives, mode, training and schedule trees, and dataset, gives observations: Optuna counts
-    them as trials of its own. The best complete trials of any other give first guesses, as far as their parameters are
+    them as trials of its own. The best complete trials of any other give initial points, as far as their parameters are
     parameters here and lie in their ranges. Trials with equal parameters count once, complete before stopped.
 
     Raises:
         TrackingError: no such study.
     """
     observations: dict[str, Observation] = {}
-    guesses: dict[str, Mapping[str, Any]] = {}
+    initial_points: dict[str, Mapping[str, Any]] = {}
     for study in studies:
         parent, trials = study_runs(store, study)
         same = parent.tags.get("dataset_hash") == dataset_hash and _question(store, study) == space.question_hash()
         if same:
             for trial in trials:
-                seen = _observation(store, space, trial)
-                if seen is not None:
-                    key = json.dumps(seen.params, sort_keys=True)
-                    if key not in observations or (observations[key].values is None and seen.values is not None):
-                        observations[key] = seen
+                new = _observation(store, space, trial)
+                if new is not None:
+                    key = json.dumps(new.params, sort_keys=True)
+                    if key not in observations or (observations[key].values is None and new.values is not None):
+                        observations[key] = new
             continue
-        for trial in _best_first(trials, parent.params.get("metric", space.metric))[:GUESSES]:
-            guess = _readable(space, trial)
-            if guess:
-                guesses.setdefault(json.dumps(guess, sort_keys=True), guess)
-    return Knowledge(tuple(observations.values()), tuple(guesses.values()))
+        for trial in _best_first(trials, parent.params.get("metric", space.metric))[:INITIAL_POINTS]:
+            point = _readable(space, trial)
+            if point:
+                initial_points.setdefault(json.dumps(point, sort_keys=True), point)
+    return EarlierTrials(tuple(observations.values()), tuple(initial_points.values()))
 
 
 def observations_of(store: Store, study: str, space: Space) -> list[Observation]:
     """The finished trials of a study as its metric sees them, whatever else it may have looked for."""
     alone = space.model_copy(update={"beside": ()})
-    found = [_observation(store, alone, trial) for trial in study_runs(store, study)[1]]
-    return [each for each in found if each is not None]
+    observations = [_observation(store, alone, trial) for trial in study_runs(store, study)[1]]
+    return [each for each in observations if each is not None]
 
 
 def _question(store: Store, study: str) -> str | None:

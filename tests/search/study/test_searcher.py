@@ -12,14 +12,14 @@ from ray.tune.schedulers import TrialScheduler
 
 from sm_search.search.space.space import Space
 from sm_search.search.study.asha import RememberingASHA
-from sm_search.search.study.searcher import TruthfulOptunaSearch
+from sm_search.search.study.searcher import OptunaSearcher
 
 FIRST = ({"learning_rate": 2e-3, "p_uncond": 0.25}, {"learning_rate": 4e-3})
 
 
-def make_searcher(mode: str = "two-level") -> TruthfulOptunaSearch:
+def make_searcher(mode: str = "two-level") -> OptunaSearcher:
     prefix = "training." if mode == "joint" else ""
-    return TruthfulOptunaSearch(
+    return OptunaSearcher(
         Space(
             study="s",
             seed=5,
@@ -40,7 +40,7 @@ def result(value: float, step: int) -> dict[str, Any]:
     return {"val_psnr_db": value, "training_step": step}
 
 
-def asked(searcher: TruthfulOptunaSearch) -> list[FrozenTrial]:
+def asked(searcher: OptunaSearcher) -> list[FrozenTrial]:
     """Optuna's trials but for the given points that still wait."""
     return [trial for trial in searcher.trials() if trial.state != TrialState.WAITING]
 
@@ -48,7 +48,7 @@ def asked(searcher: TruthfulOptunaSearch) -> list[FrozenTrial]:
 def test_it_suggests_what_fits_and_one_more() -> None:
     fits = 2
     searcher = make_searcher()
-    searcher.room = lambda: fits
+    searcher.capacity = lambda: fits
     suggested = [searcher.suggest(name) for name in "abcd"]
     assert [point is not None for point in suggested] == [True, True, True, False]
     searcher.on_trial_complete("b", result(30.0, 90))

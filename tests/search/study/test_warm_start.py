@@ -9,8 +9,8 @@ from ray.tune.search import Searcher
 
 from sm_search.config.errors import TrackingError
 from sm_search.search.space.space import Space
-from sm_search.search.study.searcher import TruthfulOptunaSearch
-from sm_search.search.study.warm_start import earlier_knowledge
+from sm_search.search.study.searcher import OptunaSearcher
+from sm_search.search.study.warm_start import earlier_trials
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store, open_store
 
@@ -54,8 +54,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_finished_trials_of_the_same_question_are_observations_each_once(store: Store) -> None:
-    known = earlier_knowledge(store, space("new", seed=7), "d", ["early", "again"])
-    assert known.guesses == ()
+    known = earlier_trials(store, space("new", seed=7), "d", ["early", "again"])
+    assert known.initial_points == ()
     told = {seen.params["learning_rate"]: (seen.values, seen.reports) for seen in known.observations}
     assert told == {
         2e-3: ((30.0,), ((10, 20.0), (30, 25.0), (90, 30.0))),
@@ -63,19 +63,19 @@ def test_finished_trials_of_the_same_question_are_observations_each_once(store: 
         5e-3: ((32.0,), ((10, 21.0), (30, 26.0), (90, 32.0))),
         6e-3: ((33.0,), ((10, 21.0), (30, 26.0), (90, 33.0))),
     }
-    searcher = TruthfulOptunaSearch(space("new", seed=7), known)
+    searcher = OptunaSearcher(space("new", seed=7), known)
     assert [trial.state for trial in searcher.trials()] == [TrialState.COMPLETE] * 4
     assert searcher.suggest("x") is not None
 
 
 def test_a_stopped_trial_is_observed_as_stopped(store: Store) -> None:
-    known = earlier_knowledge(store, space("new"), "d", ["early"])
-    states = {t.params["learning_rate"]: t.state for t in TruthfulOptunaSearch(space("new"), known).trials()}
+    known = earlier_trials(store, space("new"), "d", ["early"])
+    states = {t.params["learning_rate"]: t.state for t in OptunaSearcher(space("new"), known).trials()}
     assert states == {2e-3: TrialState.COMPLETE, 3e-3: TrialState.PRUNED, 5e-3: TrialState.COMPLETE}
 
 
 @pytest.mark.parametrize(
-    ("changes", "dataset", "guesses"),
+    ("changes", "dataset", "initial_points"),
     [
         ({}, "other", [(5e-3, "many", 32), (2e-3, "few", 8)]),
         ({"training": {**TRAINING, "steps": 180}}, "d", [(5e-3, "many", 32), (2e-3, "few", 8)]),
@@ -84,21 +84,24 @@ def test_a_stopped_trial_is_observed_as_stopped(store: Store) -> None:
     ],
 )
 def test_the_best_trials_of_another_question_are_tried_first(
-    store: Store, changes: dict[str, Any], dataset: str, guesses: list[Any]
+    store: Store, changes: dict[str, Any], dataset: str, initial_points: list[Any]
 ) -> None:
     new = space("new", **changes)
-    known = earlier_knowledge(store, new, dataset, ["early"])
+    known = earlier_trials(store, new, dataset, ["early"])
     assert known.observations == ()
-    found = [tuple(guess.get(name) for name in ("learning_rate", "blocks_of", "batch_size")) for guess in known.guesses]
-    assert found == guesses
-    suggested = TruthfulOptunaSearch(new, known).suggest("x")
+    found = [
+        tuple(point.get(name) for name in ("learning_rate", "blocks_of", "batch_size"))
+        for point in known.initial_points
+    ]
+    assert found == initial_points
+    suggested = OptunaSearcher(new, known).suggest("x")
     assert isinstance(suggested, dict)
-    assert (suggested["learning_rate"], suggested["blocks_of"]) == guesses[0][:2]
+    assert (suggested["learning_rate"], suggested["blocks_of"]) == initial_points[0][:2]
 
 
 def test_an_earlier_study_that_does_not_exist_is_named(store: Store) -> None:
     with pytest.raises(TrackingError, match=r"study 'none': not in .*; it has again, early"):
-        earlier_knowledge(store, space("new"), "d", ["none"])
+        earlier_trials(store, space("new"), "d", ["none"])
 
 
 def small(**changes: Any) -> Space:
@@ -111,7 +114,7 @@ def full(value: float) -> dict[str, Any]:
 
 
 def test_no_point_is_trained_twice_and_a_repeat_is_told_the_value_of_the_first() -> None:
-    searcher = TruthfulOptunaSearch(small())
+    searcher = OptunaSearcher(small())
     seen = []
     for number in range(4):
         suggested = searcher.suggest(str(number))
@@ -129,7 +132,7 @@ def test_no_point_is_trained_twice_and_a_repeat_is_told_the_value_of_the_first()
 
 
 def test_the_repeat_of_a_running_trial_waits_for_its_value() -> None:
-    searcher = TruthfulOptunaSearch(small(first=({"batch_size": 8, "mean": "none"}, {"batch_size": 8, "mean": "none"})))
+    searcher = OptunaSearcher(small(first=({"batch_size": 8, "mean": "none"}, {"batch_size": 8, "mean": "none"})))
     first, second = searcher.suggest("a"), searcher.suggest("b")
     assert first == {"batch_size": 8, "mean": "none"}
     assert second != first
@@ -143,7 +146,7 @@ def test_the_repeat_of_a_running_trial_waits_for_its_value() -> None:
 
 
 def test_several_objectives_reach_optuna_with_their_directions() -> None:
-    searcher = TruthfulOptunaSearch(small(beside=("evaluations",)))
+    searcher = OptunaSearcher(small(beside=("evaluations",)))
     for number, (value, state) in enumerate([(30.0, 90), (20.0, 30)]):
         searcher.suggest(str(number))
         searcher.on_trial_result(str(number), {"val_psnr_db": 1.0, "training_step": 10, "evaluations": 4})
@@ -153,9 +156,9 @@ def test_several_objectives_reach_optuna_with_their_directions() -> None:
     complete, pruned, failed = searcher.trials()[:3]
     assert (complete.state, complete.values) == (TrialState.COMPLETE, [30.0, 4.0])
     assert (pruned.state, failed.state) == (TrialState.PRUNED, TrialState.FAIL)
-    assert [d.name for d in searcher._ot_study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert [d.name for d in searcher.study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert isinstance(searcher.suggest("next"), dict)
 
 
 def test_the_store_is_not_needed_without_earlier_studies(tmp_path: Path) -> None:
-    assert earlier_knowledge(open_store(tmp_path), space("new"), "d", []).observations == ()
+    assert earlier_trials(open_store(tmp_path), space("new"), "d", []).observations == ()
