@@ -18,6 +18,7 @@ from sm_search.compute.ray_internals import session_folder
 from sm_search.compute.session import ray_session
 from sm_search.config.errors import InputError, SmSearchError, TrackingError
 from sm_search.data.storage import Place, is_uri
+from sm_search.tracking.database import DatabaseError
 from sm_search.tracking.store import open_store
 
 Status = Literal["ok", "failed", "skipped"]
@@ -40,7 +41,7 @@ class Check:
 
 def examine(address: str | None, storage: str | None, home: Path, tracking_uri: str | None) -> list[Check]:
     """All checks, in the order in which their causes depend on each other."""
-    checks = [_token(), _mlflow(home, tracking_uri)]
+    checks = [_token(), examine_mlflow(home, tracking_uri)]
     try:
         with ray_session(address):
             nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -117,13 +118,16 @@ def _token() -> Check:
     )
 
 
-def _mlflow(home: Path, tracking_uri: str | None) -> Check:
+def examine_mlflow(home: Path, tracking_uri: str | None) -> Check:
+    """Does the tracking store answer?"""
     database = home / "mlflow.db"
     if tracking_uri is None and not database.exists():
         return Check("mlflow", "ok", f"{database} will be made by the first sweep")
     try:
         store = open_store(home, tracking_uri)
         return Check("mlflow", "ok", f"{store.uri} answers")
+    except DatabaseError as error:
+        return Check("mlflow", "failed", str(error), error.remedy)
     except TrackingError as error:
         remedy = "is the server running, and does the SSH tunnel stand (`ray attach cluster/gpu.yaml -p 5000`)?"
         return Check("mlflow", "failed", str(error), remedy if tracking_uri else "restore the file from a copy")

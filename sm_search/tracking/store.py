@@ -2,7 +2,6 @@
 
 import fcntl
 import logging
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking._tracking_service.utils import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from sm_search.config.errors import TrackingError, without_password
+from sm_search.tracking.database import require_database
 
 PROBE_TIMEOUT_S = 4
 MAX_REASON = 300
@@ -102,9 +101,7 @@ def _open_database(path: Path) -> Store:
             raise ValueError("its path has a character, such as '?' or '%', that a database URI cannot hold")
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_name(f"{path.name}.lock")):
-            _check_readable(path)
-            # Creates the tables of a fresh file; refuses one of another MLflow version with the command that mends it.
-            SqlAlchemyStore(uri, artifact_root)
+            require_database(path, artifact_root)
         # Only now: a client opens its database at birth, and would create the tables without the lock.
         return Store(uri, MlflowClient(tracking_uri=uri, registry_uri=uri), artifact_root)
     except STORE_ERRORS as error:
@@ -116,18 +113,6 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _check_readable(path: Path) -> None:
-    """Fail at once on a file that is no database: MLflow would try again for a minute and a half."""
-    try:
-        connection = sqlite3.connect(path, timeout=30)
-        try:
-            connection.execute("PRAGMA schema_version").fetchone()
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise ValueError(str(error)) from None
 
 
 def reason(error: BaseException) -> str:

@@ -1,7 +1,5 @@
 import base64
-import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -118,15 +116,3 @@ def test_a_file_that_is_no_database_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="file is not a database"):
         open_store(tmp_path)
     assert time.monotonic() - start < 3
-
-
-def test_a_database_of_another_version_is_left_alone(store: Store, home: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "mlflow.db"
-    shutil.copy(home / "mlflow.db", copy)
-    with sqlite3.connect(copy) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'cafe'")
-    connection.close()
-    before = copy.read_bytes()
-    with pytest.raises(TrackingError, match=r"out-of-date database schema .*'mlflow db upgrade"):
-        open_store(tmp_path)
-    assert copy.read_bytes() == before
