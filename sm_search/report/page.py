@@ -31,7 +31,7 @@ from sm_search.report.study_figures import (
     seeds_section,
     trial_costs,
 )
-from sm_search.search.study.importance import parameter_importance
+from sm_search.search.study.importance import Importance, parameter_importance
 from sm_search.tracking.names import FRONT_FILE, SCHEDULE
 from sm_search.tracking.records import RunRecord, best_trials, metric_history, read_study_text, study_runs
 from sm_search.tracking.store import Store
@@ -96,7 +96,7 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
 def _why(
     ranked: Sequence[RunRecord],
     metric: str,
-    importance: Mapping[str, float],
+    importance: Importance | None,
     quality: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     """What the best trial is, how far ahead it is, and what made the difference, in sentences."""
@@ -110,9 +110,10 @@ def _why(
         if isinstance(_typed(chosen), str) and (without := [t for t in rest if t.params.get(name, chosen) != chosen]):
             value = max(trial.metrics[metric] for trial in without)
             told.append(f"The best with another {name} than {chosen} has {value:.4g}.")
-    if importance:
-        name, share = max(importance.items(), key=lambda item: item[1])
-        told.append(f"Among these, {name} explains most of the differences ({100 * share:.0f} %, PED-ANOVA).")
+    if importance and importance.first:
+        told.append(f"Among these, {_said_of_first(importance)}.")
+    elif importance:
+        told.append(f"{importance.trials} trials are too few to say which parameter made the difference.")
     means = {
         method: sum(rows) / len(rows)
         for method in dict.fromkeys(str(row["method"]) for row in quality)
@@ -145,15 +146,31 @@ def _fronts(store: Store, parent: RunRecord, metric: str) -> list[str]:
     return ["<h2>Pareto front</h2>", f"<p>{html.escape(about)}</p>", *charts]
 
 
-def _importance(shares: Mapping[str, float], metric: str) -> list[str]:
-    if not shares:
+def _said_of_first(importance: Importance) -> str:
+    share = importance.shares[importance.first or ""]
+    part = "most" if share > 0.5 else "the largest part"
+    return (
+        f"{importance.first} explains {part} of the differences ({100 * share:.0f} % of the variance by fANOVA; chance "
+        f"alone orders trials as well as it does with probability {importance.chance:.2g})"
+    )
+
+
+def _importance(importance: Importance | None, metric: str) -> list[str]:
+    if importance is None:
         return []
-    about = f"Share of the variance of {metric} that each parameter explains among the trials at the full budget "
-    about += "(PED-ANOVA). With few trials it is a hint, no more."
+    head, trials = "<h2>Importance</h2>", f"the {importance.trials} trials at the full budget"
+    if importance.first is None:
+        about = f"Too few trials to say: for {trials}, fANOVA and a permutation test of how well each parameter alone "
+        about += f"orders {metric} do not name the same parameter, or chance orders them as well."
+        return [head, f"<p>{html.escape(about)}</p>"]
+    about = f"Share of the variance of {metric} among {trials} that each parameter explains by itself (fANOVA). It is "
+    about += (
+        f"shown because a permutation test agrees: {_said_of_first(importance)}. The order of the others is a hint."
+    )
     return [
-        "<h2>Importance</h2>",
+        head,
         f"<p>{html.escape(about)}</p>",
-        _chart(importance_figure(shares), height=120 + 28 * len(shares)),
+        _chart(importance_figure(importance.shares), height=120 + 28 * len(importance.shares)),
     ]
 
 

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sm_search.report.page import study_page
 from sm_search.report.study_figures import evaluations_figure, front_figure, trial_costs
 from sm_search.search.space.space import Space
-from sm_search.search.study.importance import parameter_importance
+from sm_search.search.study.importance import MOST_CHANCE, best_ordering, parameter_importance
 from sm_search.tracking.names import FRONT_FILE
 from sm_search.tracking.records import read_study_text, study_runs
 from sm_search.tracking.runs import StudyLog
@@ -45,11 +46,76 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+def _finished(store: Store, study: str, trials: list[tuple[dict[str, float], float]]) -> str:
+    """A study that searched these parameters, with trials of these parameters and metrics."""
+    scans = {"scans": {"choice": [4, 5, 6, 8, 11]}} if "scans" in trials[0][0] else {}
+    space = Space(study=study, training={**TRAINING, **scans}, budget={"first_rung": 10})
+    log = StudyLog.open(store, study, tags={"dataset_hash": "d"}, params={"metric": space.metric})
+    log.log_text(None, space.model_dump_json(), "space.json")
+    for number, (params, value) in enumerate(trials):
+        log.start_trial(f"t{number}", params)
+        log.log_metrics(f"t{number}", 30, {"val_psnr_db": value, "training_step": 30})
+        log.finish_trial(f"t{number}", "complete")
+    log.finish()
+    return study
+
+
 def test_the_parameter_that_decides_is_the_most_important(store: Store) -> None:
-    shares = parameter_importance(store, "s")
-    assert list(shares) == ["learning_rate", "p_uncond"]
-    assert shares["learning_rate"] > 0.5
-    assert sum(shares.values()) == pytest.approx(1)
+    importance = parameter_importance(store, "s")
+    assert importance is not None
+    assert importance.first == "learning_rate"
+    assert list(importance.shares) == ["learning_rate", "p_uncond"]
+    assert 0.5 < importance.shares["learning_rate"] <= sum(importance.shares.values()) <= 1
+    assert "Among these, learning_rate explains most of the differences (" in study_page(store, "s", "val_psnr_db")
+
+
+def test_nine_trials_name_the_parameter_that_the_metric_follows(store: Store) -> None:
+    """PED-ANOVA names `learning_rate` here (77 %); the metric is that of the number of training scans."""
+    psnr_db = {4: 45.0, 5: 53.0, 6: 53.2, 8: 58.3, 11: 60.6}
+    scans = [4, 4, 5, 6, 8, 8, 8, 11, 11]
+    rates = [9.6e-3, 4e-4, 2.9e-3, 1.1e-3, 6e-4, 3.8e-3, 1.3e-3, 2.1e-3, 1.7e-3]
+    trials = [
+        ({"scans": n, "learning_rate": rate, "p_uncond": 0.02 * (7 * i % 9)}, psnr_db[n] + 0.02 * (5 * i % 9))
+        for i, (n, rate) in enumerate(zip(scans, rates, strict=True))
+    ]
+    importance = parameter_importance(store, _finished(store, "nine", trials))
+    assert importance is not None
+    assert importance.first == "scans"
+    assert importance.shares["scans"] > 0.5
+
+
+def test_trials_that_follow_nothing_are_too_few_to_say(store: Store) -> None:
+    generator = np.random.default_rng(3)
+    trials = [
+        ({"learning_rate": 10 ** generator.uniform(-4, -1), "p_uncond": generator.uniform(0, 0.5)}, generator.normal())
+        for _ in range(9)
+    ]
+    study = _finished(store, "nothing", trials)
+    importance = parameter_importance(store, study)
+    assert importance is not None
+    assert importance.first is None
+    page = study_page(store, study, "val_psnr_db")
+    assert "9 trials are too few to say which parameter made the difference." in page
+    assert "explains" not in page
+
+
+def test_of_metrics_that_follow_nothing_one_in_twenty_is_ascribed_to_a_parameter() -> None:
+    generator = np.random.default_rng(0)
+    chances = []
+    for _ in range(100):
+        named = generator.choice(["a", "b", "c", "d"], 12).tolist()
+        columns = {"number": generator.uniform(size=12).tolist(), "few": [0, 1, 2] * 4, "named": named}
+        chances.append(best_ordering(columns, generator.normal(size=12).tolist())[1])
+    assert sum(chance <= MOST_CHANCE for chance in chances) <= 11  # 99 % of binomial (100, 0.05)
+    assert np.median(chances) == pytest.approx(0.5, abs=0.15)
+
+
+def test_an_optimum_in_the_middle_orders_trials() -> None:
+    rate = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    other = [3, 1, 2, 2, 3, 1, 1, 3, 2]
+    name, chance = best_ordering({"other": other, "rate": rate}, [-((each - 4.2) ** 2) for each in rate])
+    assert name == "rate"
+    assert chance < 0.01
 
 
 def test_costs_are_summed_over_the_rungs(store: Store) -> None:
