@@ -22,6 +22,7 @@ from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from sm_search import __version__
+from sm_search.compute.ray_internals import CHATTY_LOGGERS
 from sm_search.compute.session import require_listener
 from sm_search.config.errors import InputError, SmSearchError
 
@@ -89,8 +90,8 @@ class JobServer:
         require_listener(address, host, port)
         for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
             os.environ.pop(name, None)  # Ray would take either in place of the address that it is given
-        for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
-            logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
+        for name in CHATTY_LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
         with self._asked():
             self._client = JobSubmissionClient(address)
 

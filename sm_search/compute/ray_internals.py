@@ -1,12 +1,23 @@
 """All that is used of Ray although Ray does not promise it: each with its reason, and nowhere else.
 
-`tests/compute/test_ray_internals.py` says in one sentence what a new version of Ray has moved.
+`tests/compute/test_ray_internals.py` says in one sentence what a new version of Ray has moved. Of Optuna nothing is
+used but its documented interface.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ray
-from ray import tune
+if TYPE_CHECKING:
+    from ray import tune
+
+COMMAND_LINE = "ray.scripts.scripts"
+"""The module behind `ray`: a node's Python finds it where the command is not on the PATH of who asks."""
+
+CHATTY_LOGGERS = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Of the jobs client: they tell on stderr what our own lines say."""
 
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 
@@ -20,22 +31,22 @@ def withhold_credentials() -> None:
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(CREDENTIALS)
 
 
-def replace_callbacks(tuner: tune.Tuner, callbacks: list[tune.Callback]) -> None:
+def replace_callbacks(tuner: "tune.Tuner", callbacks: "list[tune.Callback]") -> None:
     """A restored tuner has the callbacks of the dead driver, which write to nowhere; `restore` takes no others."""
     tuner._local_tuner._run_config.callbacks = callbacks
 
 
-def search_algorithm(tuner: tune.Tuner) -> Any:
+def search_algorithm(tuner: "tune.Tuner") -> Any:
     """The searcher that a tuner runs; of a restored one only the tuner has it."""
     return tuner._local_tuner._tune_config.search_alg
 
 
-def scheduler(tuner: tune.Tuner) -> Any:
+def scheduler(tuner: "tune.Tuner") -> Any:
     """The scheduler that a tuner runs; of a restored one only the tuner has it."""
     return tuner._local_tuner._tune_config.scheduler
 
 
-def trials_of(results: tune.ResultGrid) -> list[Any]:
+def trials_of(results: "tune.ResultGrid") -> list[Any]:
     """Tune's trials in the order of its results. A result does not say whether its trial was begun before the time was
     up (`has_begun`), and has no settings where nothing was reported.
     """
@@ -50,9 +61,13 @@ def has_begun(trial: Any) -> bool:
 
 def autoscaler_limits() -> dict[str, float]:
     """What a cluster may grow to, by resource, empty without an autoscaler; the public API tells what is there now."""
+    import ray
+
     return ray._private.state.state.get_max_resources_from_cluster_config() or {}
 
 
 def session_folder() -> str:
     """Where Ray keeps its session on this node, to see how full that disk is; for a task or a driver."""
+    import ray
+
     return str(ray._private.worker._global_node.get_session_dir_path())

@@ -15,6 +15,8 @@ import time
 import urllib.error
 import urllib.request
 
+from sm_search.compute.ray_internals import COMMAND_LINE
+
 METADATA = "http://169.254.169.254"
 """Of every EC2 instance; the environment's SM_SEARCH_METADATA takes its place."""
 EVERY_S = 5.0
@@ -62,7 +64,7 @@ def wait_for_notice(metadata: str) -> datetime.datetime:
 def drain(end: datetime.datetime) -> None:
     """Tell Ray that this node ends then."""
     left = (end - datetime.datetime.now(datetime.UTC)).total_seconds()
-    line = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    line = [sys.executable, "-m", COMMAND_LINE, "drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
     line += ["--reason-message", f"spot notice: ends {end.isoformat()}"]
     line += ["--deadline-remaining-seconds", str(max(1, int(left - EARLY_S)))]
     subprocess.run(line, check=True)
