@@ -18,16 +18,13 @@ All easy axes lie along the field: for those askew the barrier vanishes at lower
 """
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.constants import physical_constants
 from scipy.interpolate import CubicSpline
 from scipy.linalg import eigvals_banded
-from torch import Tensor
 
 from sm_search.config.simulation_settings import Particle
 from sm_search.physics.particles import BOLTZMANN, magnetic_moment, sphere_volume
@@ -57,28 +54,18 @@ def free_neel_time(core_diameter_m: float, particle: Particle) -> float:
     return magnetic_moment(core_diameter_m, particle) * damping / (GYROMAGNETIC * thermal)
 
 
-def neel_rate(core_diameter_m: float, particle: Particle, largest_xi: float) -> Callable[[Tensor], Tensor]:
-    """λ_1 in 1/s as a function of ξ², up to `largest_xi` (a constant beyond)."""
-    table = _spline(barrier(core_diameter_m, particle), math.ceil(math.asinh(largest_xi) / STEP) + 1)
-    scale_hz = 1 / free_neel_time(core_diameter_m, particle)
-    coefficients_4T = torch.from_numpy(table)
-
-    def rate(xi2: Tensor) -> Tensor:
-        position = torch.asinh(xi2.sqrt()).div_(STEP)
-        cell = position.long().clamp_(max=coefficients_4T.shape[1] - 1)
-        offset = position.sub_(cell).clamp_(max=1.0).mul_(STEP)
-        cubic, square, slope, value = (row[cell] for row in coefficients_4T.to(xi2.device))
-        logarithm = cubic.mul_(offset).add_(square).mul_(offset).add_(slope).mul_(offset).add_(value)
-        return logarithm.exp_().mul_(scale_hz)
-
-    return rate
+def neel_table(core_diameter_m: float, particle: Particle, largest_xi: float) -> tuple[NDArray[np.float64], float]:
+    """ln(λ_1 τ_0) as cubics in asinh ξ on cells of `STEP`, shape (4, cells), up to `largest_xi`; and 1/τ_0 in 1/s."""
+    table_4T = _spline(barrier(core_diameter_m, particle), math.ceil(math.asinh(largest_xi) / STEP) + 1)
+    return table_4T, 1 / free_neel_time(core_diameter_m, particle)
 
 
 @lru_cache(maxsize=64)
 def _spline(sigma: float, cells: int) -> NDArray[np.float64]:
     """Cubics of ln(λ_1 τ_0) in asinh ξ on cells of `STEP`, shape (4, cells); even in ξ."""
     position = STEP * np.arange(cells + 1)
-    return CubicSpline(position, log_rates(sigma, np.sinh(position)), bc_type=((1, 0.0), "not-a-knot")).c
+    spline = CubicSpline(position, log_rates(sigma, np.sinh(position)), bc_type=((1, 0.0), "not-a-knot"))
+    return np.ascontiguousarray(spline.c)
 
 
 def log_rates(sigma: float, xi_T: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import torch
 from numpy.polynomial import legendre
 from numpy.typing import NDArray
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,9 @@ class Panel:
 
     nodes_Q: NDArray[np.float64]
     weights_Q: NDArray[np.float64]
-    running_RQ: Tensor
-    merge_RS: Tensor
-    end_Q: Tensor
+    running_RQ: NDArray[np.float64]
+    merge_RS: NDArray[np.float64]
+    end_Q: NDArray[np.float64]
 
 
 @cache
@@ -52,4 +50,4 @@ def gauss_panel(order: int) -> Panel:
         merge_RS[:order, columns] = values_QP.T * weights_Q / 2 / weights_Q[:, None]
     merge_RS[-1, -1] = 1.0
     end_Q = lagrange_NQ.sum(axis=0)  # P_n(1) = 1
-    return Panel(nodes_Q, weights_Q, *(torch.from_numpy(matrix) for matrix in (running_RQ, merge_RS, end_Q)))
+    return Panel(nodes_Q, weights_Q, running_RQ, merge_RS, end_Q)

@@ -7,7 +7,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -15,40 +14,20 @@ from numpy.typing import NDArray
 
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError
-from sm_search.config.simulation_settings import FieldName, FieldSettings, Grid, Magnetisation, Particle, Scan
-from sm_search.physics.lissajous import (
-    CENTRE,
-    LEAST_POINTS,
-    MEAN_TOLERANCE,
-    MOST_POINTS,
-    XI_PER_POINT,
-    lissajous_components,
-    panels_per_line,
-    voxel_points,
-)
-from sm_search.physics.neel import neel_rate
-from sm_search.physics.particles import (
-    brownian_rate,
-    brownian_time_zero_field,
-    langevin_parameter_per_tesla,
-)
-from sm_search.physics.relaxation import NODES, Kinetics, Trajectory
+from sm_search.config.simulation_settings import FieldName, FieldSettings, Grid, Scan
+from sm_search.physics.lissajous_field import LissajousField
+from sm_search.physics.particles import brownian_time_zero_field, langevin_parameter_per_tesla
 from sm_search.physics.sizes import Sizes, core_sizes, node_count, size_tolerance
 from sm_search.physics.torus import Axis, equilibrium_components, langevin_mixture
+from sm_search.physics.trajectory_symmetry import computed_half, fill_by_symmetry
+from sm_search.physics.voxel_mean import CENTRE, LEAST_POINTS, MEAN_TOLERANCE, MOST_POINTS, XI_PER_POINT, voxel_points
 
 TOLERANCE = 1e-6
-"""Largest error of any component relative to its own maximum: what the constants here and in `relaxation` are chosen
+"""Largest error of any component relative to its own maximum: what the constants here and in the kernels are chosen
 for, and `tests/physics/test_accuracy.py` holds. Written to the tracer where the sampling is the default one."""
 
 ROUNDING = 3e-15
 """Rounding errors of a component, relative to the strongest one."""
-
-SMALLEST_XI = 0.02
-"""|ξ|^1.72 is taken as smooth over panels of this half length, and of `SMALLEST_SHARE` of the drive amplitude: where
-the drive is weak the high orders are faint, and feel it first."""
-
-SMALLEST_SHARE = 0.006
-
 
 SHARPEST_XI = 20_000.0
 """Drive amplitude in ξ beyond which the kernel counts as this sharp: order m changes by some (m/ξ)²."""
@@ -148,14 +127,18 @@ def simulate(
     Args:
         settings: grid, particle, magnetisation model and mixing orders.
         samples: time samples in an x drive period before refinement, rounded up to an even number of panels; by
-            default from `panels_per_line`. The models without a field-dependent rate take no time steps.
-        device: where torch computes, in float64.
+            default from `linear_relaxation.panels_per_line`. Models without a field-dependent rate take no time steps.
+        device: where torch computes the equilibrium, in float64. Relaxation is compiled for the processor.
     """
     particle = settings.particle_of(scan)
     nodes = node_count(particle.size_spread, settings.magnetisation)
     sizes = core_sizes(scan.core_diameter_m, particle.size_spread, nodes)
-    model = _langevin if settings.magnetisation in ("equilibrium", "debye") else _relaxing
-    values_CKN, numerics = model(settings, scan, which, sizes, samples, torch.device(device))
+    if settings.magnetisation in ("equilibrium", "debye"):
+        if samples is not None:
+            raise ValueError(f"samples is {samples}, but {settings.magnetisation} takes no time steps")
+        values_CKN, numerics = _langevin(settings, scan, which, sizes, torch.device(device))
+    else:
+        values_CKN, numerics = _relaxing(settings, scan, which, sizes, samples)
     values_CKN *= particle.saturation_magnetisation_ka_per_m * 1e3
     tracer = _tracer(settings, scan)
     own_tolerance = max(numerics.pop("tolerance", 0.0), size_tolerance(particle.size_spread, settings.magnetisation))
@@ -179,12 +162,8 @@ Result = tuple[Values, dict[str, float]]
 """Components in units of M_s, shape (C, K, N), and how finely they were computed, for the tracer."""
 
 
-def _langevin(
-    settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Sizes, samples: int | None, device: torch.device
-) -> Result:
+def _langevin(settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Sizes, device: torch.device) -> Result:
     """The equilibrium, and with a constant relaxation time τ component k multiplied by 1/(1 + iω_kτ)."""
-    if samples is not None:
-        raise ValueError(f"samples is {samples}, but {settings.magnetisation} takes no time steps")
     field = settings.field(which)
     x, y = (
         Axis(drive, gradient * fov / 2, voxels, settings.voxel == "mean", max_order, step)
@@ -217,52 +196,50 @@ def _langevin(
     return values_CKN, {}
 
 
-def _relaxing(
-    settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Sizes, samples: int | None, device: torch.device
-) -> Result:
-    """The models whose relaxation time depends on the field, size by size."""
-    field, grid = settings.field(which), settings.grid
+def _relaxing(settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Sizes, samples: int | None) -> Result:
+    """The models whose relaxation time depends on the field: half of the voxels along the trajectory, then mirrored."""
+    from sm_search.physics.moment_spectrum import moment_spectrum  # numba: a second, which no other command needs
+
+    field, grid, orders = ideal_field(settings, scan, which), settings.grid, settings.orders
     particle = settings.particle_of(scan)
-    values_CKN = np.zeros((2, len(settings.orders.pairs()), grid.voxels), dtype=np.complex128)
-    most_panels, most_points, tolerance = 0, 0, 0.0
-    for diameter_m, share in zip(sizes.diameter_m_S, sizes.share_S, strict=True):
-        beta = langevin_parameter_per_tesla(diameter_m, particle)
-        drive = beta * field.drives_t[0], beta * field.drives_t[1]
-        xi_per_m = -beta * field.gradients_t_per_m[0], -beta * field.gradients_t_per_m[1]
-        static_2N = torch.from_numpy(np.stack(voxel_centres(grid)) * np.array(xi_per_m)[:, None]).to(device)
-        path = Trajectory(drive, static_2N, scan.fx_hz, scan.nd)
-        largest_xi = math.hypot(*(static_2N.abs().amax(dim=1).cpu().numpy() + drive))
-        kinetics = _kinetics(settings.magnetisation, diameter_m, particle, min(drive), largest_xi)
-        if samples is None:
-            panels = panels_per_line(path, kinetics, settings.orders)
-        else:
-            panels = 2 * math.ceil(samples / (2 * NODES))
-        points = CENTRE
-        if settings.voxel == "mean":
-            width_x, width_y = (abs(xi_per_m[i]) * grid.fov_m[i] / grid.size[i] for i in (0, 1))
-            points = voxel_points((width_x, width_y))
-            enough = max(width_x, width_y) <= XI_PER_POINT * (MOST_POINTS - LEAST_POINTS + 1)
-            tolerance = max(tolerance, MEAN_TOLERANCE if enough else 1.0)
-        values_CKN += share * lissajous_components(path, kinetics, panels, settings.orders, grid, points)
-        most_panels, most_points = max(most_panels, panels), max(most_points, len(points))
-    return values_CKN, {
-        "samplesPerPeriod": float(most_panels * NODES),
-        "samplesPerPanel": float(NODES),
-        "pointsPerVoxel": float(most_points),
-        "tolerance": tolerance,
-    }
+    computed = computed_half(scan.nd, grid)
+    values_CKN = np.zeros((2, len(orders.pairs()), grid.voxels), dtype=np.complex128)
+    points, numerics = CENTRE, {"tolerance": 0.0}
+    if settings.voxel == "mean":
+        beta = langevin_parameter_per_tesla(float(sizes.diameter_m_S.max()), particle)
+        gradients = settings.field(which).gradients_t_per_m
+        width_t = tuple(g * fov / n for g, fov, n in zip(gradients, grid.fov_m, grid.size, strict=True))
+        points = voxel_points((beta * width_t[0], beta * width_t[1]))
+        points = [(x / beta, y / beta, share) for x, y, share in points]
+        enough = beta * max(width_t) <= XI_PER_POINT * (MOST_POINTS - LEAST_POINTS + 1)
+        numerics["tolerance"] = MEAN_TOLERANCE if enough else 1.0
+    for x_t, y_t, share in points:
+        shifted_3N = field.static_3N[:, computed] + np.array([[x_t], [y_t], [0.0]])
+        part = dataclasses.replace(
+            field, static_3N=shifted_3N, x_3N=field.x_3N[:, computed], y_3N=field.y_3N[:, computed]
+        )
+        values, sampling = moment_spectrum(
+            part, settings.magnetisation, sizes, particle, orders, components=2, samples=samples
+        )
+        values_CKN[:, :, computed] += share * values
+        numerics |= sampling
+    fill_by_symmetry(values_CKN, orders.pairs(), scan.nd, grid)
+    return values_CKN, numerics | {"pointsPerVoxel": float(len(points))}
 
 
-def _kinetics(
-    magnetisation: Magnetisation, diameter_m: float, particle: Particle, xi_drive: float, largest_xi: float
-) -> Kinetics:
-    """The relaxation by that name: 1/τ_B, or 1/τ_B + 1/τ_N of two ways to turn that do not know each other."""
-    brownian = partial(brownian_rate, tau_zero_s=brownian_time_zero_field(diameter_m, particle))
-    smallest_xi = min(SMALLEST_XI, SMALLEST_SHARE * xi_drive)
-    if magnetisation == "brownian":
-        return Kinetics(brownian, smallest_xi)
-    neel = neel_rate(diameter_m, particle, largest_xi)
-    return Kinetics(lambda xi2: brownian(xi2).add_(neel(xi2)), smallest_xi, stiff=True)
+def ideal_field(settings: DatasetSettings, scan: Scan, which: FieldName) -> LissajousField:
+    """B(r, t) = A∘cos(2πft) − G∘r in the plane z = 0."""
+    field = settings.field(which)
+    zero_N = np.zeros(settings.grid.voxels)
+    x_N, y_N = voxel_centres(settings.grid)
+    (gradient_x, gradient_y), (drive_x, drive_y) = field.gradients_t_per_m, field.drives_t
+    return LissajousField(
+        static_3N=np.stack((-gradient_x * x_N, -gradient_y * y_N, zero_N)),
+        x_3N=np.stack((zero_N + drive_x, zero_N, zero_N)),
+        y_3N=np.stack((zero_N, zero_N + drive_y, zero_N)),
+        fx_hz=scan.fx_hz,
+        nd=scan.nd,
+    )
 
 
 def _tolerance(values_CKN: Values) -> float:

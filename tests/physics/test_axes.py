@@ -47,7 +47,7 @@ def test_axes_may_be_exchanged_only_where_their_fields_are_equal() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("voxel", ["point", "mean"])
-@pytest.mark.parametrize("magnetisation", ["equilibrium", "debye", "brownian", "neel-brown"])
+@pytest.mark.parametrize("magnetisation", ["equilibrium", "debye"])
 def test_a_gpu_computes_the_same(magnetisation: str, voxel: str) -> None:
     chosen = reference.settings(magnetisation, size=(4, 3), voxel=voxel)
     scan = Scan(core_diameter_nm=25, fx_khz=25, nd=24)

@@ -1,18 +1,24 @@
 """Brown's rate against an independent matrix and its limits, and `neel-brown` against steps in time."""
 
+import dataclasses
 import math
 
 import numpy as np
 import physics_reference as reference
 import pytest
-import torch
 from numpy.polynomial import Legendre, legendre
 
 from sm_search.config.simulation_settings import Particle, Scan
-from sm_search.physics import relaxation
-from sm_search.physics.neel import barrier, eigenvalue, free_neel_time, log_rates, neel_rate
-from sm_search.physics.particles import brownian_rate
-from sm_search.physics.system_matrix import TOLERANCE, _kinetics, simulate
+from sm_search.physics import linear_relaxation
+from sm_search.physics.linear_relaxation import kinetics_of
+from sm_search.physics.neel import barrier, eigenvalue, free_neel_time, log_rates
+from sm_search.physics.system_matrix import TOLERANCE, simulate
+
+
+def neel_rate(diameter_m: float, particle: Particle, xi_T: np.ndarray) -> np.ndarray:
+    """λ_1 in 1/s as the compiled code has it: the rate of a particle that does not turn as a whole."""
+    kinetics = kinetics_of("neel-brown", diameter_m, particle, 3.0, float(xi_T.max()))
+    return np.array([dataclasses.replace(kinetics, tau_s=math.inf).rate(xi) for xi in xi_T.ravel()]).reshape(xi_T.shape)
 
 
 def from_moments(sigma: float, xi: float, degrees: int = 120) -> float:
@@ -34,7 +40,7 @@ def test_without_anisotropy_and_field_the_moment_turns_freely() -> None:
     """m(1 + α²)/(2αγ·k_B T) for 30 nm: 6.70e-18·1.01/(2·0.1·1.761e11·4.045e-21) = 4.75e-8 s."""
     particle = Particle(anisotropy_kj_per_m3=1e-6)
     assert free_neel_time(30e-9, particle) == pytest.approx(4.75e-8, rel=2e-3)
-    rate = neel_rate(30e-9, particle, 10.0)(torch.zeros(1, dtype=torch.float64)).item()
+    rate = neel_rate(30e-9, particle, np.zeros(1)).item()
     assert rate == pytest.approx(1 / free_neel_time(30e-9, particle), rel=1e-5)
 
 
@@ -54,24 +60,25 @@ def test_rate_grows_with_the_field_from_nothing_to_fast(diameter: float) -> None
     """No noise where e^(−σ) underflows, no jump where Brown's formula ends; (ξ − 2σ)/τ_0 in strong fields."""
     particle = Particle()
     sigma = barrier(diameter * 1e-9, particle)
-    xi = torch.linspace(0, 4 * sigma + 20, 4001, dtype=torch.float64)
-    rate = neel_rate(diameter * 1e-9, particle, 4 * sigma + 20)(xi.square())
-    assert torch.isfinite(rate).all()
-    assert (rate.diff() >= 0).all()
+    xi = np.linspace(0, 4 * sigma + 20, 4001)
+    rate = neel_rate(diameter * 1e-9, particle, xi)
+    assert np.isfinite(rate).all()
+    assert (np.diff(rate) >= 0).all()
     assert (rate[1:] > 0).any()
-    growth = rate[rate > 1].log().diff()
+    growth = np.diff(np.log(rate[rate > 1]))
     assert growth.max() < 3 * (xi[1] - xi[0])  # d ln λ/dξ ≤ 1 + …: no jump
-    last = rate[-1].item() * free_neel_time(diameter * 1e-9, particle)
-    assert last == pytest.approx(xi[-1].item() - 2 * sigma, rel=0.1)
+    last = rate[-1] * free_neel_time(diameter * 1e-9, particle)
+    assert last == pytest.approx(xi[-1] - 2 * sigma, rel=0.1)
 
 
 def test_both_rates_add() -> None:
     particle = Particle()
-    kinetics = _kinetics("neel-brown", 25e-9, particle, 3.0, 40.0)
-    xi2 = torch.linspace(0, 40, 50, dtype=torch.float64).square()
-    brownian = brownian_rate(xi2, reference.tau_brown(reference.settings(), Scan(core_diameter_nm=25, fx_khz=25, nd=6)))
-    neel = neel_rate(25e-9, particle, 40.0)(xi2)
-    assert kinetics.rate(xi2).numpy() == pytest.approx((brownian + neel).numpy(), rel=1e-9)
+    kinetics = kinetics_of("neel-brown", 25e-9, particle, 3.0, 40.0)
+    xi = np.linspace(0, 40, 50)
+    tau_s = reference.tau_brown(reference.settings(), Scan(core_diameter_nm=25, fx_khz=25, nd=6))
+    brownian = np.sqrt(1 + 0.126 * xi**1.72) / tau_s
+    neel = neel_rate(25e-9, particle, xi)
+    assert np.array([kinetics.rate(x) for x in xi]) == pytest.approx(brownian + neel, rel=1e-9)
     assert (neel > brownian).any()
     assert (neel < brownian).any()
 
@@ -82,10 +89,10 @@ def test_neel_brown_equals_a_runge_kutta(diameter: float, which: str) -> None:
     chosen = reference.settings("neel-brown", size=(2, 2), orders=(1, 1))
     scan = Scan(core_diameter_nm=diameter, fx_khz=25, nd=2)
     tau_s = reference.tau_brown(chosen, scan)
-    neel = neel_rate(diameter * 1e-9, chosen.particle, 5000.0)
 
     def rate(xi_V: np.ndarray) -> np.ndarray:
-        return np.sqrt(1 + 0.126 * xi_V**1.72) / tau_s + neel(torch.from_numpy(xi_V).square()).numpy()
+        neel = neel_rate(diameter * 1e-9, chosen.particle, np.append(xi_V, 5000.0))[:-1]
+        return np.sqrt(1 + 0.126 * xi_V**1.72) / tau_s + neel.reshape(xi_V.shape)
 
     values = simulate(chosen, scan, which).values_CKN
     expected = reference.stiff_matrix(chosen, scan, which, rate, 3 * 2048)
@@ -99,8 +106,8 @@ def test_finer_panels_do_not_show_in_any_of_168_components(monkeypatch: pytest.M
     chosen = reference.settings("neel-brown", size=(4, 3), orders=(12, 12))
     scan = Scan(core_diameter_nm=diameter, fx_khz=25, nd=24)
     values = simulate(chosen, scan, "high").values_CKN
-    monkeypatch.setattr(relaxation, "GROWTH", 1.5)
+    monkeypatch.setattr(linear_relaxation, "GROWTH", 1.5)
     finer = simulate(chosen, scan, "high", samples=16 * 40).values_CKN
     assert reference.worst(values, finer) < TOLERANCE
-    monkeypatch.setattr(relaxation, "GROWTH", math.inf)
+    monkeypatch.setattr(linear_relaxation, "GROWTH", math.inf)
     assert reference.worst(simulate(chosen, scan, "high").values_CKN, finer) > TOLERANCE

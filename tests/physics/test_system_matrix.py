@@ -7,8 +7,9 @@ import physics_reference as reference
 import pytest
 
 from sm_search.config.simulation_settings import Scan
-from sm_search.physics import lissajous, system_matrix
-from sm_search.physics.relaxation import Kinetics
+from sm_search.physics import moment_spectrum, system_matrix, voxel_mean
+from sm_search.physics.linear_relaxation import Kinetics
+from sm_search.physics.panel_kernel import BROWNIAN
 from sm_search.physics.system_matrix import SystemMatrix, simulate
 
 SCAN = reference.SCAN
@@ -16,8 +17,8 @@ SCAN = reference.SCAN
 
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute every voxel, fill none."""
-    monkeypatch.setattr(lissajous, "_half", lambda nd, grid: np.arange(grid.voxels))
-    monkeypatch.setattr(lissajous, "_fill_by_symmetry", lambda *arguments: None)
+    monkeypatch.setattr(system_matrix, "computed_half", lambda nd, grid: np.arange(grid.voxels))
+    monkeypatch.setattr(system_matrix, "fill_by_symmetry", lambda *arguments: None)
 
 
 def images(matrix: SystemMatrix) -> np.ndarray:
@@ -110,8 +111,8 @@ def test_parity(monkeypatch: pytest.MonkeyPatch, nd: int) -> None:
 def test_symmetry_fills_what_would_have_been_computed(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], nd: int, voxel: str
 ) -> None:
-    monkeypatch.setattr(lissajous, "LEAST_POINTS", 2)
-    monkeypatch.setattr(lissajous, "MOST_POINTS", 2)
+    monkeypatch.setattr(voxel_mean, "LEAST_POINTS", 2)
+    monkeypatch.setattr(voxel_mean, "MOST_POINTS", 2)
     chosen = reference.settings("brownian", size=size, voxel=voxel)
     scan = Scan(core_diameter_nm=30, fx_khz=25, nd=nd)
     filled = simulate(chosen, scan, "low").values_CKN
@@ -130,8 +131,8 @@ def test_constant_relaxation_time_is_a_low_pass(monkeypatch: pytest.MonkeyPatch,
     tau_s = reference.tau_brown(reference.settings(), scan)
     omega_K = 2 * math.pi * still.frequency_index() * scan.fx_hz / (nd + 1)
     expected = still.values_CKN / (1 + 1j * omega_K * tau_s)[:, None]
-    constant = Kinetics(lambda xi2: xi2.new_full(xi2.shape, 1 / tau_s), None)
-    monkeypatch.setattr(system_matrix, "_kinetics", lambda *arguments: constant)
+    constant = Kinetics(BROWNIAN, tau_s, slope=0.0, smallest_xi=1e9)
+    monkeypatch.setattr(moment_spectrum, "kinetics_of", lambda *arguments: constant)
     integrated = simulate(reference.settings("brownian", size=(4, 3)), scan, which).values_CKN
     assert np.abs(integrated - expected).max() < 1e-10 * np.abs(expected).max()
     debye = simulate(reference.settings("debye", size=(4, 3)), scan, which).values_CKN
@@ -165,12 +166,13 @@ def test_converges_with_samples() -> None:
     assert np.abs(coarser - finer).max() / np.abs(finer).max() > 3 * error
 
 
-def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = reference.settings("brownian", size=(4, 4))
-    whole = simulate(chosen, SCAN, "high").values_CKN
-    monkeypatch.setattr(lissajous, "CHUNK_SAMPLES", 1)
-    alone = simulate(chosen, SCAN, "high").values_CKN
-    assert np.abs(whole - alone).max() < 1e-14 * np.abs(whole).max()
+def test_blocks_of_lines_do_not_show() -> None:
+    """31 lines of 12 panels: two blocks, the second shorter; with 2 panels a line they are one."""
+    chosen = reference.settings("brownian", size=(2, 2), orders=(1, 1))
+    scan = Scan(core_diameter_nm=30, fx_khz=25, nd=30)
+    several = simulate(chosen, scan, "low", samples=12 * 16).values_CKN
+    one = simulate(chosen, scan, "low", samples=6 * 16).values_CKN
+    assert np.abs(several - one).max() < 1e-9 * np.abs(one).max()
 
 
 def test_equilibrium_is_real_and_independent_of_frequency() -> None:

@@ -7,7 +7,7 @@ from numpy.polynomial import legendre
 
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.simulation_settings import Grid, Scan
-from sm_search.physics import lissajous, system_matrix
+from sm_search.physics import system_matrix, voxel_mean
 from sm_search.physics.system_matrix import simulate
 
 SCAN = Scan(core_diameter_nm=30, fx_khz=25, nd=7)
@@ -50,9 +50,9 @@ def test_brownian_states_what_it_reaches(monkeypatch: pytest.MonkeyPatch) -> Non
     settings = chosen("brownian", (3.75, 2.5))  # the voxels of 32 × 32 over 40 mm
     matrix = simulate(settings, SCAN, "high")
     assert matrix.tracer["pointsPerVoxel"] == 36
-    assert matrix.tracer["tolerance"] == lissajous.MEAN_TOLERANCE
+    assert matrix.tracer["tolerance"] == voxel_mean.MEAN_TOLERANCE
 
-    def dense(width: tuple[float, float]) -> lissajous.VoxelPoints:
+    def dense(width: tuple[float, float]) -> voxel_mean.VoxelPoints:
         x_P, weight_P = legendre.leggauss(15)
         return [
             (x * width[0] / 2, y * width[1] / 2, wx * wy / 4)
@@ -62,8 +62,8 @@ def test_brownian_states_what_it_reaches(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(system_matrix, "voxel_points", dense)
     expected = simulate(settings, SCAN, "high").values_CKN
-    assert reference.worst(matrix.values_CKN, expected) < lissajous.MEAN_TOLERANCE
-    monkeypatch.setattr(system_matrix, "voxel_points", lambda width: lissajous.CENTRE)
+    assert reference.worst(matrix.values_CKN, expected) < voxel_mean.MEAN_TOLERANCE
+    monkeypatch.setattr(system_matrix, "voxel_points", lambda width: voxel_mean.CENTRE)
     assert reference.worst(simulate(settings, SCAN, "high").values_CKN, expected) > 1e-3
 
 

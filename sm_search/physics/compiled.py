@@ -1,0 +1,108 @@
+"""Compilation of the kernels that run once for every voxel, and an exponential and a logarithm that vectorise.
+
+Loops over numpy arrays are compiled by numba at their first call (seconds), and kept: beside the source file, or in the
+user's cache folder where that is not writable. Where neither is, each process compiles for itself. Two processes that
+compile at the same moment both write a whole file and rename it: one of them wins.
+
+numba calls the C library's exp and log, one number at a time. The two here are plain arithmetic on the bits of a
+double, so that the compiler computes four or eight at once.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba import njit, types
+from numba.extending import intrinsic
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# A product and a sum may become one instruction with one rounding; nothing else may be rearranged.
+FAST = {"contract"}
+
+
+def compiled(function: Function) -> Function:
+    """The function as machine code, kept on disk, without Python's lock."""
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)(function)
+    except RuntimeError:  # numba: "cannot cache function …: no locator available"
+        return njit(nogil=True, error_model="numpy", fastmath=FAST)(function)
+
+
+def inlined(function: Function) -> Function:
+    """A small function that becomes part of the compiled one that calls it."""
+    return njit(inline="always", error_model="numpy", fastmath=FAST)(function)
+
+
+@intrinsic
+def _bits(typingctx: Any, value: Any) -> Any:
+    """The bits of a double as an integer."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.int64))
+
+    return types.int64(types.float64), code
+
+
+@intrinsic
+def _double(typingctx: Any, value: Any) -> Any:
+    """The double with these bits."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.float64))
+
+    return types.float64(types.int64), code
+
+
+ROUND = 6755399441055744.0  # 1.5·2^52: adding it leaves the nearest integer in the lowest bits
+LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+INVERSE_LN2 = 1 / math.log(2)
+LOWEST, HIGHEST = -708.0, 709.0
+ONE_BITS = 1023 << 52
+ROOT_HALF_BITS = 0x3FE6A09E667F3BCD
+_E2, _E3, _E4, _E5, _E6, _E7, _E8, _E9, _E10, _E11, _E12 = (1 / math.factorial(n) for n in range(2, 13))
+_L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8, _L9, _L10 = (2 / (2 * n + 1) for n in range(1, 11))
+
+
+@inlined
+def exp(x: float) -> float:
+    """eˣ to 2 units of the last place; below −708 e^−708, above 709 e^709."""
+    x = min(max(x, LOWEST), HIGHEST)
+    shifted = x * INVERSE_LN2 + ROUND
+    whole = shifted - ROUND
+    r = (x - whole * LN2_HIGH) - whole * LN2_LOW
+    p = _E12 * r + _E11
+    p = p * r + _E10
+    p = p * r + _E9
+    p = p * r + _E8
+    p = p * r + _E7
+    p = p * r + _E6
+    p = p * r + _E5
+    p = p * r + _E4
+    p = p * r + _E3
+    p = p * r + _E2
+    p = p * r + 1.0
+    p = p * r + 1.0
+    return p * _double((_bits(shifted) << 52) + ONE_BITS)
+
+
+@inlined
+def log(x: float) -> float:
+    """ln x of a normal positive number, to 1e-15 of max(1, |ln x|): x = 2^k·m, ln m = 2·artanh((m−1)/(m+1))."""
+    bits = _bits(x)
+    k = (bits - ROOT_HALF_BITS) >> 52
+    m = _double(bits - (k << 52))
+    # An integer becomes a double without a conversion, which would not vectorise.
+    exponent = _double(_bits(ROUND) + k) - ROUND
+    f = (m - 1.0) / (m + 1.0)
+    s = f * f
+    p = _L10 * s + _L9
+    p = p * s + _L8
+    p = p * s + _L7
+    p = p * s + _L6
+    p = p * s + _L5
+    p = p * s + _L4
+    p = p * s + _L3
+    p = p * s + _L2
+    p = p * s + _L1
+    return exponent * LN2_HIGH + (f * 2.0 + (f * s * p + exponent * LN2_LOW))

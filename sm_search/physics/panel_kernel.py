@@ -1,0 +1,482 @@
+"""Compiled: the exact periodic steady state of dM/dt = −r(ξ)·(M − M_eq(ξ)) along the trajectory of one voxel.
+
+On a panel of time the solution is an affine map of its initial value: M(t) = E(t)·M(0) + F(t) with
+E = exp(−∫r) and F = E·∫ r·M_eq/E. Both integrals are spectral (`quadrature`). Composing the maps of a whole period
+gives one affine map whose fixed point is the steady state: no warm-up periods. For the equilibrium E = 0, F = M_eq.
+
+The field-dependent rate contains |ξ|^1.72, which is not smooth where the trajectory passes ξ = 0, and the Langevin
+kernel is sharp there. So panels are halved towards ξ = 0 until they are well away from it or negligibly short, and
+merged again: whoever reads the result sees equal panels only.
+
+Everything of a few lines of one voxel stays in the processor's cache; loops run over the panels of a batch.
+
+Shapes: Q nodes of a panel, B panels in a line, P = N_d+1 lines (x drive periods) in one Lissajous period, C = 2 or 3
+components of M, W panels of a batch, n nodes of the tree of halved panels (its first are the panels themselves),
+T cells of a table.
+"""
+
+import math
+
+import numpy as np
+
+from sm_search.physics.compiled import compiled, exp, inlined, log
+from sm_search.physics.projection_kernel import project
+
+NODES = 16
+"""Q, nodes of a panel: a constant of the compiled code."""
+
+BATCH = 64
+"""Most panels solved at once."""
+
+BLOCK_PANELS = 240
+"""About so many panels are worked on at once."""
+
+FORGOTTEN = 1e-19
+"""What is left of the initial value where it no longer counts."""
+
+EQUILIBRIUM, BROWNIAN, NEEL_BROWN = 0, 1, 2
+"""Kinds of kinetics."""
+
+# What a voxel's solution depends on besides its field, as arrays for the compiled code: whole numbers …
+N_LINES, N_ND, N_PANELS, N_COMPONENTS, N_KIND, N_STIFF = range(6)
+# … and numbers.
+X_FX_HZ, X_TAU_S, X_SLOPE, X_SMALLEST_XI, X_CLEARANCE, X_RELAXATIONS, X_GROWTH, X_TABLE_STEP, X_TABLE_HZ = range(9)
+
+
+@inlined
+def _langevin_over_xi(xi2):
+    """(coth ξ − 1/ξ)/ξ; digits are lost below ξ = ½."""
+    xi = math.sqrt(xi2)
+    return (xi * (2.0 / (1.0 - exp(-2.0 * xi)) - 1.0) - 1.0) / xi2
+
+
+@inlined
+def _langevin_fraction(xi2):
+    """The same below ξ = ½: the continued fraction 1/(3 + ξ²/(5 + ξ²/(7 + …)))."""
+    fraction = 17.0
+    for level in range(7, 0, -1):
+        fraction = 2.0 * level + 1.0 + xi2 / fraction
+    return 1.0 / fraction
+
+
+@inlined
+def _brownian_rate(xi2, tau_s, slope):
+    """√(1 + slope·ξ^1.72)/τ_B."""
+    return math.sqrt(1.0 + slope * exp(0.86 * log(xi2))) / tau_s
+
+
+@compiled
+def _table_rate(xi2, table_4T, step, scale_hz):
+    """The tabulated rate at ξ²: exp of a cubic in asinh ξ."""
+    position = math.asinh(math.sqrt(xi2)) / step
+    cell = min(int(position), table_4T.shape[1] - 1)
+    offset = min(position - cell, 1.0) * step
+    cubic = (table_4T[0, cell] * offset + table_4T[1, cell]) * offset + table_4T[2, cell]
+    return scale_hz * math.exp(cubic * offset + table_4T[3, cell])
+
+
+@compiled
+def rate(xi2, whole, number, table_4T):
+    """r in 1/s of any kind of kinetics."""
+    brownian = _brownian_rate(xi2, number[X_TAU_S], number[X_SLOPE])
+    if whole[N_KIND] == NEEL_BROWN:
+        return brownian + _table_rate(xi2, table_4T, number[X_TABLE_STEP], number[X_TABLE_HZ])
+    return brownian
+
+
+@compiled
+def _near(turn_4, level, static_3, x_3, y_3, whole, number, table_4T):
+    """Whether a panel of this level with the given cos φ_x, sin φ_x, cos φ_y, sin φ_y at its centre must be halved.
+
+    With ξ(t) ≈ d + v·s the complex roots of ξ² = −q² lie at |s|² = (d² + q²)/v²: q = 0 for |ξ|^1.72, q = π
+    for the first pole of the Langevin function.
+    """
+    half = math.pi / whole[N_PANELS] * 0.5**level
+    drive2_x = drive2_y = speed2 = distance2 = 0.0
+    for c in range(3):
+        drive2_x += x_3[c] ** 2
+        drive2_y += y_3[c] ** 2
+        speed2 += (x_3[c] * turn_4[1] + y_3[c] * turn_4[3]) ** 2
+        distance2 += (static_3[c] + x_3[c] * turn_4[0] + y_3[c] * turn_4[2]) ** 2
+    reach = half * (math.sqrt(speed2) + half * math.sqrt(max(drive2_x, drive2_y)))
+    reach2_wide = (reach * number[X_CLEARANCE]) ** 2
+    if distance2 + math.pi**2 < reach2_wide:
+        return True
+    if whole[N_KIND] == EQUILIBRIUM:
+        return False
+    if distance2 < reach2_wide and reach > number[X_SMALLEST_XI]:
+        return True
+    if whole[N_STIFF]:
+        # Whether a rate that counts may grow too much for a polynomial.
+        distance = math.sqrt(distance2)
+        largest = rate((distance + reach) ** 2, whole, number, table_4T)
+        smallest = rate(max(distance - reach, 0.0) ** 2, whole, number, table_4T)
+        duration_s = half / (math.pi * number[X_FX_HZ])
+        return largest > number[X_GROWTH] * smallest and largest * duration_s > 1.0
+    return False
+
+
+@compiled
+def _product(matrix_RQ, rows, values, width, result):
+    """result[r, w] = Σ_q matrix[r, q]·values[q, w], flat arrays of `width` columns."""
+    for r in range(rows):
+        m = matrix_RQ[r]
+        m0, m1, m2, m3, m4, m5, m6, m7 = m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]
+        m8, m9, m10, m11, m12, m13, m14, m15 = m[8], m[9], m[10], m[11], m[12], m[13], m[14], m[15]
+        out = result[r * width : (r + 1) * width]
+        for w in range(width):
+            first = m0 * values[w] + m1 * values[w + width] + m2 * values[w + 2 * width] + m3 * values[w + 3 * width]
+            first += m4 * values[w + 4 * width] + m5 * values[w + 5 * width]
+            first += m6 * values[w + 6 * width] + m7 * values[w + 7 * width]
+            last = m8 * values[w + 8 * width] + m9 * values[w + 9 * width]
+            last += m10 * values[w + 10 * width] + m11 * values[w + 11 * width]
+            last += m12 * values[w + 12 * width] + m13 * values[w + 13 * width]
+            last += m14 * values[w + 14 * width] + m15 * values[w + 15 * width]
+            out[w] = first + last
+    return
+
+
+@compiled
+def _collocated(w, width, rate, equilibrium_C, components, running_RQ, end_Q, result_4R):
+    """E, F_x, F_y, F_z of panel w, which may span many relaxation times, into `result_4R`.
+
+    M is the polynomial of degree Q−1 that fulfils M = M(0) + ∫ r·(M_eq − M) at the nodes, and its value at the end is
+    M's there: what is left of M(0) vanishes for r → ∞ (unlike that of the Gauss rule's own end value).
+    """
+    matrix = np.empty((NODES, NODES))
+    right = np.zeros((NODES, 4))
+    for i in range(NODES):
+        right[i, 0] = 1.0
+        for q in range(NODES):
+            weighted = running_RQ[i, q] * rate[q * width + w]
+            matrix[i, q] = weighted + (1.0 if i == q else 0.0)
+            for c in range(components):
+                right[i, 1 + c] += weighted * equilibrium_C[c, q * width + w]
+    for column in range(NODES):
+        pivot = column
+        for i in range(column + 1, NODES):
+            if abs(matrix[i, column]) > abs(matrix[pivot, column]):
+                pivot = i
+        if pivot != column:
+            for q in range(column, NODES):
+                matrix[column, q], matrix[pivot, q] = matrix[pivot, q], matrix[column, q]
+            for c in range(4):
+                right[column, c], right[pivot, c] = right[pivot, c], right[column, c]
+        for i in range(column + 1, NODES):
+            factor = matrix[i, column] / matrix[column, column]
+            for q in range(column + 1, NODES):
+                matrix[i, q] -= factor * matrix[column, q]
+            for c in range(4):
+                right[i, c] -= factor * right[column, c]
+    for i in range(NODES - 1, -1, -1):
+        for c in range(4):
+            for q in range(i + 1, NODES):
+                right[i, c] -= matrix[i, q] * right[q, c]
+            right[i, c] /= matrix[i, i]
+    for c in range(4):
+        result_4R[c, NODES] = 0.0
+        for q in range(NODES):
+            result_4R[c, q] = right[q, c]
+            result_4R[c, NODES] += end_Q[q] * right[q, c]
+
+
+@compiled
+def langevin_over_xi(xi2, size, ratio):
+    """L(ξ)/ξ from ξ² into `ratio`, relative error below 1e-14 at every ξ; 1/3 at ξ = 0."""
+    for i in range(size):
+        ratio[i] = _langevin_over_xi(xi2[i])
+    for i in range(size):
+        if xi2[i] < 0.25:
+            ratio[i] = _langevin_fraction(xi2[i])
+
+
+@compiled
+def rates(xi2, whole, number, table_4T, size, rate):
+    """r in 1/s at many ξ²."""
+    tau_s, slope = number[X_TAU_S], number[X_SLOPE]
+    for i in range(size):
+        rate[i] = _brownian_rate(xi2[i], tau_s, slope)
+    if whole[N_KIND] == NEEL_BROWN:
+        for i in range(size):
+            rate[i] += _table_rate(xi2[i], table_4T, number[X_TABLE_STEP], number[X_TABLE_HZ])
+
+
+@compiled
+def _solve(turn_4W, width, level, static_3, x_3, y_3, whole, number, table_4T, rule, work, decay, offset_C):
+    """E into `decay` and F into `offset_C` (C, ·), flat over R = Q+1 rows and `width` panels of one level.
+
+    `rule` is (nodes_Q, running_RQ, end_Q) of a panel of unit length; `work` are four flat arrays.
+    """
+    nodes_Q, running_RQ, end_Q = rule
+    xi2, r, exponent, source = work
+    components, kind = whole[N_COMPONENTS], whole[N_KIND]
+    half = math.pi / whole[N_PANELS] * 0.5**level
+    cos_x, sin_x, cos_y, sin_y = turn_4W[0], turn_4W[1], turn_4W[2], turn_4W[3]
+    for q in range(NODES):
+        shift = (2.0 * nodes_Q[q] - 1.0) * half
+        shift_y = shift * (whole[N_ND] / whole[N_LINES])
+        c_x, s_x, c_y, s_y = math.cos(shift), math.sin(shift), math.cos(shift_y), math.sin(shift_y)
+        here = slice(q * width, (q + 1) * width)
+        square = xi2[here]
+        for w in range(width):
+            square[w] = 0.0
+        for c in range(3):
+            static, drive_x, drive_y = static_3[c], x_3[c], y_3[c]
+            if c < components:
+                field = offset_C[c, here]
+                for w in range(width):
+                    b = (
+                        static
+                        + drive_x * (cos_x[w] * c_x - sin_x[w] * s_x)
+                        + drive_y * (cos_y[w] * c_y - sin_y[w] * s_y)
+                    )
+                    field[w] = b
+                    square[w] += b * b
+            elif static != 0.0 or drive_x != 0.0 or drive_y != 0.0:
+                for w in range(width):
+                    b = (
+                        static
+                        + drive_x * (cos_x[w] * c_x - sin_x[w] * s_x)
+                        + drive_y * (cos_y[w] * c_y - sin_y[w] * s_y)
+                    )
+                    square[w] += b * b
+    size = NODES * width
+    langevin_over_xi(xi2, size, source)
+    for c in range(components):
+        field = offset_C[c]
+        for i in range(size):
+            field[i] *= source[i]
+    if kind == EQUILIBRIUM:
+        for i in range(size + width):
+            decay[i] = 0.0
+        for c in range(components):
+            for w in range(width):
+                offset_C[c, size + w] = 0.0
+        return
+    duration_s = half / (math.pi * number[X_FX_HZ])
+    rates(xi2, whole, number, table_4T, size, r)
+    for i in range(size):
+        r[i] *= duration_s
+    _product(running_RQ, NODES + 1, r, width, exponent)
+    for i in range(size + width):
+        decay[i] = exp(-exponent[i])
+    for i in range(size):
+        xi2[i] = r[i] / decay[i]
+    stiff = 0
+    for w in range(width):
+        if exponent[size + w] > number[X_RELAXATIONS]:
+            stiff += 1
+    stiff_W, stiff_4WR = np.empty(stiff, np.int64), np.empty((stiff, 4, NODES + 1))
+    if stiff:
+        found = 0
+        for w in range(width):
+            if exponent[size + w] > number[X_RELAXATIONS]:
+                stiff_W[found] = w
+                _collocated(w, width, r, offset_C, components, running_RQ, end_Q, stiff_4WR[found])
+                found += 1
+    for c in range(components):
+        offset = offset_C[c]
+        for i in range(size):
+            source[i] = xi2[i] * offset[i]
+        _product(running_RQ, NODES + 1, source, width, exponent)
+        for i in range(size + width):
+            offset[i] = decay[i] * exponent[i]
+    for found in range(stiff):
+        for r in range(NODES + 1):
+            decay[r * width + stiff_W[found]] = stiff_4WR[found, 0, r]
+            for c in range(components):
+                offset_C[c, r * width + stiff_W[found]] = stiff_4WR[found, 1 + c, r]
+
+
+@compiled
+def _grown(values, size):
+    """A longer array with the same beginning."""
+    longer = np.empty((size, *values.shape[1:]), values.dtype)
+    longer[: len(values)] = values
+    return longer
+
+
+@compiled
+def _halve(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T):
+    """Grow the tree of panels, breadth first: the two halves of node i are nodes child_n[i] and child_n[i] + 1.
+
+    Returns the arrays, which may have had to grow, and the number of nodes.
+    """
+    i = 0
+    while i < count:
+        child_n[i] = -1
+        level = level_n[i]
+        if _near(turn_n4[i], level, static_3, x_3, y_3, whole, number, table_4T):
+            if count + 2 > len(level_n):
+                turn_n4, level_n, child_n = (
+                    _grown(turn_n4, 2 * count + 2),
+                    _grown(level_n, 2 * count + 2),
+                    _grown(child_n, 2 * count + 2),
+                )
+            child_n[i] = count
+            quarter = math.pi / whole[N_PANELS] * 0.5 ** (level + 1)
+            quarter_y = quarter * (whole[N_ND] / whole[N_LINES])
+            c_x, s_x, c_y, s_y = math.cos(quarter), math.sin(quarter), math.cos(quarter_y), math.sin(quarter_y)
+            cos_x, sin_x, cos_y, sin_y = turn_n4[i]
+            for side in (-1.0, 1.0):
+                turn_n4[count, 0] = cos_x * c_x - side * sin_x * s_x
+                turn_n4[count, 1] = sin_x * c_x + side * cos_x * s_x
+                turn_n4[count, 2] = cos_y * c_y - side * sin_y * s_y
+                turn_n4[count, 3] = sin_y * c_y + side * cos_y * s_y
+                level_n[count] = level + 1
+                count += 1
+        i += 1
+    return turn_n4, level_n, child_n, count
+
+
+@compiled
+def _merge(node, left, decay_nR, offset_nCR, components, merge_SR):
+    """The map of a panel from those of its halves `left` and `left` + 1: see `quadrature.Panel.merge_RS`."""
+    right = left + 1
+    between = decay_nR[left, NODES]
+    total = np.empty(NODES)
+    for r in range(NODES):
+        total[r] = 0.0
+    for s in range(NODES):
+        value, later = decay_nR[left, s], decay_nR[right, s] * between
+        for r in range(NODES):
+            total[r] += merge_SR[s, r] * value + merge_SR[NODES + s, r] * later
+    for r in range(NODES):
+        decay_nR[node, r] = total[r]
+    decay_nR[node, NODES] = decay_nR[right, NODES] * between
+    for c in range(components):
+        reached = offset_nCR[left, c, NODES]
+        for r in range(NODES):
+            total[r] = 0.0
+        for s in range(NODES):
+            value = offset_nCR[left, c, s]
+            later = offset_nCR[right, c, s] + decay_nR[right, s] * reached
+            for r in range(NODES):
+                total[r] += merge_SR[s, r] * value + merge_SR[NODES + s, r] * later
+        for r in range(NODES):
+            offset_nCR[node, c, r] = total[r]
+        offset_nCR[node, c, NODES] = offset_nCR[right, c, NODES] + decay_nR[right, NODES] * reached
+
+
+@compiled
+def _maps(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T, rule, merge_SR, maps, batch):
+    """E and F of all nodes of the tree into `maps`: leaves are solved in batches of one level, then merged."""
+    decay_nR, offset_nCR = maps
+    turn_4W, work, decay, offset_C = batch
+    components = whole[N_COMPONENTS]
+    node_W = np.empty(BATCH, np.int64)
+    i = 0
+    while i < count:
+        width, level = 0, level_n[i]
+        while i < count and level_n[i] == level and width < BATCH:
+            if child_n[i] < 0:
+                node_W[width] = i
+                for part in range(4):
+                    turn_4W[part, width] = turn_n4[i, part]
+                width += 1
+            i += 1
+        if width == 0:
+            continue
+        padded = (width + 3) // 4 * 4  # whole vectors: what is too many repeats the last
+        for w in range(width, padded):
+            for part in range(4):
+                turn_4W[part, w] = turn_4W[part, width - 1]
+        _solve(turn_4W, padded, level, static_3, x_3, y_3, whole, number, table_4T, rule, work, decay, offset_C)
+        for w in range(width):
+            node = node_W[w]
+            for r in range(NODES + 1):
+                decay_nR[node, r] = decay[r * padded + w]
+            for c in range(components):
+                for r in range(NODES + 1):
+                    offset_nCR[node, c, r] = offset_C[c, r * padded + w]
+    for node in range(count - 1, -1, -1):
+        if child_n[node] >= 0:
+            _merge(node, child_n[node], decay_nR, offset_nCR, components, merge_SR)
+
+
+@compiled
+def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, rule, merge_SR, moment_PCL, left_PL):
+    """M/M_s at the nodes of equal panels into `moment_PCL`, L = B·Q nodes of a line.
+
+    Where a panel was refined these are not M itself but the values whose quadrature gives its integrals.
+
+    Args:
+        static_3, x_3, y_3: the voxel's field and what the two drives add to it, in units of ξ.
+        turns: cos and sin of φ_x at the centres of the panels, (2, B), and of φ_y, (2, P, B).
+        whole, number: the parameters (`N_…`, `X_…`).
+        table_4T: cubics of a tabulated rate.
+        rule, merge_SR: nodes, running integrals and end values of a panel; merging (`quadrature`).
+        left_PL: room for what is left of the initial value.
+    """
+    turn_x_2B, turn_y_2PB = turns
+    lines, panels, components = whole[N_LINES], whole[N_PANELS], whole[N_COMPONENTS]
+    block = max(1, BLOCK_PANELS // panels)
+    nodes = 2 * block * panels
+    turn_n4, level_n, child_n = np.empty((nodes, 4)), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
+    decay_nR, offset_nCR = np.empty((nodes, NODES + 1)), np.empty((nodes, components, NODES + 1))
+    room = (NODES + 1) * BATCH
+    batch = (
+        np.empty((4, BATCH)),
+        (np.empty(room), np.empty(room), np.empty(room), np.empty(room)),
+        np.empty(room),
+        np.empty((components, room)),
+    )
+    now_C, left = np.zeros(components), 1.0
+    remembered = 0  # lines in which the initial value counts
+    for begin in range(0, lines, block):
+        end = min(begin + block, lines)
+        count = 0
+        for line in range(begin, end):
+            for b in range(panels):
+                turn_n4[count, 0], turn_n4[count, 1] = turn_x_2B[0, b], turn_x_2B[1, b]
+                turn_n4[count, 2], turn_n4[count, 3] = turn_y_2PB[0, line, b], turn_y_2PB[1, line, b]
+                level_n[count] = 0
+                count += 1
+        turn_n4, level_n, child_n, count = _halve(
+            turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T
+        )
+        if count > len(decay_nR):
+            decay_nR, offset_nCR = (
+                np.empty((len(level_n), NODES + 1)),
+                np.empty((len(level_n), components, NODES + 1)),
+            )
+        _maps(
+            turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T, rule, merge_SR,
+            (decay_nR, offset_nCR), batch,
+        )  # fmt: skip
+        node = 0
+        for line in range(begin, end):
+            counts = left > FORGOTTEN
+            if counts:
+                remembered = line + 1
+            for b in range(panels):
+                for c in range(components):
+                    start = now_C[c]
+                    for q in range(NODES):
+                        moment_PCL[line, c, b * NODES + q] = offset_nCR[node, c, q] + decay_nR[node, q] * start
+                    now_C[c] = offset_nCR[node, c, NODES] + decay_nR[node, NODES] * start
+                if counts:
+                    for q in range(NODES):
+                        left_PL[line, b * NODES + q] = left * decay_nR[node, q]
+                    left *= decay_nR[node, NODES]
+                node += 1
+    # The steady state repeats: M(0) = left·M(0) + now.
+    for line in range(remembered):
+        for c in range(components):
+            start = now_C[c] / (1.0 - left)
+            for i in range(panels * NODES):
+                moment_PCL[line, c, i] += left_PL[line, i] * start
+
+
+@compiled
+def spectra(static_N3, x_N3, y_N3, turns, whole, number, table_4T, rule, merge_SR, tables, values_N2DXY):
+    """`steady_state` and its projection for every voxel."""
+    lines, samples = whole[N_LINES], whole[N_PANELS] * NODES
+    moment_PDL = np.empty((lines, whole[N_COMPONENTS], samples))
+    left_PL = np.empty((lines, samples))
+    turn_2YP, weight_2YL, turn_2XH = tables
+    for n in range(len(static_N3)):
+        steady_state(
+            static_N3[n], x_N3[n], y_N3[n], turns, whole, number, table_4T, rule, merge_SR, moment_PDL, left_PL
+        )
+        project(moment_PDL, turn_2YP, weight_2YL, turn_2XH, values_N2DXY[n])
