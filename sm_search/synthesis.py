@@ -82,7 +82,8 @@ class Synthesiser:
         return self.checkpoint.info.unit
 
     def predict(self, low: SystemMatrix) -> SystemMatrix:
-        """Synthesise the high-gradient matrix with the channels and mixing orders of `low`.
+        """Synthesise the high-gradient matrix with the mixing orders of `low`, and of its channels those that the model
+        serves: where the y-channel is no x-channel with exchanged axes, x alone.
 
         Raises:
             DataError: `low` is not of the grid, unit, field or orders that the model was trained for; the message says
@@ -94,7 +95,8 @@ class Synthesiser:
     def synthesise(self, low: SystemMatrix) -> "Synthesis":
         """`predict`, and how far to trust it."""
         self.check(low)
-        channels = [self._channel(low, channel) for channel in range(len(low.values_CKN))]
+        served = [channel for channel in range(len(low.values_CKN)) if channel in self.checkpoint.info.channels]
+        channels = [self._channel(low, channel) for channel in served]
         images, deviations, errors = zip(*channels, strict=True)
         high = self.checkpoint.info.high
         values_CKN = from_channel_images(images, low.mixing_orders, low.grid)

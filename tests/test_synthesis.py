@@ -10,7 +10,8 @@ import torch
 
 from sm_search.config.errors import DataError, DivergenceError
 from sm_search.config.model_settings import DiffusionSettings, LinearBasisSettings, ScheduleSettings, TrainingSettings
-from sm_search.config.simulation_settings import FieldSettings, Grid, ReceiveSettings
+from sm_search.config.receive_settings import ReceiveSettings
+from sm_search.config.simulation_settings import FieldSettings, Grid
 from sm_search.data.dataset import Dataset, Pair
 from sm_search.data.mdf import write_mdf
 from sm_search.data.mdf_reading import read_field, read_mdf

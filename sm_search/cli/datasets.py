@@ -24,7 +24,9 @@ def add_verbs(add: Adder) -> None:
     which = p.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", metavar="FILE", help="dataset settings (YAML)")
     which.add_argument(
-        "--preset", metavar="NAME", help="demo, paper-54, paper-90, realistic, or sobol-N for N training scans"
+        "--preset",
+        metavar="NAME",
+        help="demo, paper-54, paper-90, realistic, or sobol-N, scanner-N for N scans",
     )
     p.add_argument(
         "--out", required=True, metavar="PATH", help="dataset folder or s3:// URI; with --phantom an MDF file"
@@ -52,8 +54,12 @@ def simulate(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.compute.parallel_simulation import simulate_dataset
     from sm_search.compute.session import ray_session, require_cluster
     from sm_search.data.dataset import Dataset
+    from sm_search.data.transfer_file import with_tables_read
 
-    settings = preset(options.preset) if options.preset else load_settings(options.config, DatasetSettings)
+    if options.preset:
+        settings = preset(options.preset)
+    else:
+        settings = with_tables_read(load_settings(options.config, DatasetSettings), Path(options.config).parent)
     if options.phantom:
         return simulate_phantom(settings, options, output)
     require_no_measurement(options)

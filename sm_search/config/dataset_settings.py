@@ -4,13 +4,15 @@ import itertools
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from sm_search.config.base import Settings, content_hash
 from sm_search.config.errors import SettingsError
 from sm_search.config.loading import load_settings
+from sm_search.config.receive_settings import ReceiveSettings
+from sm_search.config.scanner_settings import ScannerSettings, ScannerSpread
 from sm_search.config.simulation_settings import (
     CoreDiameter,
     DriveFrequency,
@@ -22,11 +24,11 @@ from sm_search.config.simulation_settings import (
     NotNegative,
     Particle,
     Positive,
-    ReceiveSettings,
     Scan,
     SizeSpread,
     TrajectoryNumber,
 )
+from sm_search.config.streams import stream
 
 PRESETS = Path(__file__).parent / "presets"
 MAX_SCANS = 100_000
@@ -110,8 +112,70 @@ class SobolDesign(Settings):
         low, high = limits
         if name == "nd":
             return low + math.floor(u * (high - low + 1))
-        value = low * (high / low) ** u if name in _LOGARITHMIC else low + (high - low) * u
-        return float(f"{value:.{DIGITS}g}")
+        return _logarithmic(limits, u) if name in _LOGARITHMIC else float(f"{low + (high - low) * u:.{DIGITS}g}")
+
+
+class ScannersDesign(Settings):
+    """Scans that each have a scanner of their own, and a particle and a trajectory drawn for it.
+
+    Scanner number n of the dataset's `scanners`, its particle and its trajectory depend on n alone: a larger design
+    contains the smaller, and two designs with the same numbers have the same scanners and, unless `draw` differs, scans
+    that agree in all that the design does not set otherwise.
+
+    Attributes:
+        first, count: numbers of the scanners.
+        draw: number of the particle and trajectory that are drawn for a scanner.
+        seed: of these draws.
+        core_diameter_nm, fx_khz: ranges; values are spread evenly in their logarithm.
+        nd: the trajectories to choose from.
+        deviation, magnetisation, noise_db, size_spread: of each scan (`Scan`).
+    """
+
+    design: Literal["scanners"]
+    first: Annotated[int, Field(ge=0, le=900_000)] = 0
+    count: Annotated[int, Field(ge=1, le=MAX_SCANS)]
+    draw: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0
+    core_diameter_nm: tuple[CoreDiameter, CoreDiameter]
+    fx_khz: tuple[DriveFrequency, DriveFrequency]
+    nd: Annotated[tuple[TrajectoryNumber, ...], Field(min_length=1)]
+    deviation: Annotated[float, Field(gt=0, le=10)] = 1.0
+    magnetisation: Magnetisation | None = None
+    noise_db: Annotated[float, Field(ge=0, le=200)] | None = None
+    size_spread: SizeSpread | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ScannersDesign":
+        for name in ("core_diameter_nm", "fx_khz"):
+            limits = getattr(self, name)
+            if limits[0] > limits[1]:
+                raise ValueError(f"{name}: the range {list(limits)} must go upwards")
+        return self
+
+    def scans(self) -> tuple[Scan, ...]:
+        return tuple(self._scan(number) for number in range(self.first, self.first + self.count))
+
+    def spread(self) -> tuple[Scan, ...]:
+        """As `scans`: every draw is independent of the others."""
+        return self.scans()
+
+    def _scan(self, number: int) -> Scan:
+        u_diameter, u_frequency, u_nd = stream(self.seed, "scan", number, self.draw).random(3).tolist()
+        return Scan(
+            core_diameter_nm=_logarithmic(self.core_diameter_nm, u_diameter),
+            fx_khz=_logarithmic(self.fx_khz, u_frequency),
+            nd=self.nd[int(u_nd * len(self.nd))],
+            size_spread=self.size_spread,
+            magnetisation=self.magnetisation,
+            scanner=number,
+            deviation=self.deviation,
+            noise_db=self.noise_db,
+        )
+
+
+def _logarithmic(limits: tuple[float, float], u: float) -> float:
+    low, high = limits
+    return float(f"{low * (high / low) ** u:.{DIGITS}g}")
 
 
 _DIMENSIONS = ("core_diameter_nm", "fx_khz", "nd", "shell_thickness_nm", "size_spread", "noise_nv")
@@ -124,8 +188,8 @@ def _kind(value: Any) -> str:
 
 
 AnyDesign = Annotated[
-    Annotated[Design, Tag("grid")] | Annotated[SobolDesign, Tag("sobol")],
-    Discriminator(_kind, custom_error_type="design", custom_error_message="design must be grid or sobol"),
+    Annotated[Design, Tag("grid")] | Annotated[SobolDesign, Tag("sobol")] | Annotated[ScannersDesign, Tag("scanners")],
+    Discriminator(_kind, custom_error_type="design", custom_error_message="design must be grid, sobol or scanners"),
 ]
 
 
@@ -134,9 +198,13 @@ class DatasetSettings(Settings):
 
     Attributes:
         voxel: `point` is the response at the voxel's centre, `mean` the average over the voxel.
+        scanner: how the scanner deviates from the ideal one.
+        scanners: by how much the numbered scanners of a design `scanners` deviate from `scanner`.
         splits: split name to designs. `train`, `validation` and `test` are required; any other name is a further
             test split. No scan may be in two splits.
     """
+
+    added: ClassVar[frozenset[str]] = frozenset({"scanner", "scanners"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     magnetisation: Magnetisation = "brownian"
@@ -147,6 +215,8 @@ class DatasetSettings(Settings):
     low: FieldSettings = FieldSettings(gradient_t_per_m=0.1, drive_mt=2.0)
     high: FieldSettings = FieldSettings(gradient_t_per_m=1.0, drive_mt=20.0)
     receive: ReceiveSettings = ReceiveSettings()
+    scanner: ScannerSettings = ScannerSettings()
+    scanners: ScannerSpread | None = None
     splits: dict[str, tuple[AnyDesign, ...]]
 
     @model_validator(mode="after")
@@ -162,11 +232,15 @@ class DatasetSettings(Settings):
                     where = f"twice in {split!r}" if other == split else f"in {other!r} and in {split!r}: a leak"
                     raise ValueError(f"splits: scan {scan.id} is {where}")
                 owner[scan.id] = split
+                if scan.scanner is not None and self.scanners is None:
+                    raise ValueError(f"splits: scan {scan.id} has scanner {scan.scanner}, and scanners is not set")
                 if scan.nd < max(self.orders.max_x, self.orders.max_y) * 2:
                     raise ValueError(
                         f"splits: scan {scan.id}: nd must be at least twice the largest mixing order "
                         f"({max(self.orders.max_x, self.orders.max_y)}), or components share a frequency"
                     )
+        if self.scanners is not None:
+            self.scanner.plus(ScannerSettings(reference_radius_mm=self.scanners.reference_radius_mm))
         for low, high in zip(self.low.gradients_t_per_m, self.high.gradients_t_per_m, strict=True):
             if low >= high:
                 raise ValueError(f"low.gradient_t_per_m {low:g} must be below high.gradient_t_per_m {high:g}")
@@ -214,6 +288,29 @@ class DatasetSettings(Settings):
         own = {name: getattr(scan, name) for name in ("shell_thickness_nm", "size_spread")}
         return self.particle.model_copy(update={name: value for name, value in own.items() if value is not None})
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The receive channels that a model of the x-channel serves: y too, where it is x with exchanged axes.
+
+        It is not on a grid or with fields that differ between the axes, and not where all scans share one imperfect
+        scanner. Scanners that each scan draws anew are as likely as their mirror images: they may be exchanged.
+        """
+        size, fov_mm = self.grid.size, self.grid.fov_mm
+        square = size[0] == size[1] and fov_mm[0] == fov_mm[1] and self.orders.max_x == self.orders.max_y
+        pairs = [each for field in (self.low, self.high) for each in (field.gradients_t_per_m, field.drives_t)]
+        ideal = self.scanner == ScannerSettings(reference_radius_mm=self.scanner.reference_radius_mm)
+        return (0, 1) if square and ideal and all(x == y for x, y in pairs) else (0,)
+
+    def magnetisation_of(self, scan: Scan) -> Magnetisation:
+        """The model of the magnetisation: the scan's own, or the dataset's."""
+        return scan.magnetisation or self.magnetisation
+
+    def scanner_of(self, scan: Scan) -> ScannerSettings:
+        """The dataset's scanner, with what the scan's own numbered one deviates from it."""
+        if scan.scanner is None or self.scanners is None:
+            return self.scanner
+        return self.scanner.plus(self.scanners.scanner(scan.scanner, scan.deviation))
+
     def receive_of(self, scan: Scan) -> ReceiveSettings:
         """The receive chain with what the scan says differently."""
         return self.receive if scan.noise_nv is None else self.receive.model_copy(update={"noise_nv": scan.noise_nv})
@@ -224,9 +321,13 @@ class DatasetSettings(Settings):
         return content_hash(values)
 
 
+_OF_ANY_SIZE = ("scanner", "sobol")
+
+
 def preset_names() -> tuple[str, ...]:
-    """The names of all presets; `sobol-N` stands for any number N of training scans."""
-    return tuple(sorted("sobol-N" if path.stem == "sobol" else path.stem for path in PRESETS.glob("*.yaml")))
+    """The names of all presets; `sobol-N` and `scanner-N` stand for any number N of training scans."""
+    stems = (path.stem for path in PRESETS.glob("*.yaml"))
+    return tuple(sorted(f"{stem}-N" if stem in _OF_ANY_SIZE else stem for stem in stems))
 
 
 def preset(name: str) -> DatasetSettings:
@@ -235,17 +336,18 @@ def preset(name: str) -> DatasetSettings:
     Raises:
         SettingsError: no such preset.
     """
-    sobol = re.fullmatch(r"sobol-([1-9]\d{0,5})", name)
-    if sobol:
-        return _sobol(name, int(sobol[1]))
-    if name not in preset_names() or name == "sobol-N":
+    sized = re.fullmatch(rf"({'|'.join(_OF_ANY_SIZE)})-([1-9]\d{{0,5}})", name)
+    if sized:
+        return _of_size(name, sized[1], int(sized[2]))
+    if name not in preset_names() or name.endswith("-N"):
         raise SettingsError(f"preset {name!r}: does not exist; there are {', '.join(preset_names())}")
     return load_settings(PRESETS / f"{name}.yaml", DatasetSettings)
 
 
-def _sobol(name: str, count: int) -> DatasetSettings:
+def _of_size(name: str, stem: str, count: int) -> DatasetSettings:
+    """The preset file `stem` with so many training scans."""
     if count > MAX_SCANS:
         raise SettingsError(f"preset {name!r}: at most {MAX_SCANS} scans")
-    settings = load_settings(PRESETS / "sobol.yaml", DatasetSettings)
+    settings = load_settings(PRESETS / f"{stem}.yaml", DatasetSettings)
     train = tuple(design.model_copy(update={"count": count}) for design in settings.splits["train"])
     return settings.model_copy(update={"name": name, "splits": {**settings.splits, "train": train}})

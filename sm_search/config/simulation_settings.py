@@ -4,14 +4,13 @@ Values carry the unit that a person types in their name; the `…_m`, `…_t` pr
 """
 
 import itertools
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from sm_search.config.base import Settings
+from sm_search.config.receive_settings import NotNegative, Positive
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 CoreDiameter = Annotated[float, Field(ge=1, le=1000)]
 DriveFrequency = Annotated[float, Field(ge=1e-3, le=1000)]
 SizeSpread = Annotated[float, Field(ge=0, le=0.5)]
@@ -85,49 +84,6 @@ def _pair(value: float | tuple[float, float]) -> tuple[float, float]:
     return value if isinstance(value, tuple) else (value, value)
 
 
-class ReceiveSettings(Settings):
-    """From the magnetisation to what is stored.
-
-    The voltage of a coil is u_k = −iω_k·μ0·p·V·c_k with c_k the magnetisation of the core material (A/m); where the
-    magnetisation is stored, the noise of the voltage is carried over by the same factor.
-
-    Attributes:
-        signal: what a file holds: the `magnetisation` of the core material in A/m, or the induced `voltage` in V.
-        coil_sensitivity_per_m: p in 1/m, the field of a unit current, the same for both channels.
-        core_volume_nl: V, the volume of magnetic core material in the point sample.
-        low_pass_khz, high_pass_khz: −3 dB corners of the receiver's first-order filters (`voltage` only); none without.
-        noise_nv: standard deviation of the complex white noise on each voltage coefficient of one repetition.
-        averages: repetitions of each frame that were averaged; they divide the noise by their root.
-        background_frames: frames without sample, stored behind the others; the noise of a file's `snr` is theirs.
-        seed: of the noise.
-    """
-
-    signal: Literal["magnetisation", "voltage"] = "magnetisation"
-    coil_sensitivity_per_m: Positive = 50.0
-    core_volume_nl: Positive = 3.0
-    low_pass_khz: Positive | None = None
-    high_pass_khz: Positive | None = None
-    noise_nv: NotNegative = 0.0
-    averages: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    background_frames: Annotated[int, Field(ge=0, le=100_000)] = 0
-    seed: Annotated[int, Field(ge=0)] = 0
-
-    @property
-    def unit(self) -> str:
-        """Of what a file holds."""
-        return "V" if self.signal == "voltage" else "A/m"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "ReceiveSettings":
-        if self.background_frames == 1:
-            raise ValueError("background_frames is 1: a deviation needs at least 2 (or 0 for none)")
-        if self.signal == "magnetisation" and (self.low_pass_khz or self.high_pass_khz):
-            raise ValueError("low_pass_khz and high_pass_khz act on the voltage: set signal: voltage")
-        if self.low_pass_khz and self.high_pass_khz and self.high_pass_khz >= self.low_pass_khz:
-            raise ValueError(f"high_pass_khz {self.high_pass_khz:g} must be below low_pass_khz {self.low_pass_khz:g}")
-        return self
-
-
 class MixingOrders(Settings):
     """The box m_x in 0…max_x, m_y in 0…max_y without (0, 0): 13² − 1 = 168 components by default."""
 
@@ -150,9 +106,14 @@ class Scan(Settings):
     """One particle in one Lissajous trajectory.
 
     Attributes:
-        shell_thickness_nm, size_spread, noise_nv: of this scan, where it differs from the dataset's particle and
-            receive chain.
+        shell_thickness_nm, size_spread, noise_nv, magnetisation: of this scan, where it differs from the dataset's
+            particle, receive chain and model.
+        scanner: number of the scanner among those that the dataset's `scanners` spread; None for its `scanner`.
+        deviation: factor on how far that scanner deviates from the dataset's.
+        noise_db: the noise of both files, by the strongest component of the low-gradient voltage over it, in dB.
     """
+
+    added: ClassVar[frozenset[str]] = frozenset({"magnetisation", "scanner", "deviation", "noise_db"})
 
     core_diameter_nm: CoreDiameter
     fx_khz: DriveFrequency
@@ -160,6 +121,18 @@ class Scan(Settings):
     shell_thickness_nm: NotNegative | None = None
     size_spread: SizeSpread | None = None
     noise_nv: NotNegative | None = None
+    magnetisation: Magnetisation | None = None
+    scanner: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    deviation: Annotated[float, Field(gt=0, le=10)] = 1.0
+    noise_db: Annotated[float, Field(ge=0, le=200)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Scan":
+        if self.deviation != 1.0 and self.scanner is None:
+            raise ValueError("deviation is a factor on a scanner's deviations: it needs scanner")
+        if self.noise_db is not None and self.noise_nv is not None:
+            raise ValueError("noise_db and noise_nv: only one of them says how large the noise is")
+        return self
 
     @property
     def core_diameter_m(self) -> float:
@@ -185,6 +158,10 @@ class Scan(Settings):
             "shell{:.10g}nm": self.shell_thickness_nm,
             "spread{:.10g}": self.size_spread,
             "noise{:.10g}nV": self.noise_nv,
+            "s{}": self.scanner,
+            "x{:.10g}": None if self.deviation == 1.0 else self.deviation,
+            "{}": self.magnetisation,
+            "noise{:.10g}dB": self.noise_db,
         }
         parts = [form.format(value) for form, value in own.items() if value is not None]
         return "-".join([f"d{self.core_diameter_nm:.10g}nm", f"fx{self.fx_khz:.10g}kHz", f"nd{self.nd}", *parts])

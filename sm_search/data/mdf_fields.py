@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sm_search.config.errors import DataError
-from sm_search.config.simulation_settings import ReceiveSettings
+from sm_search.config.receive_settings import ReceiveSettings
 from sm_search.data.atomic import atomic_path
 from sm_search.data.mdf_parts import MAX_ND, require_finite
 from sm_search.physics.system_matrix import SystemMatrix
@@ -90,10 +90,17 @@ def frame_fields(path: Path, sm: SystemMatrix, *, fast_frame_axis: bool) -> dict
         optional_field(path, "/measurement/data", sm.background_CKE, (channels, components, background))
         values_CKN = np.concatenate((values_CKN, sm.background_CKE), axis=-1)
     true = {"isFourierTransformed", "isFrequencySelection"} | ({"isFastFrameAxis"} if fast_frame_axis else set())
+    true |= sm.corrections
+    permutation: dict[str, Value] = {}
+    if sm.measured_order_F is not None:
+        true.add("isFramePermutation")
+        order_F = optional_field(path, "/measurement/framePermutation", sm.measured_order_F, (frames + background,))
+        permutation |= order_F
     frame_axis = ["period", "channel", "frequency", "frame"] if fast_frame_axis else _SLOW_AXES
     return {
         "/acquisition/numFrames": frames + background,
         **{f"/measurement/{name}": name in true for name in _FLAGS},
+        **permutation,
         "/measurement/isBackgroundFrame": (np.arange(frames + background) >= frames).astype(np.int8),
         "/measurement/_axes": frame_axis,
         "/measurement/data": values_CKN[None] if fast_frame_axis else np.moveaxis(values_CKN, -1, 0)[:, None],
@@ -113,9 +120,20 @@ def receive_fields(receive: ReceiveSettings) -> dict[str, Value]:
         "_noise": receive.noise_nv * 1e-9,
         "_noiseSeed": receive.seed,
     }
-    for name, corner_khz in (("_lowPass", receive.low_pass_khz), ("_highPass", receive.high_pass_khz)):
-        if corner_khz is not None:
-            fields[name] = corner_khz * 1e3
+    for name, khz in (
+        ("_lowPass", receive.low_pass_khz),
+        ("_highPass", receive.high_pass_khz),
+        ("_noiseCorner", receive.noise_corner_khz or None),
+        ("_noiseRise", receive.noise_rise_khz),
+    ):
+        if khz is not None:
+            fields[name] = khz * 1e3
+    if receive.delay_us:
+        fields["_delay"] = receive.delay_us * 1e-6
+    if receive.resonances:
+        fields["_resonances"] = np.array([[1e3 * r.frequency_khz, r.quality, r.gain] for r in receive.resonances])
+    if receive.feed_through is not None:
+        fields["_feedThrough"] = receive.feed_through.model_dump_json()
     return {f"/acquisition/receiver/{name}": value for name, value in fields.items()}
 
 

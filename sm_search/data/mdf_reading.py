@@ -15,6 +15,7 @@ from sm_search.data.mdf_parts import (
     Frames,
     build,
     field_settings,
+    flag,
     frames,
     lissajous,
     mixing_orders,
@@ -27,6 +28,8 @@ from sm_search.data.mdf_parts import (
 )
 from sm_search.physics.receive import signal_to_noise
 from sm_search.physics.system_matrix import SystemMatrix
+
+CORRECTIONS = ("isBackgroundCorrected", "isTransferFunctionCorrected")
 
 
 def read_mdf(path: str | Path, *, check_values: bool = True) -> SystemMatrix:
@@ -72,6 +75,7 @@ def read_mdf(path: str | Path, *, check_values: bool = True) -> SystemMatrix:
             unit(file),
             found.background_CKE,
             _snr(file, found, check_values),
+            corrections=frozenset(name for name in CORRECTIONS if flag(file, name, default=False)),
         )
 
 

@@ -34,6 +34,7 @@ class CheckpointInfo(Settings):
     Attributes:
         orders: mixing orders that the model was trained for.
         unit: of the system matrices that it was trained on.
+        channels: receive channels that it serves.
         dataset_hash: content hash of the training dataset.
         training_scans: number of scans behind the gain and the mean model.
         gain_rank, mean_rank: directions that their outputs are stored in; no `mean_rank` without mean model.
@@ -48,6 +49,7 @@ class CheckpointInfo(Settings):
     high: FieldSettings
     orders: Annotated[tuple[tuple[int, int], ...], Field(min_length=1)]
     unit: str = "A/m"
+    channels: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1)
     dataset: str
     dataset_hash: str
     training_scans: Annotated[int, Field(ge=1)]

@@ -45,9 +45,14 @@ class Nearest:
 
 
 class KernelRidgeOverScans:
-    """The mean that a residual diffusion would start from, and the gain: regression over the training scans alone."""
+    """The mean that a residual diffusion would start from, and the gain: regression over the training scans alone.
 
-    def __init__(self, training: Iterable[Pair]) -> None:
+    Args:
+        channels: that the x-channel's regression serves (`DatasetSettings.channels`).
+    """
+
+    def __init__(self, training: Iterable[Pair], channels: tuple[int, ...] = (0, 1)) -> None:
+        self.channels = channels
         scans = []
         for pair in training:
             low, high = ScaledImages.of(pair.low.channel_images(0)), ScaledImages.of(pair.high.channel_images(0))
@@ -56,7 +61,7 @@ class KernelRidgeOverScans:
         self.models, _ = ScanModels.fitted(scans, "kernel-ridge")
 
     def predict(self, low: SystemMatrix) -> SystemMatrix:
-        images = [self._channel(low, channel) for channel in range(len(low.values_CKN))]
+        images = [self._channel(low, channel) for channel in range(len(low.values_CKN)) if channel in self.channels]
         values_CKN = from_channel_images(images, low.mixing_orders, low.grid)
         return dataclasses.replace(low, values_CKN=values_CKN, field=self.field)
 
@@ -80,6 +85,6 @@ def baselines(dataset: Dataset) -> dict[str, Method]:
     return {
         "copy": Copy(),
         "nearest": Nearest(training),
-        "kernel-ridge": KernelRidgeOverScans(training),
+        "kernel-ridge": KernelRidgeOverScans(training, dataset.settings.channels),
         "physicist": PhysicistFit(dataset.settings),
     }

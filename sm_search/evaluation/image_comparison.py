@@ -14,14 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sm_search.config.simulation_settings import FieldName, ReceiveSettings
+from sm_search.config.receive_settings import ReceiveSettings
+from sm_search.config.simulation_settings import FieldName
 from sm_search.config.streams import stream
 from sm_search.data.dataset import Dataset, Pair
 from sm_search.evaluation.baselines import Method
 from sm_search.evaluation.measured import simulate_measurement, truth_on
 from sm_search.evaluation.reconstruction import NOISE_LEVEL, image_quality, reconstruct
-from sm_search.physics.receive import angular_frequencies, volts_per_magnetisation
-from sm_search.physics.system_matrix import SystemMatrix
+from sm_search.physics.receive import angular_frequencies, receive_chain, volts_per_magnetisation
+from sm_search.physics.system_matrix import SystemMatrix, with_channels
 
 REGULARISATIONS = (1e-3, 1e-2, 1e-1, 1.0)
 
@@ -54,17 +55,19 @@ def _images(methods: Mapping[str, Method], dataset: Dataset, pair: Pair, phantom
     signals: dict[FieldName, SystemMatrix] = {}
     for which in ("high", "low"):
         signals[which], truth = simulate_measurement(settings, pair.scan, which, phantom_name, seed=1)
-    chain = settings.receive_of(pair.scan)
+    chain = receive_chain(settings, pair.scan)
     if chain.noise_nv == 0:
         signals = _with_noise(signals, chain)
     matrices = {TRUE: pair.high, **{name: method.predict(pair.low) for name, method in methods.items()}}
+    # Where some matrix has the x-channel alone, all images are made of that.
+    channels = min(len(sm.values_CKN) for sm in matrices.values())
     used = {name: (sm, signals["high"]) for name, sm in matrices.items()} | {LOW: (pair.low, signals["low"])}
     rows = []
     for name, (sm, signal) in used.items():
-        expected = truth_on(truth, sm.grid)
+        sm, expected = with_channels(sm, channels), truth_on(truth, sm.grid)
         rated = []
         for regularisation in REGULARISATIONS:
-            image_N = reconstruct(sm, signal.values_CKN[:, :, 0], regularisation=regularisation)
+            image_N = reconstruct(sm, signal.values_CKN[:channels, :, 0], regularisation=regularisation)
             rated.append((*image_quality(image_N.reshape(expected.shape), expected), regularisation))
         psnr_db, ssim, regularisation = max(rated)
         rows.append(ImageRow(name, pair.scan.id, phantom_name, psnr_db, ssim, regularisation))

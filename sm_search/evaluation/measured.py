@@ -17,7 +17,7 @@ from sm_search.data.mdf_fields import receive_fields
 from sm_search.data.measurement import Measurement, Truth, write_measurement
 from sm_search.evaluation.phantoms import phantom, resample
 from sm_search.evaluation.reconstruction import ReconstructionResult, image_quality, reconstruct
-from sm_search.physics.receive import receive
+from sm_search.physics.receive import receive, receive_chain
 from sm_search.physics.system_matrix import SystemMatrix, simulate
 
 FINER = 2
@@ -52,9 +52,15 @@ def simulate_measurement(
     concentration_N = phantom(phantom_name, grid)
     fine = simulate(settings.model_copy(update={"grid": grid}), scan, which)
     signal_CK1 = (fine.values_CKN @ concentration_N / finer**2)[:, :, None]
-    chain = settings.receive_of(scan).model_copy(update={"seed": seed})
+    chain = receive_chain(settings, scan).model_copy(update={"seed": seed})
     signal = receive(
-        dataclasses.replace(fine, values_CKN=signal_CK1), chain, scan.id, which, "measurement", phantom_name
+        dataclasses.replace(fine, values_CKN=signal_CK1),
+        chain,
+        scan.id,
+        which,
+        "measurement",
+        phantom_name,
+        scanner=scan.scanner,
     )
     return signal, Truth(phantom_name, concentration_N.reshape(size_y * finer, size_x * finer), grid, finer)
 
@@ -80,7 +86,7 @@ def write_phantom_measurement(
         DataError: the file cannot be written.
     """
     signal, truth = simulate_measurement(settings, scan, which, phantom_name, finer=finer, seed=seed)
-    chain = settings.receive_of(scan).model_copy(update={"seed": seed})
+    chain = receive_chain(settings, scan).model_copy(update={"seed": seed})
     origin = [settings.physics_hash(), scan.id, which, phantom_name, str(finer), str(seed)]
     write_measurement(
         path,

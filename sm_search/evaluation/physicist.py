@@ -14,7 +14,7 @@ from scipy.optimize import least_squares
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.simulation_settings import FieldName, Grid, Scan
 from sm_search.data.scaling import ScaledImages
-from sm_search.physics.receive import receive
+from sm_search.physics.receive import SILENT, receive
 from sm_search.physics.system_matrix import SystemMatrix, simulate
 
 FITTED_VOXELS = 6
@@ -33,7 +33,7 @@ class PhysicistFit:
     """
 
     def __init__(self, settings: DatasetSettings) -> None:
-        chain = settings.receive.model_copy(update={"noise_nv": 0.0, "background_frames": 0})
+        chain = settings.receive.model_copy(update=SILENT)
         self.settings = settings.model_copy(update={"receive": chain})
 
     def predict(self, low: SystemMatrix) -> SystemMatrix:

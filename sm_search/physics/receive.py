@@ -1,12 +1,12 @@
 """The receive chain: from the magnetisation of a point sample to what a scanner stores.
 
-    magnetisation c_k ──coil──▶ voltage u_k ──noise──▶ ──filter a_k──▶ file
+    magnetisation c_k ──coil──▶ voltage u_k ──feed-through, noise──▶ ──receiver a_k──▶ file
 
 u_k = −iω_k·μ0·p·V·c_k is Faraday's law with the coil's sensitivity p (Knopp and Buzug 2012, Magnetic Particle Imaging,
 chapter 2). The noise is that of the receiver's first stage: white at the input, behind the coil and before the filter,
-so that it is white again once the transfer function is divided out.
+so that it is white again once the transfer function is divided out. The drive's own lines enter there too.
 
-Shapes: C receive channels, K components, N foreground and E background frames; ω in rad/s.
+Shapes: C receive channels, K components, N foreground and E background frames, F = N + E; ω in rad/s.
 """
 
 import dataclasses
@@ -16,9 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.constants import mu_0
 
-from sm_search.config.simulation_settings import ReceiveSettings
+from sm_search.config.dataset_settings import DatasetSettings
+from sm_search.config.receive_settings import ReceiveSettings
+from sm_search.config.simulation_settings import Scan
 from sm_search.config.streams import stream
-from sm_search.physics.system_matrix import SystemMatrix
+from sm_search.physics.background import feed_through, frame_times, measured_order, noise_level, without_background
+from sm_search.physics.system_matrix import SystemMatrix, simulate
+from sm_search.physics.transfer import transfer_function
 
 STRONGEST = 20
 """Components that say where in the field of view the signal is."""
@@ -26,49 +30,96 @@ STRONGEST = 20
 NEAR_PEAK = 0.9
 CLEAR_SIGNAL = 3.5
 
+SILENT = {"noise_nv": 0.0, "background_frames": 0, "feed_through": None, "background_correction": "none"}
+"""Changes of the settings that leave the signal alone."""
+
 Complex = NDArray[np.complex128]
 
 
-def receive(sm: SystemMatrix, settings: ReceiveSettings, *names: str | int) -> SystemMatrix:
+def receive(sm: SystemMatrix, settings: ReceiveSettings, *names: str | int, scanner: int | None = None) -> SystemMatrix:
     """What a file holds of the magnetisation `sm`: its signal, noise and background frames as `settings` say.
 
     Args:
         sm: in A/m, without noise; any number of frames, not only one per voxel.
         names: of the stream of random numbers, beside the seed; equal names and settings give equal noise.
+        scanner: number of the scanner, whose the phases of the feed-through are.
 
     Raises:
         ValueError: `sm` has been through a receive chain.
+        DataError: a table of the transfer function does not reach to a component.
     """
     if sm.unit != "A/m" or sm.background_CKE is not None or sm.transfer_function_CK is not None:
         raise ValueError(f"the receive chain takes a bare magnetisation in A/m, this is in {sm.unit}")
     channels, components, frames = sm.values_CKN.shape
     omega_K = angular_frequencies(sm)
-    factor_K = np.ones(components, dtype=complex)
-    filter_K = None
-    if settings.signal == "voltage":
-        factor_K = volts_per_magnetisation(settings, omega_K)
-        filter_K = transfer_function(settings, omega_K)
-    gain_K = factor_K if filter_K is None else factor_K * filter_K
+    volts_K = volts_per_magnetisation(settings, omega_K)
+    is_voltage = settings.signal == "voltage"
+    transfer_CK = transfer_function(settings, omega_K, channels)
+    # Whatever was divided out again is as if it had not been there.
+    corrected = transfer_CK is not None and settings.transfer_function == "corrected"
+    receiver_CK = np.ones((channels, components), dtype=complex)
+    if transfer_CK is not None and not corrected:
+        receiver_CK = transfer_CK
+    gain_CK1 = (receiver_CK * (volts_K if is_voltage else 1))[:, :, None]
     # Also where the magnetisation is stored, the noise is that of its voltage.
-    noise_gain_K = noise_deviation_v(settings) * gain_K / volts_per_magnetisation(settings, omega_K)
+    input_CK1 = gain_CK1 / volts_K[:, None]
+    deviation_CK1 = noise_deviation_v(settings) * noise_level(settings, omega_K)[:, None] * input_CK1
 
     def noise_CK(count: int, part: str) -> Complex:
-        noise_CKF = complex_noise(settings.seed, (channels, components, count), *names, part)
-        return noise_CKF * noise_gain_K[:, None]
+        return complex_noise(settings.seed, (channels, components, count), *names, part) * deviation_CK1
 
     # A product with ones would copy a large matrix for nothing.
-    values_CKN = sm.values_CKN if settings.signal == "magnetisation" else sm.values_CKN * gain_K[:, None]
+    values_CKN = sm.values_CKN if not is_voltage else sm.values_CKN * gain_CK1
     if settings.noise_nv:
         values_CKN = values_CKN + noise_CK(frames, "foreground")
-    background_CKE = noise_CK(settings.background_frames, "background") if settings.background_frames else None
+    background = settings.background_frames
+    background_CKE = noise_CK(background, "background") if background else None
+    time_F = frame_times(frames, background)
+    if settings.feed_through is not None:
+        lines_CKF = input_CK1 * feed_through(
+            settings.feed_through,
+            sm.mixing_orders,
+            sm.field.drives_t,
+            time_F,
+            channels,
+            settings.seed,
+            str(scanner),
+            "/".join(map(str, names)),
+        )
+        values_CKN = values_CKN + lines_CKF[..., :frames]
+        background_CKE = None if background_CKE is None else background_CKE + lines_CKF[..., frames:]
+    corrections = {"isTransferFunctionCorrected"} if corrected else set()
+    if settings.background_correction != "none" and background_CKE is not None:
+        values_CKN, background_CKE = without_background(
+            values_CKN, background_CKE, time_F, settings.background_correction
+        )
+        corrections.add("isBackgroundCorrected")
     return dataclasses.replace(
         sm,
         values_CKN=values_CKN,
         unit=settings.unit,
         background_CKE=background_CKE,
         snr_CK=None if background_CKE is None else signal_to_noise(values_CKN, background_CKE),
-        transfer_function_CK=None if filter_K is None else np.tile(filter_K, (channels, 1)),
+        transfer_function_CK=None if settings.transfer_function == "unknown" else transfer_CK,
+        corrections=frozenset(corrections),
+        measured_order_F=measured_order(time_F) if background and settings.feed_through is not None else None,
     )
+
+
+def receive_chain(settings: DatasetSettings, scan: Scan, low: SystemMatrix | None = None) -> ReceiveSettings:
+    """The receive chain of a scan, with the noise in V where the scan states it in dB.
+
+    Args:
+        low: the magnetisation at the low gradient, if it is at hand; else it is simulated where it is needed.
+    """
+    chain = settings.receive_of(scan)
+    if scan.noise_db is None:
+        return chain
+    low = low or simulate(settings, scan, "low")
+    volts_K = np.abs(volts_per_magnetisation(chain, angular_frequencies(low)))
+    strongest_v = float((np.abs(low.values_CKN).max(axis=-1) * volts_K).max())
+    one_repetition_v = strongest_v * 10 ** (-scan.noise_db / 20) * math.sqrt(chain.averages)
+    return chain.model_copy(update={"noise_nv": one_repetition_v * 1e9})
 
 
 def angular_frequencies(sm: SystemMatrix) -> NDArray[np.float64]:
@@ -80,18 +131,6 @@ def volts_per_magnetisation(settings: ReceiveSettings, omega_K: NDArray[np.float
     """u_k/c_k = −iω_k·μ0·p·V in V/(A/m), shape (K,)."""
     volume_m3 = settings.core_volume_nl * 1e-12
     return -1j * omega_K * (mu_0 * settings.coil_sensitivity_per_m * volume_m3)
-
-
-def transfer_function(settings: ReceiveSettings, omega_K: NDArray[np.float64]) -> Complex | None:
-    """a_k of the first-order filters 1/(1 + iω/ω_low) and 1/(1 + ω_high/(iω)), shape (K,); None where there is none."""
-    if settings.low_pass_khz is None and settings.high_pass_khz is None:
-        return None
-    a_K = np.ones(len(omega_K), dtype=complex)
-    if settings.low_pass_khz is not None:
-        a_K /= 1 + 1j * omega_K / (2e3 * math.pi * settings.low_pass_khz)
-    if settings.high_pass_khz is not None:
-        a_K /= 1 + 2e3 * math.pi * settings.high_pass_khz / (1j * omega_K)
-    return a_K
 
 
 def noise_deviation_v(settings: ReceiveSettings) -> float:

@@ -17,6 +17,8 @@ from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import FieldName, FieldSettings, Grid, Scan
 from sm_search.physics.lissajous_field import LissajousField
 from sm_search.physics.particles import brownian_time_zero_field, langevin_parameter_per_tesla
+from sm_search.physics.real_scanner import real_scanner_components
+from sm_search.physics.scanner_fields import actual, in_plane, received
 from sm_search.physics.sizes import Sizes, core_sizes, node_count, size_tolerance
 from sm_search.physics.torus import Axis, equilibrium_components, langevin_mixture
 from sm_search.physics.trajectory_symmetry import computed_half, fill_by_symmetry
@@ -48,7 +50,12 @@ class SystemMatrix:
         unit: "A/m" for the magnetisation of the magnetic core material, "V" for the induced voltage.
         background_CKE: E frames without sample, in the same unit.
         snr_CK: signal-to-noise ratio of each component.
-        transfer_function_CK: a_k of the receiver that the values still contain; None where there is nothing to correct.
+        transfer_function_CK: a_k of the receiver, which the values still contain unless `corrections` say that it was
+            divided out; None where there is none or none is known.
+        corrections: what was done to the values, by the names of the MDF's flags: `isBackgroundCorrected`,
+            `isTransferFunctionCorrected`.
+        measured_order_F: 1-based place in the order of measurement of the foreground and then the background frames;
+            None where they were measured in the order in which they are stored, or where it is not known.
     """
 
     values_CKN: NDArray[np.complex128]
@@ -62,6 +69,8 @@ class SystemMatrix:
     background_CKE: NDArray[np.complex128] | None = None
     snr_CK: NDArray[np.float64] | None = None
     transfer_function_CK: NDArray[np.complex128] | None = None
+    corrections: frozenset[str] = frozenset()
+    measured_order_F: NDArray[np.int64] | None = None
 
     def frequency_index(self) -> NDArray[np.int64]:
         """k = m_x(N_d+1) + m_y·N_d for each component, shape (K,)."""
@@ -90,6 +99,17 @@ class SystemMatrix:
         if channel == 0:
             return images
         return images[swapped_orders(self.mixing_orders, self.grid)].transpose(0, 2, 1)
+
+
+def with_channels(sm: SystemMatrix, count: int) -> SystemMatrix:
+    """The first `count` receive channels."""
+    return dataclasses.replace(
+        sm,
+        values_CKN=sm.values_CKN[:count],
+        background_CKE=None if sm.background_CKE is None else sm.background_CKE[:count],
+        snr_CK=None if sm.snr_CK is None else sm.snr_CK[:count],
+        transfer_function_CK=None if sm.transfer_function_CK is None else sm.transfer_function_CK[:count],
+    )
 
 
 def from_channel_images(
@@ -130,15 +150,25 @@ def simulate(
             default from `linear_relaxation.panels_per_line`. Models without a field-dependent rate take no time steps.
         device: where torch computes the equilibrium, in float64. Relaxation is compiled for the processor.
     """
+    nominal, scanner = settings, settings.scanner_of(scan)
+    fields = {which: actual(scanner, settings.field(which)), "magnetisation": settings.magnetisation_of(scan)}
+    settings = settings.model_copy(update=fields)
+    position_3N = in_plane(*voxel_centres(settings.grid))
     particle = settings.particle_of(scan)
     nodes = node_count(particle.size_spread, settings.magnetisation)
     sizes = core_sizes(scan.core_diameter_m, particle.size_spread, nodes)
-    if settings.magnetisation in ("equilibrium", "debye"):
+    values_CKN: Values
+    if not scanner.ideal_fields:
+        own = nominal.model_copy(update={"magnetisation": settings.magnetisation})
+        values_CKN, numerics = real_scanner_components(own, scanner, scan, which, sizes, position_3N, samples)
+    elif settings.magnetisation in ("equilibrium", "debye"):
         if samples is not None:
             raise ValueError(f"samples is {samples}, but {settings.magnetisation} takes no time steps")
         values_CKN, numerics = _langevin(settings, scan, which, sizes, torch.device(device))
     else:
         values_CKN, numerics = _relaxing(settings, scan, which, sizes, samples)
+    if scanner.ideal_fields and not scanner.ideal_coils:
+        values_CKN = received(scanner, values_CKN.astype(np.complex128, copy=False), position_3N)
     values_CKN *= particle.saturation_magnetisation_ka_per_m * 1e3
     tracer = _tracer(settings, scan)
     own_tolerance = max(numerics.pop("tolerance", 0.0), size_tolerance(particle.size_spread, settings.magnetisation))
@@ -149,7 +179,7 @@ def simulate(
         values_CKN.astype(np.complex128, copy=False),
         settings.orders.pairs(),
         settings.grid,
-        settings.field(which),
+        nominal.field(which),
         scan.fx_hz,
         scan.nd,
         tracer,

@@ -12,7 +12,7 @@ import pytest
 
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError, SettingsError
-from sm_search.config.simulation_settings import ReceiveSettings
+from sm_search.config.receive_settings import ReceiveSettings
 from sm_search.data.dataset import FIELDS, MANIFEST, Dataset, file_name, write_scan
 from sm_search.data.mdf import read_field, read_mdf
 from sm_search.data.mdf_validation import validate_mdf

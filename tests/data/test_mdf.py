@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sm_search.config.errors import DataError
-from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders, ReceiveSettings
+from sm_search.config.receive_settings import ReceiveSettings
+from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders
 from sm_search.data.atomic import sha256
 from sm_search.data.mdf import read_field, read_mdf, write_mdf
 from sm_search.data.mdf_parts import simplest_orders

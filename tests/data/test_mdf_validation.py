@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sm_search.config.errors import DataError
-from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders, ReceiveSettings
+from sm_search.config.receive_settings import ReceiveSettings
+from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders
 from sm_search.data.mdf import read_mdf, write_mdf
 from sm_search.data.mdf_fields import receive_fields
 from sm_search.data.mdf_table import CORRECTED, TABLE, TRANSFER, M

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sm_search.config.errors import DataError
-from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders, ReceiveSettings
+from sm_search.config.receive_settings import ReceiveSettings
+from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders
 from sm_search.data.atomic import sha256
 from sm_search.data.mdf_reading import read_mdf
 from sm_search.data.mdf_validation import file_kind, validate_mdf

@@ -8,7 +8,8 @@ import pytest
 
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError, SettingsError
-from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders, ReceiveSettings, Scan
+from sm_search.config.receive_settings import ReceiveSettings
+from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders, Scan
 from sm_search.data.atomic import sha256
 from sm_search.data.mdf_validation import validate_mdf
 from sm_search.data.measurement import Measurement, Truth, read_measurement

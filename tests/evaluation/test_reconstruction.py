@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sm_search.config.errors import DataError, SettingsError
-from sm_search.config.simulation_settings import Grid, ReceiveSettings
+from sm_search.config.receive_settings import ReceiveSettings
+from sm_search.config.simulation_settings import Grid
 from sm_search.data.dataset import Dataset
 from sm_search.evaluation.metrics import MAX_PSNR_DB
 from sm_search.evaluation.phantoms import phantom
