@@ -26,6 +26,10 @@ test-all: $(DEV) ## both
 bench: $(DEV) ## measured ratios of the simulator
 	.venv/bin/python -m pytest -m benchmark tests/benchmarks/test_physics.py -s
 
+# On a GPU machine the Python that has PyTorch, elsewhere ours: the check asks for no other set-up.
+gpu-check: ## what a GPU makes of it: throughput, memory, one result for a seed (≤ 6 minutes; TINY=--tiny rehearses)
+	$(or $(wildcard .venv/bin/python),python3) tests/benchmarks/gpu_check.py $(TINY) --out $${OUT:-outputs/gpu-check}
+
 lint: $(DEV) ## style, types, and who may import whom
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -48,4 +52,4 @@ $(DEV): pyproject.toml constraints.txt | .venv/bin/python
 	@$(PIP) -e '.[dev,cluster]'
 	@touch $(RUNTIME) $(DEV)
 
-.PHONY: help demo ui test test-long test-all bench lint
+.PHONY: help demo ui test test-long test-all bench gpu-check lint

@@ -71,10 +71,8 @@ class Objective:
         """The numbers of step number `step`: of a stream of that name, drawn where the images are."""
         settings, device = self.settings, self.states.device
         batch, timesteps = settings.batch_size, settings.diffusion.timesteps
-        draw: Any = {
-            "generator": self.generator.manual_seed(stream_seed(settings.seed, "step", step)),
-            "device": device,
-        }
+        generator = self.generator.manual_seed(stream_seed(settings.seed, "step", step))
+        draw: Any = {"generator": generator, "device": device}
         index = torch.randint(len(self.states), (batch,), **draw)
         t = torch.randint(1, timesteps + 1, (batch,), **draw)
         t = torch.where(torch.rand(batch, **draw) < settings.share_at_end, timesteps, t)
