@@ -18,7 +18,7 @@ MODEL = "sm-search-demo"
 
 def add_verbs(add: Adder) -> None:
     p = add("demo", demo, "All of it, small: simulate, sweep, promote, synthesize, evaluate; minutes on two cores.")
-    p.add_argument("--space", metavar="FILE", help=argparse.SUPPRESS)
+    p.add_argument("--space", metavar="SPACE", help=argparse.SUPPRESS)
     p.add_argument("--resume", action="store_true", help="continue an interrupted demo")
     add_ray(p)
     add_store(p)
@@ -28,15 +28,15 @@ def demo(options: Namespace, output: Output) -> dict[str, Any]:
     """Simulate, sweep, promote, synthesise and evaluate; the last verb's result, with seconds per step."""
     from sm_search.cli.main import build_parser  # which adds this verb too
     from sm_search.compute.session import ray_session
-    from sm_search.search.space.space_file import SPACES, load_space
+    from sm_search.search.space.space_file import load_space
     from sm_search.search.study.folder import STUDY_FILE
 
     if options.tracking_uri and options.tracking_uri.startswith("sqlite"):
         raise SettingsError("--tracking-uri: the demo keeps its SQLite store in --home")
     home: Path = options.home
     home.mkdir(parents=True, exist_ok=True)
-    space_file = options.space or str(SPACES / "demo.yaml")
-    study = load_space(space_file).study
+    space = options.space or "demo"
+    study = load_space(space).study
     data, made, figure = home / "data" / "demo", home / f"{TEST_SCAN}-synthesised.mdf", home / "comparison.png"
     champion = f"models:/{MODEL}@champion"
     store = ["--home", home, *(["--tracking-uri", options.tracking_uri] if options.tracking_uri else [])]
@@ -54,7 +54,7 @@ def demo(options: Namespace, output: Output) -> dict[str, Any]:
     resume = ["--resume"] if (home / "studies" / study / STUDY_FILE).exists() else []
     with ray_session(options.ray_address):
         step("simulate", "--preset", "demo", "--out", data)
-        step("sweep", "--space", space_file, "--data", data, *resume, *store)
+        step("sweep", "--space", space, "--data", data, *resume, *store)
     step("promote", "--study", study, "--data", data, "--name", MODEL, *store)
     low = data / TEST_SCAN / "low.mdf"
     step("synthesize", "--model", champion, "--input", low, "--output", made, "--force", *store)
@@ -67,6 +67,6 @@ def demo(options: Namespace, output: Output) -> dict[str, Any]:
     output.result(f"Synthesise: sm-search synthesize --model {champion} --input LOW.mdf --output HIGH.mdf")
     output.result(
         "The paper's data: sm-search simulate --preset paper-54 --out data/paper-54, then sm-search sweep "
-        "--space search_spaces/paper.yaml --data data/paper-54"
+        "--space paper --data data/paper-54"
     )
     return {**evaluated, "seconds": seconds, "synthesised": str(made), "figure": str(figure)}

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from sm_search.data.dataset import Dataset
     from sm_search.search.space.space import Space
 
+SPACE_HELP = "search space: one that ships by its name, such as paper, or a YAML file"
+
 
 def add_verbs(add: Adder) -> None:
     p = add("sweep", sweep, "Run a study: search training settings and sampling schedule.")
-    p.add_argument("--space", metavar="FILE", help="search space (YAML), see search_spaces/")
+    p.add_argument("--space", metavar="SPACE", help=SPACE_HELP)
     p.add_argument("--data", metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument("--resume", action="store_true", help="continue the study after an interruption")
     p.add_argument(
@@ -44,8 +46,8 @@ def add_verbs(add: Adder) -> None:
     p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument(
         "--space",
-        metavar="FILE",
-        help="space whose schedule part is searched (default: the study's, or schedule.yaml)",
+        metavar="SPACE",
+        help="space whose schedule part is searched, by name or file (default: the study's, or `schedule`)",
     )
     p.add_argument(
         "--trials", type=int, metavar="N", help="schedules to try (default: the space's budget, at least 40)"

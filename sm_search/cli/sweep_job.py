@@ -34,7 +34,7 @@ def sweep_as_job(options: Namespace, output: Output) -> dict[str, Any]:
         _check_places(options)
 
     from sm_search.compute.jobs import JobServer
-    from sm_search.search.space.space_file import load_space
+    from sm_search.search.space.space_file import find_space, load_space
 
     if options.cancel:
         return _cancelled(JobServer(options.ray_address), study, output)
@@ -44,7 +44,7 @@ def sweep_as_job(options: Namespace, output: Output) -> dict[str, Any]:
     study = load_space(options.space).study
     server = JobServer(options.ray_address)
     home = None if options.home == default_home() else str(options.home)
-    job = server.submit(study, Path(options.space), _for_the_job(options), home)
+    job = server.submit(study, find_space(options.space), _for_the_job(options), home)
     output.progress(f"job {job} submitted to {options.ray_address}")
     return _followed(server, study, job, output)
 

@@ -17,7 +17,7 @@ from sm_search.search.schedule.inner_search import Progress, ScheduleSearch, sea
 from sm_search.search.schedule.race import ASKED_AT_ONCE, Measure, search_images
 from sm_search.search.space.resolved_settings import schedule_branches
 from sm_search.search.space.space import Space
-from sm_search.search.space.space_file import SPACES, load_space
+from sm_search.search.space.space_file import load_space
 from sm_search.search.space.tree import parameter_names
 from sm_search.tracking.records import get_run, read_study_text
 from sm_search.tracking.registry import download_model, source_model
@@ -32,7 +32,7 @@ def tune_model_schedule(
     dataset: Dataset,
     *,
     store: Callable[[], Store],
-    space_file: str | None = None,
+    space_file: str | Path | None = None,
     schedules: int | None = None,
     out: Path | None = None,
     workers: int | None = None,
@@ -44,7 +44,8 @@ def tune_model_schedule(
 
     Args:
         model: a URI or a checkpoint folder; only for a URI is the `store` opened.
-        space_file: whose schedule part is searched; None for the study of the model, or else the shipped `schedule`.
+        space_file: name or file of the space whose schedule part is searched; None for that of the model's study, or
+            else the shipped `schedule`.
         schedules: how many are tried; None for the space's budget, at least 40.
         workers: tasks on Ray at once; with None and no `ray_address` the search runs in this process.
 
@@ -76,9 +77,9 @@ def tune_model_schedule(
     return found
 
 
-def _space(space_file: str | None, store: Store | None, run_id: str | None) -> Space:
+def _space(space_file: str | Path | None, store: Store | None, run_id: str | None) -> Space:
     if space_file or not (store and run_id):
-        where = space_file or str(SPACES / "schedule.yaml")
+        where = str(space_file or "schedule")
         space = load_space(where)
     else:
         study = get_run(store, run_id).study

@@ -14,19 +14,45 @@ from sm_search.search.space.resolved_settings import as_schedule, sampler_branch
 from sm_search.search.space.space import DIRECTIONS, Space
 from sm_search.search.space.tree import Tree, examples, parameters_of
 
-SPACES = Path(__file__).parents[3] / "search_spaces"
+_PACKAGE = Path(__file__).parents[2]
+_INSTALLED, _CHECKOUT = _PACKAGE / "search_spaces", _PACKAGE.parent / "search_spaces"
+SPACES = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+"""The spaces that ship: inside the package where a wheel was installed, beside it in a checkout."""
 LIKE_A_RANGE = 0.75
 """How near a key must be to a kind of range to be one that is misspelled; no setting's name is that near."""
 
 
-def load_space(path: str | Path) -> Space:
+def space_names() -> list[str]:
+    """The names of the spaces that ship."""
+    return sorted(file.stem for file in SPACES.glob("*.yaml"))
+
+
+def find_space(name_or_path: str | Path) -> Path:
+    """The file of a space: of one that ships by its name, such as `paper`, of any other by its path.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    if str(name_or_path) in space_names():
+        return SPACES / f"{name_or_path}.yaml"
+    path = Path(name_or_path)
+    if not path.exists():
+        raise SettingsError(f"{path}: is no file, and no search space that ships, which are {', '.join(space_names())}")
+    return path
+
+
+def load_space(name_or_path: str | Path) -> Space:
     """Read and check a search space: every end of every range must be a legal setting.
+
+    Args:
+        name_or_path: as of `find_space`.
 
     Raises:
         SettingsError: one line with file, line, key, value and rule.
     """
+    path = find_space(name_or_path)
     document = read_yaml(path)
-    document.tree.setdefault("study", Path(path).stem)
+    document.tree.setdefault("study", path.stem)
     _name_objectives(document)
     space = parse_settings(document.tree, Space, document)
     _check_tree(space.training, TrainingSettings, document, ("training",))

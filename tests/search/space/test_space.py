@@ -11,7 +11,7 @@ from sm_search.config.errors import SettingsError
 from sm_search.config.model_settings import LinearBasisSettings, UNetSettings
 from sm_search.search.space.resolved_settings import schedule_settings, training_settings
 from sm_search.search.space.space import Space
-from sm_search.search.space.space_file import SPACES, load_space, require_scans
+from sm_search.search.space.space_file import SPACES, load_space, require_scans, space_names
 from sm_search.search.space.tree import Recorded, fixed_values, parameter_names, parameters_of, suggest
 
 BRANCHES = {
@@ -35,13 +35,24 @@ def test_fixed_values_are_those_that_no_trial_varies() -> None:
 
 
 def test_every_space_of_the_repository_loads_under_its_own_name() -> None:
-    files = sorted(SPACES.glob("*.yaml"))
-    assert files
-    for path in files:
-        space = load_space(path)
-        assert space.study == path.stem
+    assert {"demo", "paper", "schedule"} <= set(space_names())
+    for name in space_names():
+        space = load_space(name)
+        assert space == load_space(SPACES / f"{name}.yaml")
+        assert space.study == name
         assert space.rungs()[-1] == space.training_steps()
         assert parameter_names({"training": space.training, "schedule": space.schedule})
+
+
+def test_a_name_that_ships_is_that_space_and_anything_else_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "paper").write_text("study: mine\ntraining: {steps: 5000}\n")
+    assert load_space("paper").study == "paper"
+    assert load_space("./paper").study == load_space(tmp_path / "paper").study == "mine"
+    with pytest.raises(SettingsError, match=r"^papers: is no file, and no search space that ships, .*, paper, "):
+        load_space("papers")
 
 
 @pytest.mark.parametrize(
