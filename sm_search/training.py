@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sm_search.config.errors import DivergenceError, SettingsError
+from sm_search.config.errors import DivergenceError
 from sm_search.config.model_settings import Mean, ScheduleSettings, TrainingSettings
 from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
@@ -64,11 +64,7 @@ def training_images(
     Raises:
         SettingsError: a channel is asked for that no model of the dataset's x-channel serves.
     """
-    if not set(channels) <= set(dataset.settings.channels):
-        raise SettingsError(
-            f"training.receive_channels = {list(channels)}: on dataset {dataset.settings.name!r} the y-channel is no "
-            "x-channel with exchanged axes, and only the x-channel, 0, is learnt"
-        )
+    dataset.settings.require_channels(channels)
     scans, conditions = [], []
     for pair in dataset.pairs(split, count):
         for channel in channels:

@@ -218,6 +218,8 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
     dataset = Dataset.open(options.data)
     for split in options.split:
         dataset.settings.scans(split)  # one that does not exist is told before any work
+    if dataset.settings.channel_note:
+        output.progress(dataset.settings.channel_note)
     store = open_store(options.home, options.tracking_uri)
     model = load_synthesiser(download_model(store, options.model))
     methods: dict[str, Method] = {**baselines(dataset)}

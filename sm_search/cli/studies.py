@@ -80,7 +80,7 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.compute.session import ray_session
     from sm_search.data.dataset import Dataset
     from sm_search.report.publication import publish_study
-    from sm_search.search.space.space_file import load_space, require_scans
+    from sm_search.search.space.space_file import load_space, require_data
     from sm_search.search.study import sweep as search
     from sm_search.search.study.folder import check_study
     from sm_search.search.study.result import as_object
@@ -91,7 +91,9 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
         space = space.model_validate({**space.model_dump(), "warm_start": (*space.warm_start, *options.warm_start)})
     # The speeds that a dry run tells are measured on the data, so that it needs all of them.
     dataset = Dataset.open(options.data, complete=options.dry_run or not options.while_simulating)
-    require_scans(space, dataset.settings, options.space)
+    require_data(space, dataset.settings, options.space)
+    if dataset.settings.channel_note:
+        output.progress(dataset.settings.channel_note)
     if options.dry_run:
         return _plan(space, dataset, output)
     # Before Ray is started, which takes a while.

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -300,6 +301,25 @@ class DatasetSettings(Settings):
         pairs = [each for field in (self.low, self.high) for each in (field.gradients_t_per_m, field.drives_t)]
         ideal = self.scanner == ScannerSettings(reference_radius_mm=self.scanner.reference_radius_mm)
         return (0, 1) if square and ideal and all(x == y for x, y in pairs) else (0,)
+
+    @property
+    def channel_note(self) -> str | None:
+        """What to say at once where the y-channel is not served."""
+        if self.channels == (0, 1):
+            return None
+        return (
+            f"dataset {self.name!r}: its y-channel is no x-channel with exchanged axes: only the x-channel is learnt, "
+            "synthesised and rated"
+        )
+
+    def require_channels(self, asked: Sequence[int]) -> None:
+        """Refuse training on a channel that a model of the x-channel cannot serve.
+
+        Raises:
+            SettingsError: one line that says why.
+        """
+        if not set(asked) <= set(self.channels):
+            raise SettingsError(f"training.receive_channels = {list(asked)}: {self.channel_note}")
 
     def magnetisation_of(self, scan: Scan) -> Magnetisation:
         """The model of the magnetisation: the scan's own, or the dataset's."""

@@ -39,6 +39,8 @@ def train_single(
         raise CheckpointError(f"{out}: cannot be created: {error.strerror}") from None
     if warning := untrained_guidance(settings.training.p_uncond, settings.schedule.guidance):
         announce(warning)
+    if dataset.settings.channel_note:
+        announce(dataset.settings.channel_note)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     training = settings.training
     images, models = training_images(dataset, "train", training.receive_channels, training.mean, training.scans)

@@ -71,8 +71,8 @@ def load_space(name_or_path: str | Path) -> Space:
     return space
 
 
-def require_scans(space: Space, data: DatasetSettings, file: str | Path) -> None:
-    """Refuse a number of training scans that some trial may take and the dataset does not have.
+def require_data(space: Space, data: DatasetSettings, file: str | Path) -> None:
+    """Refuse a number of training scans, or a receive channel, that some trial may take and the dataset does not have.
 
     Raises:
         SettingsError: one line with the space's file, the number and the limit.
@@ -80,6 +80,7 @@ def require_scans(space: Space, data: DatasetSettings, file: str | Path) -> None
     try:
         for example in examples(space.training):
             data.scans("train", example.get("scans"))
+            data.require_channels(example.get("receive_channels", (0,)))
     except SettingsError as error:
         raise SettingsError(f"{file}: {error}") from None
 

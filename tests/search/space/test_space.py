@@ -11,7 +11,7 @@ from sm_search.config.errors import SettingsError
 from sm_search.config.model_settings import LinearBasisSettings, UNetSettings
 from sm_search.search.space.resolved_settings import schedule_settings, training_settings
 from sm_search.search.space.space import Space
-from sm_search.search.space.space_file import SPACES, load_space, require_scans, space_names
+from sm_search.search.space.space_file import SPACES, load_space, require_data, space_names
 from sm_search.search.space.tree import Recorded, fixed_values, parameter_names, parameters_of, suggest
 
 BRANCHES = {
@@ -291,8 +291,8 @@ def test_a_joint_space_searches_the_same_parameters_as_the_papers_own() -> None:
 @pytest.mark.parametrize("scans", ["12", "{choice: [2, 12]}", "{int: [2, 12]}", "{int: [2, 12], log: true}"])
 def test_no_trial_may_ask_for_more_training_scans_than_there_are(tmp_path: Path, scans: str) -> None:
     demo = preset("demo")
-    require_scans(load_space(written(tmp_path, "training:\n  steps: 900\n")), demo, "my.yaml")
-    require_scans(load_space(written(tmp_path, f"training:\n  scans: {scans}\n")), demo, "my.yaml")
+    require_data(load_space(written(tmp_path, "training:\n  steps: 900\n")), demo, "my.yaml")
+    require_data(load_space(written(tmp_path, f"training:\n  scans: {scans}\n")), demo, "my.yaml")
     space = load_space(written(tmp_path, f"training:\n  scans: {scans.replace('12', '13')}\n"))
     with pytest.raises(SettingsError, match=r"^my.yaml: training.scans = 13: must be at most 12, the scans of "):
-        require_scans(space, demo, "my.yaml")
+        require_data(space, demo, "my.yaml")
