@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from sm_search.config.model_settings import ScheduleSettings
+from sm_search.data.dataset import Dataset
+from sm_search.training import Trainer, make_checkpoint, training_images
+
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "ray", "mlflow", "optuna", "scipy.stats", "matplotlib", "plotly", "skimage", "diffusers")
 
@@ -66,3 +70,18 @@ def test_the_gpu_check_runs_at_tiny_size_without_them(tmp_path: Path) -> None:
         assert section["rows"] or section["reason"] == "no CUDA device", title
     assert {row["the same again"] for row in found["sections"]["One seed, one result"]["rows"]} == {True}
     assert {row["backbone"] for row in found["sections"]["Training throughput"]["rows"]} == {"linear-basis"}
+
+
+def test_a_model_is_loaded_without_the_compiler_of_torch(
+    trainer: Trainer, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    """Some functions import it when they meet a tensor without storage: two seconds."""
+    settings = trainer.settings.model_copy(update={"mean": "kernel-ridge"})
+    images, models = training_images(tiny_dataset, "train", (0,), settings.mean)
+    make_checkpoint(Trainer(settings, images), tiny_dataset, models, ScheduleSettings(), {}).save(tmp_path)
+    told = (
+        "import sys; from sm_search.diffusion.checkpoint import load_checkpoint; "
+        f"print(load_checkpoint({str(tmp_path)!r}).scan_models.mean is not None, 'torch._dynamo' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
+    assert found.split() == ["True", "False"]

@@ -37,7 +37,7 @@ class KernelRidge(nn.Module):
         super().__init__()
         double = torch.float64
         self.register_buffer("features_SF", torch.zeros(scans, features, dtype=double))
-        self.register_buffer("precision_SS", torch.eye(scans, dtype=double))
+        self.register_buffer("precision_SS", torch.zeros(scans, scans, dtype=double))
         self.register_buffer("scores_SR", torch.zeros(scans, rank, dtype=double))
         self.register_buffer("directions_RP", torch.zeros(rank, outputs))
         self.register_buffer("mean_P", torch.zeros(outputs))
