@@ -1,13 +1,22 @@
-"""One thread and one Ray token for every test, and a tiny dataset and model that several rooms share."""
+"""One thread and one Ray token for every test, and a tiny dataset and model that several rooms share.
 
+With `-n` tests run in several processes: the tests of a file in one, and those of the files that share a study.
+"""
+
+import contextlib
 import copy
+import io
+import json
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 
+from sm_search.cli.main import main
 from sm_search.config.dataset_settings import DatasetSettings, Design
 from sm_search.config.model_settings import LinearBasisSettings, TrainingSettings
 from sm_search.config.simulation_settings import Grid, MixingOrders
@@ -23,6 +32,53 @@ TINY_TRAINING = TrainingSettings(
 torch.set_num_threads(1)
 # What a shell puts into the background ignores Ctrl-C, and so would all processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left behind."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def object(self) -> dict[str, Any]:
+        """The one JSON object of stdout."""
+        return json.loads(self.stdout)
+
+
+def run_here(*arguments: Any) -> Finished:
+    """`sm-search` in this process: no imports to wait for, and the Ray session that is open, if one is."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stopped:  # argparse
+            status = int(stopped.code or 0)
+    return Finished(status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., Finished]:
+    """`run_here`."""
+    return run_here
+
+
+SHARED_STUDY = ("tests/cli/test_errors.py", "tests/cli/test_sweep.py", "tests/cli/test_verbs.py")
+"""Files of one finished study, which takes longer than their tests."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return SHARED_STUDY[0] if file in SHARED_STUDY else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

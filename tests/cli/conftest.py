@@ -1,6 +1,5 @@
 """The command line as a user runs it: processes of their own, a home of their own, and one finished tiny study."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from sm_search.cli.main import main
 from sm_search.data.dataset import Dataset
 from sm_search.tracking.promotion import promote
 from sm_search.tracking.store import open_store
+from tests.conftest import Finished
 
 TIMEOUT_S = 240
 SPACE = """
@@ -37,20 +36,6 @@ first:
   - {learning_rate: 1.0e+30, p_uncond: 0.1}
 budget: {trials: 5, first_rung: 20, reduction: 2, schedules: 2, images: 4, regression: true}
 """
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What a command left behind."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def object(self) -> dict[str, Any]:
-        """The one JSON object of stdout."""
-        return json.loads(self.stdout)
 
 
 class Command:
@@ -139,22 +124,6 @@ def study(command: Command, tiny_dataset: Dataset, tmp_path_factory: pytest.Temp
     done = command("sweep", "--space", space, "--data", tiny_dataset.folder, "--home", home, "--json")
     assert done.status == 0, done.stderr
     return Study("tiny-study", home, space, tiny_dataset.folder, done)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
-    """`sm-search` in this process: for verbs that start no Ray, at no start-up time."""
-
-    def call(*arguments: Any) -> Finished:
-        capsys.readouterr()
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as stopped:  # argparse
-            status = int(stopped.code or 0)
-        said = capsys.readouterr()
-        return Finished(status, said.out, said.err)
-
-    return call
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,26 @@
 
 import json
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sm_search.compute.session import ray_session
 from sm_search.data.dataset import Dataset
 from sm_search.tracking.names import FRONT_FILE
 from sm_search.tracking.records import best_trials, metric_history, read_study_text, study_runs
 from sm_search.tracking.store import open_store
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _session() -> Iterator[None]:
+    with ray_session(cpus=2):
+        yield
+
 
 SPACE = """
 study: first
@@ -45,13 +54,11 @@ resources: {concurrent: 1}
 """
 
 
-def test_two_studies_of_which_the_second_learns_from_the_first(
-    command: Any, tiny_dataset: Dataset, tmp_path: Path
-) -> None:
+def test_two_studies_of_which_the_second_learns_from_the_first(run: Any, tiny_dataset: Dataset, tmp_path: Path) -> None:
     space, home = tmp_path / "space.yaml", tmp_path / "home"
     space.write_text(SPACE)
     arguments = ("sweep", "--space", space, "--data", tiny_dataset.folder, "--home", home, "--json")
-    told = command(*arguments)
+    told = run(*arguments)
     assert told.status == 0, told.stderr
     store = open_store(home)
     parent, runs = study_runs(store, "first")
@@ -66,17 +73,17 @@ def test_two_studies_of_which_the_second_learns_from_the_first(
     }
     points = json.loads(read_study_text(store, "first", FRONT_FILE))
     assert len(points) > len(complete)
-    for run in complete:
-        own = [point["objectives"] for point in points if point["trial_id"] == run.trial_id]
-        assert {name: run.metrics[name] for name in ("val_psnr_db", "evaluations")} in own
+    for trial in complete:
+        own = [point["objectives"] for point in points if point["trial_id"] == trial.trial_id]
+        assert {name: trial.metrics[name] for name in ("val_psnr_db", "evaluations")} in own
     confirmed = [run for run in complete if "val_psnr_db_mean" in run.metrics]
     assert len(confirmed) == min(2, len(complete))
-    for run in confirmed:
-        values = [value for _, value in metric_history(store, run.run_id, "seed_val_psnr_db")]
+    for trial in confirmed:
+        values = [value for _, value in metric_history(store, trial.run_id, "seed_val_psnr_db")]
         assert len(set(values)) == 3
-        assert values[0] == run.metrics["val_psnr_db"]
-        assert run.metrics["val_psnr_db_mean"] == pytest.approx(statistics.fmean(values))
-        assert run.metrics["val_psnr_db_std"] == pytest.approx(statistics.stdev(values))
+        assert values[0] == trial.metrics["val_psnr_db"]
+        assert trial.metrics["val_psnr_db_mean"] == pytest.approx(statistics.fmean(values))
+        assert trial.metrics["val_psnr_db_std"] == pytest.approx(statistics.stdev(values))
     best = max(confirmed, key=lambda run: run.metrics["val_psnr_db_mean"])
     assert told.object["trials"][0]["trial_id"] == best.trial_id
     assert best_trials(store, "first", "val_psnr_db")[0].run_id == best.run_id
@@ -84,14 +91,14 @@ def test_two_studies_of_which_the_second_learns_from_the_first(
     assert "The best with other seeds" in page
     assert "Pareto front" in page
 
-    again = command(*arguments, "--resume")
+    again = run(*arguments, "--resume")
     assert again.status == 0, again.stderr
     assert again.object["trials"] == told.object["trials"]
-    for run in confirmed:
-        assert len(metric_history(store, run.run_id, "seed_val_psnr_db")) == 3
+    for trial in confirmed:
+        assert len(metric_history(store, trial.run_id, "seed_val_psnr_db")) == 3
 
     space.write_text(SPACE.replace("study: first", "study: second").replace(", confirm: {best: 2, seeds: 2}", ""))
-    second = command(*arguments, "--warm-start", "first")
+    second = run(*arguments, "--warm-start", "first")
     assert second.status == 0, second.stderr
     assert "warm start from first: 3 finished trials as observations, 0 as initial points" in second.stderr
     # Of four points three are known: one is left, and it is the only one that is trained.
@@ -101,23 +108,21 @@ def test_two_studies_of_which_the_second_learns_from_the_first(
     assert second.object["repeated"] > 0
 
 
-def test_each_trial_begins_with_the_best_schedule_before_it(
-    command: Any, tiny_dataset: Dataset, tmp_path: Path
-) -> None:
+def test_each_trial_begins_with_the_best_schedule_before_it(run: Any, tiny_dataset: Dataset, tmp_path: Path) -> None:
     space, home = tmp_path / "space.yaml", tmp_path / "home"
     space.write_text(TAUGHT_SPACE)
-    told = command("sweep", "--space", space, "--data", tiny_dataset.folder, "--home", home, "--json")
+    told = run("sweep", "--space", space, "--data", tiny_dataset.folder, "--home", home, "--json")
     assert told.status == 0, told.stderr
     store = open_store(home)
     found: list[tuple[float, Any]] = []
-    for number, run in enumerate(sorted(study_runs(store, "taught")[1], key=lambda run: run.started_ms)):
+    for number, trial in enumerate(sorted(study_runs(store, "taught")[1], key=lambda trial: trial.started_ms)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        file = store.client.download_artifacts(run.run_id, "schedules.json", str(folder))
+        file = store.client.download_artifacts(trial.run_id, "schedules.json", str(folder))
         # The one of the early rungs stands first, and the best of the six without noise may stand last.
         asked = json.loads(Path(file).read_text())[1:7]
         if found:
             assert asked[0]["schedule"] == max(found, key=lambda known: known[0])[1]
         best = max((each for each in asked if each["value"] is not None), key=lambda each: each["value"])
-        found.append((run.metrics["val_psnr_db"], best["schedule"]))
+        found.append((trial.metrics["val_psnr_db"], best["schedule"]))
     assert len(found) == 3
