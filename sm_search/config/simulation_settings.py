@@ -15,7 +15,7 @@ CoreDiameter = Annotated[float, Field(ge=1, le=1000)]
 DriveFrequency = Annotated[float, Field(ge=1e-3, le=1000)]
 SizeSpread = Annotated[float, Field(ge=0, le=0.5)]
 TrajectoryNumber = Annotated[int, Field(ge=2, le=100_000)]
-Magnetisation = Literal["equilibrium", "debye", "brownian", "neel-brown"]
+Magnetisation = Literal["equilibrium", "debye", "brownian", "neel-brown", "effective-field"]
 FieldName = Literal["low", "high"]
 
 

@@ -122,35 +122,33 @@ def spectrum(
     lines, voxels = field.nd + 1, field.static_3N.shape[1]
     panel = gauss_panel(NODES)
     u_B = (np.arange(panels) + 0.5) / panels
+    u_L = ((np.arange(panels)[:, None] + panel.nodes_Q) / panels).ravel()
     turns_y_PB = (field.nd * (np.arange(lines)[:, None] + u_B) / lines) % 1.0  # whole turns dropped first, for digits
     whole, number = kinetics.parameters(field.fx_hz, field.nd, panels, components)
     values_N2DXY = np.empty((voxels, 2, components, orders.max_x + 1, orders.max_y + 1))
     panel_kernel.spectra(
         *field.voxel_vectors(beta),
-        (_cos_sin(u_B), _cos_sin(turns_y_PB)),
+        (cos_sin(u_B), cos_sin(turns_y_PB)),
         whole,
         number,
         kinetics.table_4T,
         (panel.nodes_Q, panel.running_RQ, panel.end_Q),
-        np.ascontiguousarray(panel.merge_RS[:-1, [*range(NODES), *range(NODES + 1, 2 * NODES + 1)]].T),
-        _projection(orders, field.nd, panels),
+        np.stack((panel.merge_RS[:-1, :NODES], panel.merge_RS[:-1, NODES + 1 : -1])),
+        projection_tables(orders, field.nd, u_L, np.tile(panel.weights_Q / panels, panels)),
         values_N2DXY,
     )
     values_ND2K = values_N2DXY.reshape(voxels, 2, components, -1)[..., 1:]
     return np.ascontiguousarray((values_ND2K[:, 0] + 1j * values_ND2K[:, 1]).transpose(1, 2, 0))
 
 
-def _projection(orders: MixingOrders, nd: int, panels: int) -> tuple[Floats, Floats, Floats]:
-    """The tables of `projection_kernel.project`."""
+def projection_tables(orders: MixingOrders, nd: int, u_L: Floats, share_L: Floats) -> tuple[Floats, Floats, Floats]:
+    """The tables of `projection_kernel.project` for samples at `u_L` of each line that count `share_L` (sum 1)."""
     lines = nd + 1
-    panel = gauss_panel(NODES)
-    u_L = ((np.arange(panels)[:, None] + panel.nodes_Q) / panels).ravel()
-    share_L = np.tile(panel.weights_Q, panels) / (panels * lines)
     x_X1, y_Y1 = np.arange(orders.max_x + 1)[:, None], np.arange(orders.max_y + 1)[:, None]
-    turn_2YP = _cos_sin((y_Y1 * np.arange(lines) % lines) / lines)
-    weight_2YL = _cos_sin(-u_L * (y_Y1 * nd / lines)) * share_L
-    return turn_2YP, weight_2YL, _cos_sin(x_X1 * u_L[: len(u_L) // 2])
+    turn_2YP = cos_sin((y_Y1 * np.arange(lines) % lines) / lines)
+    weight_2YL = cos_sin(-u_L * (y_Y1 * nd / lines)) * (share_L / lines)
+    return turn_2YP, weight_2YL, cos_sin(x_X1 * u_L[: len(u_L) // 2])
 
 
-def _cos_sin(turns: Floats) -> Floats:
+def cos_sin(turns: Floats) -> Floats:
     return np.stack((np.cos(2 * math.pi * turns), np.sin(2 * math.pi * turns)))

@@ -34,6 +34,12 @@ class LissajousField:
         """The weaker drive's largest amplitude."""
         return min(float(np.linalg.norm(part_3N, axis=0).max()) for part_3N in (self.x_3N, self.y_3N))
 
+    def at(self, voxels: NDArray[np.int64]) -> "LissajousField":
+        """The field of some of the voxels."""
+        return LissajousField(
+            self.static_3N[:, voxels], self.x_3N[:, voxels], self.y_3N[:, voxels], self.fx_hz, self.nd
+        )
+
     def voxel_vectors(self, scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """The three parts times `scale`, voxel by voxel, shape (N, 3)."""
         static_N3, x_N3, y_N3 = (

@@ -85,45 +85,22 @@ def rate(xi2, whole, number, table_4T):
 
 
 @compiled
-def _near(turn_4, level, static_3, x_3, y_3, whole, number, table_4T):
-    """Whether a panel of this level with the given cos φ_x, sin φ_x, cos φ_y, sin φ_y at its centre must be halved.
-
-    With ξ(t) ≈ d + v·s the complex roots of ξ² = −q² lie at |s|² = (d² + q²)/v²: q = 0 for |ξ|^1.72, q = π
-    for the first pole of the Langevin function.
-    """
-    half = math.pi / whole[N_PANELS] * 0.5**level
-    drive2_x = drive2_y = speed2 = distance2 = 0.0
-    for c in range(3):
-        drive2_x += x_3[c] ** 2
-        drive2_y += y_3[c] ** 2
-        speed2 += (x_3[c] * turn_4[1] + y_3[c] * turn_4[3]) ** 2
-        distance2 += (static_3[c] + x_3[c] * turn_4[0] + y_3[c] * turn_4[2]) ** 2
-    reach = half * (math.sqrt(speed2) + half * math.sqrt(max(drive2_x, drive2_y)))
-    reach2_wide = (reach * number[X_CLEARANCE]) ** 2
-    if distance2 + math.pi**2 < reach2_wide:
-        return True
-    if whole[N_KIND] == EQUILIBRIUM:
-        return False
-    if distance2 < reach2_wide and reach > number[X_SMALLEST_XI]:
-        return True
-    if whole[N_STIFF]:
-        # Whether a rate that counts may grow too much for a polynomial.
-        distance = math.sqrt(distance2)
-        largest = rate((distance + reach) ** 2, whole, number, table_4T)
-        smallest = rate(max(distance - reach, 0.0) ** 2, whole, number, table_4T)
-        duration_s = half / (math.pi * number[X_FX_HZ])
-        return largest > number[X_GROWTH] * smallest and largest * duration_s > 1.0
-    return False
+def _turns_stiff(distance2, reach, duration_s, whole, number, table_4T):
+    """Whether a rate that counts may grow too much for a polynomial in a panel of this length."""
+    distance = math.sqrt(distance2)
+    largest = rate((distance + reach) ** 2, whole, number, table_4T)
+    smallest = rate(max(distance - reach, 0.0) ** 2, whole, number, table_4T)
+    return largest > number[X_GROWTH] * smallest and largest * duration_s > 1.0
 
 
 @compiled
 def _product(matrix_RQ, rows, values, width, result):
     """result[r, w] = Σ_q matrix[r, q]·values[q, w], flat arrays of `width` columns."""
     for r in range(rows):
-        m = matrix_RQ[r]
-        m0, m1, m2, m3, m4, m5, m6, m7 = m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]
-        m8, m9, m10, m11, m12, m13, m14, m15 = m[8], m[9], m[10], m[11], m[12], m[13], m[14], m[15]
-        out = result[r * width : (r + 1) * width]
+        m0, m1, m2, m3 = matrix_RQ[r, 0], matrix_RQ[r, 1], matrix_RQ[r, 2], matrix_RQ[r, 3]
+        m4, m5, m6, m7 = matrix_RQ[r, 4], matrix_RQ[r, 5], matrix_RQ[r, 6], matrix_RQ[r, 7]
+        m8, m9, m10, m11 = matrix_RQ[r, 8], matrix_RQ[r, 9], matrix_RQ[r, 10], matrix_RQ[r, 11]
+        m12, m13, m14, m15 = matrix_RQ[r, 12], matrix_RQ[r, 13], matrix_RQ[r, 14], matrix_RQ[r, 15]
         for w in range(width):
             first = m0 * values[w] + m1 * values[w + width] + m2 * values[w + 2 * width] + m3 * values[w + 3 * width]
             first += m4 * values[w + 4 * width] + m5 * values[w + 5 * width]
@@ -132,8 +109,7 @@ def _product(matrix_RQ, rows, values, width, result):
             last += m10 * values[w + 10 * width] + m11 * values[w + 11 * width]
             last += m12 * values[w + 12 * width] + m13 * values[w + 13 * width]
             last += m14 * values[w + 14 * width] + m15 * values[w + 15 * width]
-            out[w] = first + last
-    return
+            result[r * width + w] = first + last
 
 
 @compiled
@@ -300,24 +276,43 @@ def _grown(values, size):
 def _halve(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T):
     """Grow the tree of panels, breadth first: the two halves of node i are nodes child_n[i] and child_n[i] + 1.
 
+    With ξ(t) ≈ d + v·s the complex roots of ξ² = −q² lie at |s|² = (d² + q²)/v²: q = 0 for |ξ|^1.72, q = π
+    for the first pole of the Langevin function.
+
     Returns the arrays, which may have had to grow, and the number of nodes.
     """
-    i = 0
+    s0, s1, s2 = static_3[0], static_3[1], static_3[2]
+    x0, x1, x2 = x_3[0], x_3[1], x_3[2]
+    y0, y1, y2 = y_3[0], y_3[1], y_3[2]
+    bend = math.sqrt(max(x0 * x0 + x1 * x1 + x2 * x2, y0 * y0 + y1 * y1 + y2 * y2))
+    clearance2, rough = number[X_CLEARANCE] ** 2, whole[N_KIND] != EQUILIBRIUM
+    whole_half, ratio_y = math.pi / whole[N_PANELS], whole[N_ND] / whole[N_LINES]
+    level, half, i = -1, 0.0, 0
+    c_x = s_x = c_y = s_y = 0.0
     while i < count:
+        if level_n[i] != level:
+            level = level_n[i]
+            half = whole_half * 0.5**level
+            c_x, s_x = math.cos(half / 2), math.sin(half / 2)
+            c_y, s_y = math.cos(half / 2 * ratio_y), math.sin(half / 2 * ratio_y)
+        cos_x, sin_x, cos_y, sin_y = turn_n4[i, 0], turn_n4[i, 1], turn_n4[i, 2], turn_n4[i, 3]
+        b0, v0 = s0 + x0 * cos_x + y0 * cos_y, x0 * sin_x + y0 * sin_y
+        b1, v1 = s1 + x1 * cos_x + y1 * cos_y, x1 * sin_x + y1 * sin_y
+        b2, v2 = s2 + x2 * cos_x + y2 * cos_y, x2 * sin_x + y2 * sin_y
+        distance2 = b0 * b0 + b1 * b1 + b2 * b2
+        reach = half * (math.sqrt(v0 * v0 + v1 * v1 + v2 * v2) + half * bend)
+        wide2 = reach * reach * clearance2
+        near = distance2 + math.pi**2 < wide2 or (rough and distance2 < wide2 and reach > number[X_SMALLEST_XI])
+        if not near and whole[N_STIFF]:
+            duration_s = half / (math.pi * number[X_FX_HZ])
+            near = _turns_stiff(distance2, reach, duration_s, whole, number, table_4T)
         child_n[i] = -1
-        level = level_n[i]
-        if _near(turn_n4[i], level, static_3, x_3, y_3, whole, number, table_4T):
+        if near:
             if count + 2 > len(level_n):
-                turn_n4, level_n, child_n = (
-                    _grown(turn_n4, 2 * count + 2),
-                    _grown(level_n, 2 * count + 2),
-                    _grown(child_n, 2 * count + 2),
-                )
+                turn_n4 = _grown(turn_n4, 2 * count + 2)
+                level_n = _grown(level_n, 2 * count + 2)
+                child_n = _grown(child_n, 2 * count + 2)
             child_n[i] = count
-            quarter = math.pi / whole[N_PANELS] * 0.5 ** (level + 1)
-            quarter_y = quarter * (whole[N_ND] / whole[N_LINES])
-            c_x, s_x, c_y, s_y = math.cos(quarter), math.sin(quarter), math.cos(quarter_y), math.sin(quarter_y)
-            cos_x, sin_x, cos_y, sin_y = turn_n4[i]
             for side in (-1.0, 1.0):
                 turn_n4[count, 0] = cos_x * c_x - side * sin_x * s_x
                 turn_n4[count, 1] = sin_x * c_x + side * cos_x * s_x
@@ -330,36 +325,42 @@ def _halve(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, 
 
 
 @compiled
-def _merge(node, left, decay_nR, offset_nCR, components, merge_SR):
-    """The map of a panel from those of its halves `left` and `left` + 1: see `quadrature.Panel.merge_RS`."""
-    right = left + 1
-    between = decay_nR[left, NODES]
-    total = np.empty(NODES)
-    for r in range(NODES):
-        total[r] = 0.0
-    for s in range(NODES):
-        value, later = decay_nR[left, s], decay_nR[right, s] * between
-        for r in range(NODES):
-            total[r] += merge_SR[s, r] * value + merge_SR[NODES + s, r] * later
-    for r in range(NODES):
-        decay_nR[node, r] = total[r]
-    decay_nR[node, NODES] = decay_nR[right, NODES] * between
-    for c in range(components):
-        reached = offset_nCR[left, c, NODES]
-        for r in range(NODES):
-            total[r] = 0.0
+def _merge(node_W, width, child_n, decay_nR, offset_nCR, components, merge_2RS, work):
+    """The maps of panels from those of their halves: see `quadrature.Panel.merge_RS`."""
+    left, right, total, _ = work
+    for w in range(width):
+        first = child_n[node_W[w]]
+        between = decay_nR[first, NODES]
         for s in range(NODES):
-            value = offset_nCR[left, c, s]
-            later = offset_nCR[right, c, s] + decay_nR[right, s] * reached
-            for r in range(NODES):
-                total[r] += merge_SR[s, r] * value + merge_SR[NODES + s, r] * later
+            left[s * width + w] = decay_nR[first, s]
+            right[s * width + w] = decay_nR[first + 1, s] * between
+    _product(merge_2RS[0], NODES, left, width, total)
+    _product(merge_2RS[1], NODES, right, width, left)
+    for w in range(width):
+        node, first = node_W[w], child_n[node_W[w]]
         for r in range(NODES):
-            offset_nCR[node, c, r] = total[r]
-        offset_nCR[node, c, NODES] = offset_nCR[right, c, NODES] + decay_nR[right, NODES] * reached
+            decay_nR[node, r] = total[r * width + w] + left[r * width + w]
+        decay_nR[node, NODES] = decay_nR[first + 1, NODES] * decay_nR[first, NODES]
+    for c in range(components):
+        for w in range(width):
+            first = child_n[node_W[w]]
+            reached = offset_nCR[first, c, NODES]
+            for s in range(NODES):
+                left[s * width + w] = offset_nCR[first, c, s]
+                right[s * width + w] = offset_nCR[first + 1, c, s] + decay_nR[first + 1, s] * reached
+        _product(merge_2RS[0], NODES, left, width, total)
+        _product(merge_2RS[1], NODES, right, width, left)
+        for w in range(width):
+            node, first = node_W[w], child_n[node_W[w]]
+            for r in range(NODES):
+                offset_nCR[node, c, r] = total[r * width + w] + left[r * width + w]
+            offset_nCR[node, c, NODES] = (
+                offset_nCR[first + 1, c, NODES] + decay_nR[first + 1, NODES] * offset_nCR[first, c, NODES]
+            )
 
 
 @compiled
-def _maps(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T, rule, merge_SR, maps, batch):
+def _maps(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T, rule, merge_2RS, maps, batch):
     """E and F of all nodes of the tree into `maps`: leaves are solved in batches of one level, then merged."""
     decay_nR, offset_nCR = maps
     turn_4W, work, decay, offset_C = batch
@@ -389,13 +390,20 @@ def _maps(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, t
             for c in range(components):
                 for r in range(NODES + 1):
                     offset_nCR[node, c, r] = offset_C[c, r * padded + w]
-    for node in range(count - 1, -1, -1):
-        if child_n[node] >= 0:
-            _merge(node, child_n[node], decay_nR, offset_nCR, components, merge_SR)
+    i = count - 1
+    while i >= 0:
+        width, level = 0, level_n[i]
+        while i >= 0 and level_n[i] == level and width < BATCH:
+            if child_n[i] >= 0:
+                node_W[width] = i
+                width += 1
+            i -= 1
+        if width:
+            _merge(node_W, width, child_n, decay_nR, offset_nCR, components, merge_2RS, work)
 
 
 @compiled
-def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, rule, merge_SR, moment_PCL, left_PL):
+def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, rule, merge_2RS, moment_PCL, left_PL):
     """M/M_s at the nodes of equal panels into `moment_PCL`, L = B·Q nodes of a line.
 
     Where a panel was refined these are not M itself but the values whose quadrature gives its integrals.
@@ -405,7 +413,7 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, rule, merge
         turns: cos and sin of φ_x at the centres of the panels, (2, B), and of φ_y, (2, P, B).
         whole, number: the parameters (`N_…`, `X_…`).
         table_4T: cubics of a tabulated rate.
-        rule, merge_SR: nodes, running integrals and end values of a panel; merging (`quadrature`).
+        rule, merge_2RS: nodes, running integrals and end values of a panel; merging (`quadrature`).
         left_PL: room for what is left of the initial value.
     """
     turn_x_2B, turn_y_2PB = turns
@@ -441,7 +449,7 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, rule, merge
                 np.empty((len(level_n), components, NODES + 1)),
             )
         _maps(
-            turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T, rule, merge_SR,
+            turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T, rule, merge_2RS,
             (decay_nR, offset_nCR), batch,
         )  # fmt: skip
         node = 0
@@ -469,7 +477,7 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, rule, merge
 
 
 @compiled
-def spectra(static_N3, x_N3, y_N3, turns, whole, number, table_4T, rule, merge_SR, tables, values_N2DXY):
+def spectra(static_N3, x_N3, y_N3, turns, whole, number, table_4T, rule, merge_2RS, tables, values_N2DXY):
     """`steady_state` and its projection for every voxel."""
     lines, samples = whole[N_LINES], whole[N_PANELS] * NODES
     moment_PDL = np.empty((lines, whole[N_COMPONENTS], samples))
@@ -477,6 +485,6 @@ def spectra(static_N3, x_N3, y_N3, turns, whole, number, table_4T, rule, merge_S
     turn_2YP, weight_2YL, turn_2XH = tables
     for n in range(len(static_N3)):
         steady_state(
-            static_N3[n], x_N3[n], y_N3[n], turns, whole, number, table_4T, rule, merge_SR, moment_PDL, left_PL
+            static_N3[n], x_N3[n], y_N3[n], turns, whole, number, table_4T, rule, merge_2RS, moment_PDL, left_PL
         )
         project(moment_PDL, turn_2YP, weight_2YL, turn_2XH, values_N2DXY[n])

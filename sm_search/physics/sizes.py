@@ -44,7 +44,7 @@ def node_count(spread: float, magnetisation: Magnetisation) -> int:
     """
     if magnetisation == "neel-brown":
         return min(MOST_NEEL_NODES, 6 + math.ceil(3000 * spread**2))
-    if magnetisation == "brownian":
+    if magnetisation in ("brownian", "effective-field"):
         return 6 + math.ceil(600 * spread**2)  # the faint high orders at low fields ask for more
     return 6 + math.ceil(300 * spread**2)
 

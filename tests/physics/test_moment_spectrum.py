@@ -29,7 +29,7 @@ def turned(field: LissajousField, turn_33: np.ndarray) -> LissajousField:
     return LissajousField(*parts, field.fx_hz, field.nd)
 
 
-@pytest.mark.parametrize("magnetisation", ["equilibrium", "debye", "brownian", "neel-brown"])
+@pytest.mark.parametrize("magnetisation", ["equilibrium", "debye", "brownian", "neel-brown", "effective-field"])
 def test_a_turned_field_turns_the_moment(magnetisation: str) -> None:
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
     field, sizes = skewed_field(6), core_sizes(25e-9, 0.0, 1)
@@ -41,7 +41,7 @@ def test_a_turned_field_turns_the_moment(magnetisation: str) -> None:
     assert np.array_equal(two, values[:2])
 
 
-@pytest.mark.parametrize("magnetisation", ["equilibrium", "debye", "brownian", "neel-brown"])
+@pytest.mark.parametrize("magnetisation", ["equilibrium", "debye", "brownian", "neel-brown", "effective-field"])
 @pytest.mark.parametrize("which", ["low", "high"])
 def test_ideal_fields_give_the_system_matrix(magnetisation: str, which: str) -> None:
     """All voxels along the trajectory, where `simulate` takes closed forms (equilibrium) and symmetries."""
