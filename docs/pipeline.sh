@@ -2,17 +2,17 @@
 # The pipeline on one page: from nothing to an image, one verb after the other. `make demo` does the same in one process.
 #
 #     . .venv/bin/activate
-#     sh docs/pipeline.sh                                                                        # small: minutes
-#     DATASET="--preset paper-54" SPACE=search_spaces/paper.yaml sh docs/pipeline.sh             # the paper's data
+#     sh docs/pipeline.sh                                                   # small: minutes
+#     DATASET="--preset paper-54" SPACE=paper sh docs/pipeline.sh           # the paper's data
 #
 # Stop it where you like and run it again: what is done is not done twice.
 set -eu
 
-: "${DATASET:=--preset demo}"              # or --config FILE: scans, physics and splits (docs/simulator.md)
-: "${SPACE:=search_spaces/demo.yaml}"      # what is searched, on what budget (docs/search-spaces.md)
-: "${SCAN:=d30nm-fx25kHz-nd99}"            # a scan of the test split: the paper's
-: "${MODEL:=sm-search}"                    # the name that its champions are registered under
-: "${SM_SEARCH_HOME:=outputs}"             # where everything lands
+: "${DATASET:=--preset demo}"      # or --config FILE: scans, physics and splits (docs/simulator.md)
+: "${SPACE:=demo}"                 # or a file: what is searched, on what budget (docs/search-spaces.md)
+: "${SCAN:=d30nm-fx25kHz-nd99}"    # a scan of the test split: the paper's
+: "${MODEL:=sm-search}"            # the name that its champions are registered under
+: "${SM_SEARCH_HOME:=outputs}"     # where everything lands
 export SM_SEARCH_HOME
 study=$(basename "$SPACE" .yaml)
 data=$SM_SEARCH_HOME/data/$study

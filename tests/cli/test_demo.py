@@ -115,4 +115,6 @@ def test_the_pictures_of_the_pages_are_made_again(demo: Demo, tmp_path: Path) ->
     command = [sys.executable, str(DOCS / "pictures.py"), str(demo.home), str(tmp_path), "small"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (DOCS / "images").iterdir()}
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {"figure-1.png", "mlflow-runs.png", "report.png"}
+    assert made <= {path.name for path in (DOCS / "images").iterdir()}
