@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from sm_search.config.dataset_settings import DatasetSettings, Design, ScannersDesign
+from sm_search.config.dataset_settings import DatasetSettings, Design, ScannersDesign, preset
+from sm_search.config.errors import SettingsError
 from sm_search.config.scanner_settings import ScannerSettings, ScannerSpread
 from sm_search.config.simulation_settings import Scan
 
@@ -124,3 +125,34 @@ def test_settings_from_before_there_were_scanners_keep_their_hash() -> None:
     with_scanner = settings.model_copy(update={"scanner": ScannerSettings(gradient_error=0.1)})
     assert with_scanner.physics_hash() != settings.physics_hash()
     assert DatasetSettings.model_validate_json(with_scanner.model_dump_json()) == with_scanner
+
+
+def test_the_scanner_preset_pairs_its_splits_with_test() -> None:
+    small, large = preset("scanner-8"), preset("scanner-64")
+    assert large.scans("train")[:8] == small.scans("train")
+    assert len(large.scans("train")) == 64
+    test = {scan.scanner: scan for scan in large.scans("test")}
+    for split in ("strong", "physics", "noisy-60", "noisy-80"):
+        for scan in large.scans(split):
+            twin = test[scan.scanner]
+            own = {"deviation": 1.0, "magnetisation": None, "noise_db": None}
+            assert scan != twin
+            assert scan.model_copy(update=own) == twin
+    assert all(not 30 <= scan.core_diameter_nm <= 70 for scan in large.scans("particle"))
+    trained = {scan.scanner: scan for scan in small.scans("train")}
+    assert all(scan.core_diameter_nm != trained[scan.scanner].core_diameter_nm for scan in small.scans("repeat"))
+    (physics, *_) = large.scans("physics")
+    assert large.magnetisation_of(physics) != large.magnetisation
+    files = 2 * sum(len(large.scans(split)) for split in large.splits)
+    assert files == 212
+
+
+def test_a_y_channel_is_served_where_axes_may_be_exchanged() -> None:
+    assert preset("scanner-8").channels == (0, 1)
+    assert preset("scanner-8").channel_note is None
+    one_for_all = dataset(scanner=ScannerSettings(selection_mm=((1, 1, 0.5),)))
+    assert one_for_all.channels == (0,)
+    assert "only the x-channel is learnt" in str(one_for_all.channel_note)
+    with pytest.raises(SettingsError, match=r"receive_channels = \[0, 1\]: dataset 'a': its y-channel is no x-channel"):
+        one_for_all.require_channels((0, 1))
+    one_for_all.require_channels((0,))
