@@ -11,6 +11,9 @@ from sm_search.config.simulation_settings import Magnetisation
 
 MOST_NEEL_NODES = 64
 
+NEGLIGIBLE_SHARE = 1e-18
+"""A share of the core volume that is left out: |M/M_s| ≤ 1, so that it drowns in the rounding of the others."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -32,7 +35,9 @@ def core_sizes(median_m: float, spread: float, nodes: int) -> Sizes:
     if spread == 0:
         return Sizes(np.array([median_m]), np.ones(1))
     roots_S, weights_S = hermite.hermgauss(nodes)
-    return Sizes(median_m * np.exp(3 * spread**2 + math.sqrt(2) * spread * roots_S), weights_S / math.sqrt(math.pi))
+    counts_S = weights_S > NEGLIGIBLE_SHARE * math.sqrt(math.pi)
+    diameter_m_S = median_m * np.exp(3 * spread**2 + math.sqrt(2) * spread * roots_S[counts_S])
+    return Sizes(diameter_m_S, weights_S[counts_S] / math.sqrt(math.pi))
 
 
 def node_count(spread: float, magnetisation: Magnetisation) -> int:
@@ -44,9 +49,10 @@ def node_count(spread: float, magnetisation: Magnetisation) -> int:
     """
     if magnetisation == "neel-brown":
         return min(MOST_NEEL_NODES, 6 + math.ceil(3000 * spread**2))
-    if magnetisation in ("brownian", "effective-field"):
-        return 6 + math.ceil(600 * spread**2)  # the faint high orders at low fields ask for more
-    return 6 + math.ceil(300 * spread**2)
+    if magnetisation == "brownian":
+        return 6 + math.ceil(600 * spread**2)
+    # At low fields order m goes like d^3m where it is not filtered: the faint high orders ask for more.
+    return 10 + math.ceil(800 * spread**2)
 
 
 def size_tolerance(spread: float, magnetisation: Magnetisation) -> float:

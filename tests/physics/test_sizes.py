@@ -68,12 +68,20 @@ def test_twice_as_many_sizes_do_not_show(monkeypatch: pytest.MonkeyPatch, spread
     assert reference.worst(values, finer) < size_tolerance(spread, "debye")
 
 
-@pytest.mark.parametrize(("spread", "diameter"), [(0.1, 30.0), (0.2, 30.0), (0.2, 22.0)])
+@pytest.mark.parametrize(
+    ("magnetisation", "spread", "diameter"),
+    [
+        ("brownian", 0.1, 30.0),
+        ("brownian", 0.2, 30.0),
+        ("brownian", 0.2, 22.0),
+        *((model, spread, 22.0) for model in ("equilibrium", "debye") for spread in (0.1, 0.2, 0.3)),
+    ],
+)
 def test_twice_as_many_sizes_do_not_show_in_the_faint_orders(
-    monkeypatch: pytest.MonkeyPatch, spread: float, diameter: float
+    monkeypatch: pytest.MonkeyPatch, magnetisation: str, spread: float, diameter: float
 ) -> None:
-    """All 168 orders with relaxation at the low field, where the highest are faint."""
-    settings = reference.settings("brownian", size=(2, 1), orders=(12, 12), particle={"size_spread": spread})
+    """All 168 orders at the low field, where the highest are faint."""
+    settings = reference.settings(magnetisation, size=(2, 1), orders=(12, 12), particle={"size_spread": spread})
     scan = Scan(core_diameter_nm=diameter, fx_khz=10, nd=29)
     values = simulate(settings, scan, "low").values_CKN
     monkeypatch.setattr(system_matrix, "core_sizes", lambda median, s, nodes: core_sizes(median, s, 2 * nodes))
@@ -81,4 +89,10 @@ def test_twice_as_many_sizes_do_not_show_in_the_faint_orders(
     whole = np.abs(finer).max(axis=-1)
     heard = whole > 1e-10 * whole.max()  # fainter ones are rounding
     error = np.abs(values - finer).max(axis=-1)
-    assert (error[heard] / whole[heard]).max() < size_tolerance(spread, "brownian")
+    assert (error[heard] / whole[heard]).max() < size_tolerance(spread, settings.magnetisation)
+
+
+def test_negligible_sizes_are_left_out() -> None:
+    chosen = core_sizes(30e-9, 0.5, node_count(0.5, "equilibrium"))
+    assert len(chosen.share_S) < node_count(0.5, "equilibrium")
+    assert chosen.share_S.sum() == pytest.approx(1, rel=1e-12)
