@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -351,16 +351,28 @@ def preset_names() -> tuple[str, ...]:
 
 
 def preset(name: str) -> DatasetSettings:
-    """A dataset that ships with the package, such as `paper-54` or `sobol-256`.
+    """A dataset that ships with the package, such as `paper-54` or `sobol-256`; with the name of a model of the
+    magnetisation behind it (`paper-54-effective-field`), the same with that model.
 
     Raises:
         SettingsError: no such preset.
     """
+    for model in get_args(Magnetisation):
+        if name.endswith(f"-{model}"):
+            return _shipped(name.removesuffix(f"-{model}")).model_copy(update={"name": name, "magnetisation": model})
+    return _shipped(name)
+
+
+def _shipped(name: str) -> DatasetSettings:
+    """The preset as it is in its file."""
     sized = re.fullmatch(rf"({'|'.join(_OF_ANY_SIZE)})-([1-9]\d{{0,5}})", name)
     if sized:
         return _of_size(name, sized[1], int(sized[2]))
     if name not in preset_names() or name.endswith("-N"):
-        raise SettingsError(f"preset {name!r}: does not exist; there are {', '.join(preset_names())}")
+        raise SettingsError(
+            f"preset {name!r}: does not exist; there are {', '.join(preset_names())}, "
+            f"each also with a model behind its name: {', '.join(f'-{model}' for model in get_args(Magnetisation))}"
+        )
     return load_settings(PRESETS / f"{name}.yaml", DatasetSettings)
 
 

@@ -21,6 +21,16 @@ def dataset(**changes: Any) -> DatasetSettings:
     return DatasetSettings(name="a", splits={k: v for k, v in splits.items() if v is not None}, **changes)
 
 
+def test_every_preset_exists_with_every_model() -> None:
+    plain = preset("paper-54")
+    other = preset("paper-54-effective-field")
+    assert (other.name, other.magnetisation) == ("paper-54-effective-field", "effective-field")
+    assert other.splits == plain.splits
+    assert preset("sobol-8-neel-brown").scans("train") == preset("sobol-8").scans("train")
+    with pytest.raises(SettingsError, match="preset 'paper-54-debye': does not exist"):
+        preset("paper-54-debye-brownian")
+
+
 def test_presets_hold_the_papers_numbers() -> None:
     names = [name for name in preset_names() if not name.endswith("-N")]
     training = {name: preset(name).scans("train") for name in names}
