@@ -10,7 +10,7 @@ from sm_search.data.dataset import Dataset, Pair
 from sm_search.data.scaling import ScaledImages
 from sm_search.evaluation.baselines import Method
 from sm_search.evaluation.metrics import Quality, quality
-from sm_search.physics.receive import SILENT, receive
+from sm_search.physics.receive import SILENT, as_read, receive
 from sm_search.physics.system_matrix import SystemMatrix, simulate
 
 RECEIVE_CHANNEL = 0
@@ -50,7 +50,7 @@ def compare(methods: Mapping[str, Method], dataset: Dataset, split: str, *, nois
 def without_noise(pair: Pair, settings: DatasetSettings) -> Pair:
     """The pair with its high-gradient matrix simulated again, without noise."""
     chain = settings.receive_of(pair.scan).model_copy(update=SILENT)
-    high = receive(simulate(settings, pair.scan, "high"), chain, pair.scan.id, "high", scanner=pair.scan.scanner)
+    high = as_read(receive(simulate(settings, pair.scan, "high"), chain))
     return dataclasses.replace(pair, high=high)
 
 

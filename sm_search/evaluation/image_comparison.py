@@ -21,7 +21,7 @@ from sm_search.data.dataset import Dataset, Pair
 from sm_search.evaluation.baselines import Method
 from sm_search.evaluation.measured import simulate_measurement, truth_on
 from sm_search.evaluation.reconstruction import NOISE_LEVEL, image_quality, reconstruct
-from sm_search.physics.receive import angular_frequencies, receive_chain, volts_per_magnetisation
+from sm_search.physics.receive import angular_frequencies, as_read, receive_chain, volts_per_magnetisation
 from sm_search.physics.system_matrix import SystemMatrix, with_channels
 
 REGULARISATIONS = (1e-3, 1e-2, 1e-1, 1.0)
@@ -54,7 +54,8 @@ def _images(methods: Mapping[str, Method], dataset: Dataset, pair: Pair, phantom
     settings = dataset.settings
     signals: dict[FieldName, SystemMatrix] = {}
     for which in ("high", "low"):
-        signals[which], truth = simulate_measurement(settings, pair.scan, which, phantom_name, seed=1)
+        signal, truth = simulate_measurement(settings, pair.scan, which, phantom_name, seed=1)
+        signals[which] = as_read(signal)
     chain = receive_chain(settings, pair.scan)
     if chain.noise_nv == 0:
         signals = _with_noise(signals, chain)

@@ -14,7 +14,7 @@ from scipy.optimize import least_squares
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.simulation_settings import FieldName, Grid, Scan
 from sm_search.data.scaling import ScaledImages
-from sm_search.physics.receive import SILENT, receive
+from sm_search.physics.receive import SILENT, as_read, receive
 from sm_search.physics.system_matrix import SystemMatrix, simulate
 
 FITTED_VOXELS = 6
@@ -76,7 +76,7 @@ class PhysicistFit:
 
     @staticmethod
     def _simulated(settings: DatasetSettings, scan: Scan, which: FieldName) -> SystemMatrix:
-        return receive(simulate(settings, scan, which), settings.receive)
+        return as_read(receive(simulate(settings, scan, which), settings.receive))
 
 
 def _patterns(values_KN: NDArray[np.complex128]) -> NDArray[np.float64]:

@@ -106,6 +106,17 @@ def receive(sm: SystemMatrix, settings: ReceiveSettings, *names: str | int, scan
     )
 
 
+def as_read(sm: SystemMatrix) -> SystemMatrix:
+    """What a reader has of a received matrix: a transfer function that the values still contain is divided out."""
+    if sm.transfer_function_CK is None or "isTransferFunctionCorrected" in sm.corrections:
+        return dataclasses.replace(sm, transfer_function_CK=None)
+    a_CK1 = sm.transfer_function_CK[..., None]
+    background_CKE = None if sm.background_CKE is None else sm.background_CKE / a_CK1
+    return dataclasses.replace(
+        sm, values_CKN=sm.values_CKN / a_CK1, background_CKE=background_CKE, transfer_function_CK=None
+    )
+
+
 def receive_chain(settings: DatasetSettings, scan: Scan, low: SystemMatrix | None = None) -> ReceiveSettings:
     """The receive chain of a scan, with the noise in V where the scan states it in dB.
 

@@ -8,16 +8,14 @@ import pytest
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
 from sm_search.evaluation.comparison import MEASURED, compare, without_noise
+from sm_search.evaluation.physicist import PhysicistFit
 from sm_search.physics.receive import angular_frequencies, volts_per_magnetisation
 from sm_search.physics.system_matrix import SystemMatrix, simulate
 
 
-@pytest.fixture(scope="module")
-def noisy(tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The test scan of the tiny dataset, with noise on its voltage."""
-    receive = tiny_settings.receive.model_copy(update={"noise_nv": 1e3, "background_frames": 4})
-    settings = tiny_settings.model_copy(update={"receive": receive})
-    dataset = Dataset.create(tmp_path_factory.mktemp("data") / "noisy", settings)
+def written(settings: DatasetSettings, folder: Path) -> Dataset:
+    """A dataset with the files of its test scan."""
+    dataset = Dataset.create(folder, settings)
     (scan,) = settings.scans("test")
     for which in FIELDS:
         sha = write_scan(
@@ -25,6 +23,14 @@ def noisy(tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFacto
         )
         dataset.record({file_name(scan, which): sha})
     return dataset
+
+
+@pytest.fixture(scope="module")
+def noisy(tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The test scan of the tiny dataset, with noise on its voltage."""
+    receive = tiny_settings.receive.model_copy(update={"noise_nv": 1e3, "background_frames": 4})
+    settings = tiny_settings.model_copy(update={"receive": receive})
+    return written(settings, tmp_path_factory.mktemp("data") / "noisy")
 
 
 class Clean:
@@ -57,3 +63,19 @@ def test_the_measured_matrix_is_as_far_from_the_clean_one_as_its_noise(noisy: Da
     assert measured.quality.nrmse_mean == pytest.approx(float((deviation_K / size_K).mean()), rel=0.1)
     (against_noise,) = compare({"clean": clean}, noisy, "test")
     assert against_noise.quality.psnr_db_mean < model.quality.psnr_db_mean - 20
+
+
+@pytest.mark.parametrize("transfer_function", ["stored", "corrected", "unknown"])
+def test_a_truth_simulated_again_is_what_the_file_gives(
+    tiny_settings: DatasetSettings, tmp_path: Path, transfer_function: str
+) -> None:
+    """Readers divide by a stored transfer function; so must whatever is compared with what they read."""
+    chain = {"signal": "voltage", "low_pass_khz": 40.0, "delay_us": 3.0, "transfer_function": transfer_function}
+    receive = tiny_settings.receive.model_copy(update=chain)
+    dataset = written(tiny_settings.model_copy(update={"receive": receive}), tmp_path / "filtered")
+    (pair,) = dataset.pairs("test")
+    again = without_noise(pair, dataset.settings).high
+    np.testing.assert_allclose(again.values_CKN, pair.high.values_CKN, rtol=1e-12)
+    physicist = PhysicistFit(dataset.settings).predict(pair.low)
+    error = np.linalg.norm(physicist.values_CKN - pair.high.values_CKN) / np.linalg.norm(pair.high.values_CKN)
+    assert error < 1e-3
