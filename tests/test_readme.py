@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -158,6 +160,12 @@ def test_pictures_are_small_and_whole(path: Path) -> None:
     with Image.open(path) as picture:
         picture.load()
         assert min(picture.size) > 200
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing_in_the_pipeline() -> None:
+    result = subprocess.run(["shellcheck", ROOT / "docs/pipeline.sh"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "")
 
 
 def test_make_targets_exist() -> None:
