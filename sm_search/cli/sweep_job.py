@@ -85,9 +85,9 @@ def _followed(server: "JobServer", study: str, job: str, output: Output) -> dict
             f"detached: job {job} goes on; `sm-search sweep --ray-address {server.address} --attach {study}` follows "
             f"it again, `--cancel {study}` stops it"
         ) from None
-    told = ended.told()
-    output.trials(told)
-    return told
+    result = ended.outcome()
+    output.trials(result)
+    return result
 
 
 def _cancelled(server: "JobServer", study: str, output: Output) -> dict[str, Any]:

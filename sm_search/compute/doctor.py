@@ -134,11 +134,11 @@ def examine_mlflow(home: Path, tracking_uri: str | None) -> Check:
 
 
 def _on_nodes(nodes: list[dict[str, Any]], answers: list[NodeAnswer]) -> Iterable[Check]:
-    for told in answers:
-        if told.error:
+    for reply in answers:
+        if reply.error:
             remedy = f"install sm_search {version('sm-search')} in that node's Python; its Ray logs tell more"
-            yield Check("node", "failed", f"{told.address}: {told.error}", remedy)
-    answered = [told for told in answers if not told.error]
+            yield Check("node", "failed", f"{reply.address}: {reply.error}", remedy)
+    answered = [reply for reply in answers if not reply.error]
     mine = {"python": sys.version.split()[0], **{name: version(name) for name in VERSIONED}}
     yield _versions(mine, answered)
     yield _gpus(nodes, answered)
@@ -147,10 +147,10 @@ def _on_nodes(nodes: list[dict[str, Any]], answers: list[NodeAnswer]) -> Iterabl
 
 def _versions(mine: dict[str, str], answered: list[NodeAnswer]) -> Check:
     wrong = [
-        f"{told.address} has {name} {told.answer[name]}, here {mine[name]}"
-        for told in answered
+        f"{reply.address} has {name} {reply.answer[name]}, here {mine[name]}"
+        for reply in answered
         for name in mine
-        if told.answer[name] != mine[name]
+        if reply.answer[name] != mine[name]
     ]
     shown = ", ".join(f"{name} {value}" for name, value in mine.items())
     if wrong:
@@ -165,9 +165,9 @@ def _gpus(nodes: list[dict[str, Any]], answered: list[NodeAnswer]) -> Check:
         address = node["NodeManagerAddress"]
         offered[address] = offered.get(address, 0) + node["Resources"].get("GPU", 0)
     wrong = [
-        f"{told.address}: Ray offers {offered[told.address]:.3g}, torch sees {told.answer['cuda']}"
-        for told in answered
-        if offered[told.address] > told.answer["cuda"]
+        f"{reply.address}: Ray offers {offered[reply.address]:.3g}, torch sees {reply.answer['cuda']}"
+        for reply in answered
+        if offered[reply.address] > reply.answer["cuda"]
     ]
     if wrong:
         remedy = "`nvidia-smi` on that node; a torch built for its driver; or start Ray with the right --num-gpus"
@@ -191,9 +191,11 @@ def _storage(place: str, is_named: bool, mark: Mark, answers: list[NodeAnswer]) 
     if mark.error:
         yield Check("storage", "failed", f"{socket.gethostname()}: {mark.error}", remedy)
         return
-    written = [told.answer["own"] for told in answers if not told.error and "own" in told.answer]
+    written = [reply.answer["own"] for reply in answers if not reply.error and "own" in reply.answer]
     wrong = [
-        f"{told.address}: {told.answer['storage']}" for told in answers if not told.error and told.answer["storage"]
+        f"{reply.address}: {reply.answer['storage']}"
+        for reply in answers
+        if not reply.error and reply.answer["storage"]
     ]
     try:
         for name in written:

@@ -54,7 +54,7 @@ class Ended:
     error: str | None
     result: dict[str, Any] | None
 
-    def told(self) -> dict[str, Any]:
+    def outcome(self) -> dict[str, Any]:
         """The result, or what the verb would have raised here.
 
         Raises:
@@ -133,14 +133,14 @@ class JobServer:
         """
         with self._asked():
             jobs = self._client.list_jobs()
-        found = _of_study(jobs, study)
-        if not found:
-            known = sorted({(job.metadata or {}).get(STUDY, "") for job in jobs} - {""})
-            raise InputError(f"study {study!r}: has no job at {self.address}; it has {', '.join(known) or 'none'}")
-        return str(found[-1].submission_id)
+        own = _of_study(jobs, study)
+        if not own:
+            others = sorted({(job.metadata or {}).get(STUDY, "") for job in jobs} - {""})
+            raise InputError(f"study {study!r}: has no job at {self.address}; it has {', '.join(others) or 'none'}")
+        return str(own[-1].submission_id)
 
     def follow(self, job_id: str, announce: Announce) -> Ended:
-        """Tell a job's log line by line, from its beginning, until the job has ended."""
+        """Announce a job's log line by line, from its beginning, until the job has ended."""
         with self._asked():
             asyncio.run(self._follow(job_id, announce))
         return self._ended(job_id)
@@ -148,19 +148,19 @@ class JobServer:
     async def _follow(self, job_id: str, announce: Announce) -> None:
         import aiohttp  # there if the client is: it is no part of the least Ray
 
-        told, ended = 0, False
+        announced, ended = 0, False
         while not ended:
-            # A log that breaks off while its job runs is read again, less what was told.
+            # A log that breaks off while its job runs is read again, less what was announced.
             ended = self._client.get_job_info(job_id).status.is_terminal()
-            seen, rest = 0, ""
+            read, rest = 0, ""
             with suppress(RuntimeError, aiohttp.ClientError):
                 async for chunk in self._client.tail_job_logs(job_id):
                     *lines, rest = (rest + chunk).split("\n")
                     for line in lines:
-                        seen += 1
-                        if seen > told and not line.startswith((RESULT, ERROR, NOISE)):
+                        read += 1
+                        if read > announced and not line.startswith((RESULT, ERROR, NOISE)):
                             announce(line)
-                    told = max(told, seen)
+                    announced = max(announced, read)
             if not ended:
                 await asyncio.sleep(POLL_S)
 
@@ -211,8 +211,8 @@ def _entrypoint(space: str, options: Sequence[str], home: str | None) -> str:
 
 def _of_study(jobs: Sequence[JobDetails], study: str) -> list[JobDetails]:
     """The jobs of a study, the last one last."""
-    found = [job for job in jobs if job.submission_id and (job.metadata or {}).get(STUDY) == study]
-    return sorted(found, key=lambda job: job.start_time or 0)
+    own = [job for job in jobs if job.submission_id and (job.metadata or {}).get(STUDY) == study]
+    return sorted(own, key=lambda job: job.start_time or 0)
 
 
 def _free_id(name: str, jobs: Sequence[JobDetails]) -> str:

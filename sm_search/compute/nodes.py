@@ -63,23 +63,23 @@ def _capacity(cpus: float, gpus: float, moment: int) -> int:
 def ask_nodes(nodes: list[dict[str, Any]], question: Callable[..., Any], *arguments: Any) -> list[NodeAnswer]:
     """Call `question` on each node, on all at once; it takes no CPU from the work there."""
     ask = ray.remote(num_cpus=0, max_retries=0)(question)
-    asked = {}
+    addresses = {}
     for node in nodes:
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[ask.options(scheduling_strategy=strategy).remote(*arguments)] = node["NodeManagerAddress"]
-    done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
-    told = []
-    for reference, address in asked.items():
+        addresses[ask.options(scheduling_strategy=strategy).remote(*arguments)] = node["NodeManagerAddress"]
+    done, _ = ray.wait(list(addresses), num_returns=len(addresses), timeout=ANSWER_S) if addresses else ([], [])
+    answers = []
+    for reference, address in addresses.items():
         if reference not in done:
             ray.cancel(reference, force=True)
-            told.append(NodeAnswer(address, None, f"no answer within {ANSWER_S} s"))
+            answers.append(NodeAnswer(address, None, f"no answer within {ANSWER_S} s"))
             continue
         try:
-            told.append(NodeAnswer(address, ray.get(reference)))
+            answers.append(NodeAnswer(address, ray.get(reference)))
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
-            told.append(NodeAnswer(address, None, " ".join(str(cause).split())[:300]))
-    return told
+            answers.append(NodeAnswer(address, None, " ".join(str(cause).split())[:300]))
+    return answers
 
 
 def require_shared(option: str, place: str | Path, cpus: float = 1, gpus: float = 0) -> None:
@@ -105,15 +105,15 @@ def require_shared(option: str, place: str | Path, cpus: float = 1, gpus: float 
         mark = next((path for path in sorted(folder.glob("*")) if path.is_file()), folder)
     question = (_sees, str(mark), _identity(mark))
     try:
-        told = ask_nodes(nodes, *question) if nodes else [_ask_first_node(cpus, gpus, *question)]
+        answers = ask_nodes(nodes, *question) if nodes else [_ask_first_node(cpus, gpus, *question)]
     finally:
         if made:
             mark.unlink(missing_ok=True)
-    blind = [answer for answer in told if not answer.answer]
+    blind = [answer for answer in answers if not answer.answer]
     if blind:
         why = f" ({blind[0].error})" if blind[0].error else ""
         raise InputError(
-            f"{option} {place}: not seen by {len(blind)} of {len(told)} other nodes, first {blind[0].address}{why}; "
+            f"{option} {place}: not seen by {len(blind)} of {len(answers)} other nodes, first {blind[0].address}{why}; "
             "on several machines it must be an s3:// URI or a folder that all of them share"
         )
 

@@ -37,7 +37,7 @@ from sm_search.evaluation.metrics import psnr_db
 from sm_search.evaluation.validation import NOISE_SEED, ScheduleScorer, Scores, Validation
 from sm_search.regression.scan_models import ScanModels
 from sm_search.search.schedule import inner_search as schedule_search
-from sm_search.search.schedule.good_schedules import best_of, first_of
+from sm_search.search.schedule.good_schedules import best_of, initial_schedules
 from sm_search.search.schedule.inner_search import STARTUP_SCHEDULES, ScheduleSearch, search_schedule
 from sm_search.search.schedule.race import ASKED_AT_ONCE, search_images
 from sm_search.search.space.space import Space
@@ -194,7 +194,7 @@ def searched(
         trials=24,
         images=space.budget.images,
         seed=seed,
-        first=first,
+        initial_points=first,
         asked_at_once=at_once,
     )
 
@@ -231,7 +231,7 @@ def test_what_a_search_gains_by_those_before_it(paper_model: Callable[[float], M
             before: list[ScheduleSearch] = []
             for number, p_uncond in enumerate(P_UNCOND):
                 ranked = sorted(before, key=lambda search: search.metrics["val_psnr_db"], reverse=True)
-                first = first_of(best_of(search.trials) for search in ranked) if name == "with" else []
+                first = initial_schedules(best_of(search.trials) for search in ranked) if name == "with" else []
                 before.append(searched(paper_model(p_uncond), 100 * seed + number, first))
             values.append([search.metrics["val_psnr_db"] for search in before])
         later = [value for chain in values for value in chain[1:]]

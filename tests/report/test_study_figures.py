@@ -22,7 +22,7 @@ TRAINING = {"steps": 30, "learning_rate": {"float": [1e-4, 1e-1], "log": True}, 
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Ten trials whose PSNR comes from the learning rate alone; 8 and 9 are on the front, 9 has two more seeds."""
     store = open_store(tmp_path_factory.mktemp("home"))
-    space = Space(study="s", training=TRAINING, beside=("evaluations",), budget={"first_rung": 10})
+    space = Space(study="s", training=TRAINING, further_objectives=("evaluations",), budget={"first_rung": 10})
     params = {"metric": space.metric, "objectives": space.objectives()}
     log = StudyLog.open(store, "s", tags={"dataset_hash": "d"}, params=params)
     log.log_text(None, space.model_dump_json(), "space.json")

@@ -1,4 +1,4 @@
-"""What the finished trials of a study found: its later trials begin their inner search with these schedules.
+"""The best schedules of a study's finished trials, which are initial points of the inner search in its later ones.
 
 The driver alone writes them, beside the study's other files, and a trial reads them when its inner search begins.
 Without them a search only begins anew, so a storage that fails here stops nothing.
@@ -35,10 +35,10 @@ def best_of(tried: Sequence[ScheduleTrial]) -> list[Params]:
 def good_schedules(place: str) -> list[Params]:
     """What to try first in a study with its files at `place`: the best trial's best, the second trial's best, …"""
     ranked = sorted(_read(Place(place)).values(), key=lambda trial: -trial[0])
-    return first_of(schedules for _, schedules in ranked)
+    return initial_schedules(schedules for _, schedules in ranked)
 
 
-def first_of(ranked: Iterable[Sequence[Params]]) -> list[Params]:
+def initial_schedules(ranked: Iterable[Sequence[Params]]) -> list[Params]:
     """What to try first, given each trial's best schedules, those of the best trial first."""
     rows = zip_longest(*ranked)
     distinct = {json.dumps(params, sort_keys=True): params for row in rows for params in row if params is not None}
@@ -62,9 +62,9 @@ class GoodSchedules(tune.Callback):
 
     def _keep(self, ended: Sequence[Trial]) -> None:
         results = {trial.trial_id: trial.last_result or {} for trial in ended}
-        found = {name: [last[self.metric], last[REPORTED]] for name, last in results.items() if last.get(REPORTED)}
+        new = {name: [last[self.metric], last[REPORTED]] for name, last in results.items() if last.get(REPORTED)}
         before = _read(self.place) if self._best is None else self._best
-        self._best = dict(sorted((before | found).items(), key=lambda item: -item[1][0])[:TRIED_FIRST])
+        self._best = dict(sorted((before | new).items(), key=lambda item: -item[1][0])[:TRIED_FIRST])
         if self._best != before:
             with suppress(OSError, DataError):
                 self.place.write(FILE, json.dumps(self._best))
@@ -73,6 +73,6 @@ class GoodSchedules(tune.Callback):
 def _read(place: Place) -> dict[str, Any]:
     """By trial: its value, and its best schedules."""
     with suppress(OSError, DataError, ValueError):
-        known: dict[str, Any] = json.loads(place.read(FILE))
-        return known
+        stored: dict[str, Any] = json.loads(place.read(FILE))
+        return stored
     return {}

@@ -23,7 +23,7 @@ from sm_search.search.space.tree import Tree, parameter_names, suggest
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 STARTUP_SCHEDULES = 9
-"""Drawn at random before TPE suggests; what is asked for first is among them."""
+"""Drawn at random before TPE suggests; the initial points are among them."""
 REPEATS_BEFORE_RANDOM = 1
 """Races in a row without a schedule that is new, after which they are drawn at random: TPE may insist on the best."""
 MOST_REPEATS = 32
@@ -34,7 +34,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class ScheduleSearch:
-    """What an inner search found.
+    """The result of an inner search.
 
     Attributes:
         best: the best schedule by the metric, and its `metrics` on all validation images.
@@ -60,7 +60,7 @@ def search_schedule(
     images: int,
     seed: int,
     device: str = "cpu",
-    first: Sequence[Mapping[str, Any]] = (),
+    initial_points: Sequence[Mapping[str, Any]] = (),
     asked_at_once: int = ASKED_AT_ONCE,
     measure: Measure | None = None,
     progress: Progress | None = None,
@@ -73,7 +73,7 @@ def search_schedule(
     without. That one is chosen only if the space holds it.
 
     Args:
-        first: parameters of schedules to ask for before any other; they count as trials.
+        initial_points: parameters of schedules to ask for before any other; they count as trials.
         asked_at_once: schedules of one race; the sampler learns from a race when it is over.
         measure: scores on `search_images(validation, images)`; None for one that computes them here.
 
@@ -88,14 +88,14 @@ def search_schedule(
     race.finish(early)
     if parameter_names(tree):
         study = optuna.create_study(direction="maximize", sampler=_sampler(seed))
-        for params in first:
+        for params in initial_points:
             study.enqueue_trial(dict(params))
         samplers, repeats = (study.sampler, optuna.samplers.RandomSampler(seed)), 0
         while (done := len(tried) - len(early)) < trials and repeats < MOST_REPEATS:
             study.sampler = samplers[repeats >= REPEATS_BEFORE_RANDOM]
             asked = [study.ask() for _ in range(min(asked_at_once, trials - done))]
             schedules = [schedule_settings(suggest(trial, tree)).essential() for trial in asked]
-            new = [schedule for schedule in dict.fromkeys(schedules) if schedule not in race.known]
+            new = [schedule for schedule in dict.fromkeys(schedules) if schedule not in race.scores]
             race.run(new)
             repeats = 0 if new else repeats + 1
             for trial, schedule in zip(asked, schedules, strict=True):
@@ -113,9 +113,9 @@ def search_schedule(
                 tried.append(({}, plain))
                 outside = [] if admits_unperturbed(tree) else [plain]
     best = race.best(len(tried), outside)
-    found = tuple(race.trial(params, schedule) for params, schedule in tried)
+    trials_tried = tuple(race.trial(params, schedule) for params, schedule in tried)
     metrics = validation.metrics(denoiser, diffusion, best, device)
-    return ScheduleSearch(best, metrics, found, _front(found))
+    return ScheduleSearch(best, metrics, trials_tried, _front(trials_tried))
 
 
 def _front(trials: Sequence[ScheduleTrial]) -> tuple[ScheduleTrial, ...]:
@@ -128,15 +128,15 @@ def _front(trials: Sequence[ScheduleTrial]) -> tuple[ScheduleTrial, ...]:
 def _sampler(seed: int) -> optuna.samplers.TPESampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # The liar: what is asked for and not yet told counts as bad, so that a batch is not the same twice.
+        # The liar: a trial that runs counts as bad, so that a batch is not the same twice.
         return optuna.samplers.TPESampler(
             seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP_SCHEDULES
         )
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, found: ScheduleTrial) -> None:
+def _tell(study: optuna.Study, trial: optuna.Trial, measured: ScheduleTrial) -> None:
     """What a schedule is worth; of one that was dropped, what is to be expected."""
-    if found.state == "diverged":
+    if measured.state == "diverged":
         study.tell(trial, state=TrialState.FAIL)
     else:
-        study.tell(trial, found.estimate)
+        study.tell(trial, measured.estimate)

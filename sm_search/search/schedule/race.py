@@ -20,7 +20,7 @@ ASKED_AT_ONCE = 2
 """Schedules of one race. A few more would be faster and are worse: TPE learns nothing within it (docs/results.md)."""
 FEWEST_IMAGES = 8
 CERTAIN = 2.0
-"""Standard errors of the paired difference to the best by which a schedule must be worse to be dropped at once."""
+"""Standard errors of the paired difference to the incumbent by which a schedule must be worse to be dropped at once."""
 Measure = Callable[[Sequence[ScheduleSettings], int, int], Scores]
 """Scores schedules on the images from one number to another."""
 
@@ -62,11 +62,11 @@ class ScheduleTrial:
 
 
 class Race:
-    """Schedules on the same images in the same order, and what is known of each, image by image."""
+    """Schedules on the same images in the same order, and the scores of each, image by image."""
 
     def __init__(self, measure: Measure, metric: str, images: int, diffusion: DiffusionSettings) -> None:
         self.measure, self.metric, self.images, self.timesteps = measure, metric, images, diffusion.timesteps
-        self.known: dict[ScheduleSettings, dict[str, NDArray[np.float64]]] = {}
+        self.scores: dict[ScheduleSettings, dict[str, NDArray[np.float64]]] = {}
 
     def run(self, schedules: Sequence[ScheduleSettings]) -> None:
         """Measure new schedules, each as far as it looks promising. Cost doubles from rung to rung."""
@@ -82,7 +82,7 @@ class Race:
         self._measure(schedules, self.images)
 
     def is_finished(self, schedule: ScheduleSettings) -> bool:
-        return schedule in self.known and (self._seen(schedule) == self.images or not self._is_finite(schedule))
+        return schedule in self.scores and (self._measured(schedule) == self.images or not self._is_finite(schedule))
 
     def best(self, tried: int, without: Sequence[ScheduleSettings] = ()) -> ScheduleSettings:
         """The best of the schedules measured on all images, `without` some.
@@ -100,7 +100,7 @@ class Race:
 
     def finished(self) -> list[ScheduleSettings]:
         """The schedules measured on all images that stayed finite."""
-        return [s for s in self.known if self._seen(s) == self.images and self._is_finite(s)]
+        return [s for s in self.scores if self._measured(s) == self.images and self._is_finite(s)]
 
     def best_in_words(self) -> str:
         try:
@@ -109,79 +109,79 @@ class Race:
             return "all diverged"
 
     def trial(self, params: dict[str, Any], schedule: ScheduleSettings) -> ScheduleTrial:
-        """What is known of a schedule."""
-        seen, is_finite = self._seen(schedule), self._is_finite(schedule)
-        metrics = {name: self._mean(schedule, name, seen) for name in self.known[schedule]} if is_finite else {}
+        """A schedule as it stands in the race."""
+        images, is_finite = self._measured(schedule), self._is_finite(schedule)
+        metrics = {name: self._mean(schedule, name, images) for name in self.scores[schedule]} if is_finite else {}
         state: Literal["complete", "dropped", "diverged"] = (
-            "diverged" if not is_finite else "complete" if seen == self.images else "dropped"
+            "diverged" if not is_finite else "complete" if images == self.images else "dropped"
         )
         value = metrics[self.metric] if state == "complete" else None
-        evaluations, estimate = schedule.evaluations(self.timesteps), self._estimate(schedule, seen)
-        return ScheduleTrial(params, schedule, state, seen, evaluations, metrics, value, estimate)
+        evaluations, estimate = schedule.evaluations(self.timesteps), self._estimate(schedule, images)
+        return ScheduleTrial(params, schedule, state, images, evaluations, metrics, value, estimate)
 
-    def _estimate(self, schedule: ScheduleSettings, seen: int) -> float | None:
+    def _estimate(self, schedule: ScheduleSettings, images: int) -> float | None:
         if not self._is_finite(schedule):
             return None
         finished = self.finished()
         if not finished:
-            return self._mean(schedule, self.metric, seen)
+            return self._mean(schedule, self.metric, images)
         best = self.best_of(finished)
-        ahead = self._mean(schedule, self.metric, seen) - self._mean(best, self.metric, seen)
+        ahead = self._mean(schedule, self.metric, images) - self._mean(best, self.metric, images)
         return self._mean(best, self.metric, self.images) + ahead
 
     def _measure(self, schedules: Sequence[ScheduleSettings], until: int) -> None:
         """Measure schedules up to image `until`, from where each is."""
-        for begin in sorted({self._seen(schedule) for schedule in schedules}):
-            here = [schedule for schedule in schedules if self._seen(schedule) == begin]
+        for begin in sorted({self._measured(schedule) for schedule in schedules}):
+            here = [schedule for schedule in schedules if self._measured(schedule) == begin]
             if begin == until:
                 continue
             scores = self.measure(here, begin, until)
             for s, schedule in enumerate(here):
-                before = self.known.get(schedule, {})
-                self.known[schedule] = {
-                    name: np.concatenate([before.get(name, values[s, :0]), values[s]])
+                earlier = self.scores.get(schedule, {})
+                self.scores[schedule] = {
+                    name: np.concatenate([earlier.get(name, values[s, :0]), values[s]])
                     for name, values in scores.items()
                 }
 
     def _promising(self, schedules: Sequence[ScheduleSettings], images: int) -> list[ScheduleSettings]:
-        """The better half, less what is certainly worse than the best known; and whatever nothing known beats in
+        """The better half, less what is certainly worse than the incumbent; and whatever no other beats in
         PSNR, SSIM and evaluations together.
         """
         if not schedules:
             return []
-        field = [s for s in self.known if self._seen(s) >= images and self._is_finite(s)]
+        field = [s for s in self.scores if self._measured(s) >= images and self._is_finite(s)]
         ranked = sorted(schedules, key=lambda schedule: -self._mean(schedule, self.metric, images))
-        best = max(field, key=lambda schedule: self._mean(schedule, self.metric, images))
-        half = [s for s in ranked[: math.ceil(len(ranked) / 2)] if not self._is_surely_worse(s, best, images)]
+        incumbent = max(field, key=lambda schedule: self._mean(schedule, self.metric, images))
+        half = [s for s in ranked[: math.ceil(len(ranked) / 2)] if not self._is_surely_worse(s, incumbent, images)]
         unbeaten = pareto_front([self._objectives(schedule, images) for schedule in field])
         kept = {*half, *(s for s, is_unbeaten in zip(field, unbeaten, strict=True) if is_unbeaten)}
         return [schedule for schedule in schedules if schedule in kept]
 
-    def _is_surely_worse(self, schedule: ScheduleSettings, best: ScheduleSettings, images: int) -> bool:
-        difference = self.known[schedule][self.metric][:images] - self.known[best][self.metric][:images]
+    def _is_surely_worse(self, schedule: ScheduleSettings, incumbent: ScheduleSettings, images: int) -> bool:
+        difference = self.scores[schedule][self.metric][:images] - self.scores[incumbent][self.metric][:images]
         return bool(difference.mean() + CERTAIN * difference.std(ddof=1) / math.sqrt(images) < 0)
 
     def _objectives(self, schedule: ScheduleSettings, images: int) -> tuple[float, ...]:
         """To be maximised."""
-        scores = [self._mean(schedule, name, images) for name in self.known[schedule]]
+        scores = [self._mean(schedule, name, images) for name in self.scores[schedule]]
         return (*scores, -schedule.evaluations(self.timesteps))
 
-    def _seen(self, schedule: ScheduleSettings) -> int:
-        return len(self.known[schedule][self.metric]) if schedule in self.known else 0
+    def _measured(self, schedule: ScheduleSettings) -> int:
+        return len(self.scores[schedule][self.metric]) if schedule in self.scores else 0
 
     def _mean(self, schedule: ScheduleSettings, name: str, images: int) -> float:
-        return float(self.known[schedule][name][:images].mean())
+        return float(self.scores[schedule][name][:images].mean())
 
     def _is_finite(self, schedule: ScheduleSettings) -> bool:
-        return bool(np.isfinite(self.known[schedule][self.metric]).all())
+        return bool(np.isfinite(self.scores[schedule][self.metric]).all())
 
 
 def rungs(images: int) -> list[int]:
     """Images after which a race looks around: all, half of them, and so on while there are enough."""
-    found = [images]
-    while found[0] >= 2 * FEWEST_IMAGES:
-        found.insert(0, found[0] // 2)
-    return found
+    counts = [images]
+    while counts[0] >= 2 * FEWEST_IMAGES:
+        counts.insert(0, counts[0] // 2)
+    return counts
 
 
 def search_images(validation: Validation, images: int) -> Validation:

@@ -64,17 +64,17 @@ def tune_model_schedule(
         raise InputError(f"{model}: was trained on another dataset than {dataset.location}")
     space = _space(space_file, opened, run_id)
     guidance = [branch.get("guidance", 1.0) for branch in schedule_branches(space.schedule)]
-    asked = next((each for each in guidance if each != 1), 1.0)
-    if warning := untrained_guidance(checkpoint.info.training.p_uncond, asked):
+    searched = next((each for each in guidance if each != 1), 1.0)
+    if warning := untrained_guidance(checkpoint.info.training.p_uncond, searched):
         announce(warning)
     schedules = schedules or max(FEWEST_SCHEDULES, space.budget.schedules)
-    found = _search(checkpoint, dataset, space, schedules, workers, ray_address, progress)
+    search = _search(checkpoint, dataset, space, schedules, workers, ray_address, progress)
     if out:
-        info = checkpoint.info.model_copy(update={"schedule": found.best, "metrics": found.metrics})
+        info = checkpoint.info.model_copy(update={"schedule": search.best, "metrics": search.metrics})
         Checkpoint(info, checkpoint.denoiser, checkpoint.scan_models).save(out)
     if opened and run_id:
-        _store(opened, run_id, found)
-    return found
+        _store(opened, run_id, search)
+    return search
 
 
 def _space(space_file: str | Path | None, store: Store | None, run_id: str | None) -> Space:
@@ -104,14 +104,14 @@ def _search(
     validation = Validation.of(dataset, checkpoint.scan_models)
     scorer = ScheduleScorer(denoiser, diffusion, search_images(validation, space.budget.images), device)
     measure: Measure = scorer
-    asked = ASKED_AT_ONCE
+    at_once = ASKED_AT_ONCE
     with nullcontext() if is_here else ray_session(ray_address, workers):
         if not is_here:
             # After the session's settings for Ray, which Ray reads when it is imported.
             from sm_search.search.schedule.workers import WorkerScorer, worker_count
 
             count = worker_count(workers, space.resources)
-            measure, asked = WorkerScorer(scorer, count, space.resources), ASKED_AT_ONCE * count
+            measure, at_once = WorkerScorer(scorer, count, space.resources), ASKED_AT_ONCE * count
         return search_schedule(
             denoiser,
             diffusion,
@@ -122,16 +122,18 @@ def _search(
             images=space.budget.images,
             seed=space.seed,
             device=device,
-            asked_at_once=asked,
+            asked_at_once=at_once,
             measure=measure,
             progress=progress,
         )
 
 
-def _store(store: Store, run_id: str, found: ScheduleSearch) -> None:
+def _store(store: Store, run_id: str, search: ScheduleSearch) -> None:
     run = get_run(store, run_id)
     log = StudyLog.attach(store, run.study)
-    log.log_text(run.trial_id, json.dumps(found.best.model_dump(mode="json"), indent=1), "tuned_schedule.json")
-    tried = {"front": [each.as_dict() for each in found.front], "tried": [each.as_dict() for each in found.trials]}
+    log.log_text(run.trial_id, json.dumps(search.best.model_dump(mode="json"), indent=1), "tuned_schedule.json")
+    tried = {"front": [each.as_dict() for each in search.front], "tried": [each.as_dict() for each in search.trials]}
     log.log_text(run.trial_id, json.dumps(tried, indent=1), "tuned_schedules.json")
-    log.log_metrics(run.trial_id, len(found.trials), {f"tuned_{name}": value for name, value in found.metrics.items()})
+    log.log_metrics(
+        run.trial_id, len(search.trials), {f"tuned_{name}": value for name, value in search.metrics.items()}
+    )

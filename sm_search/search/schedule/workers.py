@@ -48,15 +48,15 @@ class WorkerScorer:
         ]
         try:
             with bounded(calls, self.workers) as results:
-                found: dict[int, Scores] = dict(results)
+                scores: dict[int, Scores] = dict(results)
         except ray.exceptions.WorkerCrashedError as error:
             why = " ".join(str(error).split())
             raise SmSearchError(f"a batch of schedules lost its worker {1 + RETRIES} times: {why}") from None
-        return assembled(work, [found[number] for number in range(len(work))])
+        return assembled(work, [scores[number] for number in range(len(work))])
 
 
 def worker_count(workers: int | None, resources: Resources) -> int:
-    """Tasks that run at once: what is asked for, else what the running session has room for."""
+    """Tasks that run at once: what is asked for, else what the running session has capacity for."""
     if workers is not None:
         return workers
     available = ray.cluster_resources()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from sm_search.config.base import Settings, content_hash
 from sm_search.config.model_settings import TrainingSettings
@@ -19,7 +19,7 @@ class Confirm(Settings):
 
     Attributes:
         best: trials that are trained again, or as many as came to their end.
-        seeds: further trainings of each, beside the search's own.
+        seeds: further trainings of each, besides the search's own.
     """
 
     best: Annotated[int, Field(ge=1)] = 3
@@ -93,10 +93,10 @@ class Space(Settings):
         study: its name in MLflow and on disk.
         mode: `two-level` searches the schedule on frozen weights inside each trial; `joint` puts both in one space.
         metric: validation metric that is maximised; it decides what ASHA stops and what the inner search looks for.
-        beside: further objectives of the outer level; the study then has a Pareto front. In YAML they follow the
+        further_objectives: of the outer level; the study then has a Pareto front. In YAML they follow the
             metric: `metric: [val_psnr_db, evaluations]`.
         training, schedule: trees of `TrainingSettings` and `ScheduleSettings`.
-        first: points tried before the sampler's own, as parameter names to values.
+        initial_points: tried before the sampler's own, as parameter names to values.
         warm_start: earlier studies to learn from.
     """
 
@@ -104,10 +104,10 @@ class Space(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     mode: Literal["two-level", "joint"] = "two-level"
     metric: Metric = "val_psnr_db"
-    beside: tuple[Objective, ...] = ()
+    further_objectives: tuple[Objective, ...] = Field((), validation_alias=AliasChoices("further_objectives", "beside"))
     training: dict[str, Any] = Field(default_factory=dict)
     schedule: dict[str, Any] = Field(default_factory=dict)
-    first: tuple[dict[str, Any], ...] = ()
+    initial_points: tuple[dict[str, Any], ...] = Field((), validation_alias=AliasChoices("initial_points", "first"))
     warm_start: tuple[str, ...] = ()
     budget: Budget = Budget()
     resources: Resources = Resources()
@@ -144,7 +144,7 @@ class Space(Settings):
 
     def objectives(self) -> dict[str, Literal["max", "min"]]:
         """All objectives with their direction, the metric first."""
-        return {name: DIRECTIONS[name] for name in (self.metric, *self.beside)}
+        return {name: DIRECTIONS[name] for name in (self.metric, *self.further_objectives)}
 
     def question_hash(self) -> str:
         """Hash of what is searched for what: where it is equal, so is the meaning of a trial's value."""

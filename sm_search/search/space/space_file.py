@@ -59,15 +59,16 @@ def load_space(name_or_path: str | Path) -> Space:
     _check_branches(space.schedule, document)
     _check_tree(space.schedule, ScheduleSettings, document, ("schedule",))
     parameters = parameters_of(space.outer_tree())
-    for index, point in enumerate(space.first):
+    key = "first" if "first" in document.tree else "initial_points"
+    for index, point in enumerate(space.initial_points):
         for name, value in point.items():
             if name not in parameters:
                 fault: str | None = f"not a searched parameter; there are {', '.join(sorted(parameters)) or 'none'}"
             else:
                 fault = parameters[name].fault(value)
             if fault:
-                where = document.where(("first", index, name))
-                raise SettingsError(f"{where}: first.{index}.{name}: {value!r}: {fault}")
+                where = document.where((key, index, name))
+                raise SettingsError(f"{where}: {key}.{index}.{name}: {value!r}: {fault}")
     return space
 
 
@@ -86,7 +87,7 @@ def require_data(space: Space, data: DatasetSettings, file: str | Path) -> None:
 
 
 def _name_objectives(document: YamlDocument) -> None:
-    """`metric` may list several objectives, or give each its direction: the first is the metric, the rest is beside."""
+    """`metric` may list several objectives, or give each its direction: the first is the metric."""
     given = document.tree.get("metric")
     if not isinstance(given, list | dict):
         return
@@ -103,7 +104,7 @@ def _name_objectives(document: YamlDocument) -> None:
             raise SettingsError(f"{where}: metric: {name!r}: {fault}")
     if not given:
         raise SettingsError(f"{document.where(('metric',))}: metric: needs at least one objective")
-    document.tree["metric"], document.tree["beside"] = next(iter(given)), list(given)[1:]
+    document.tree["metric"], document.tree["further_objectives"] = next(iter(given)), list(given)[1:]
 
 
 def _check_tree(tree: Tree, cls: type[Settings], document: YamlDocument, at: Location) -> None:
@@ -114,7 +115,7 @@ def _check_tree(tree: Tree, cls: type[Settings], document: YamlDocument, at: Loc
 
 
 def _check_branches(tree: Tree, document: YamlDocument) -> None:
-    """A schedule branches under `sampler` only, and what a branch sets does not stand beside it as well."""
+    """A schedule branches under `sampler` only, and what a branch sets does not stand outside it as well."""
     if "one_of" in tree:
         raise SettingsError(f"{document.where(('schedule',))}: schedule: one_of belongs under schedule.sampler")
     _check_shape(tree, document, ("schedule",))

@@ -63,12 +63,12 @@ def parameters_of(tree: Tree, path: str = "") -> dict[str, Range]:
         return {}
     if "one_of" in tree:
         branches = _branches(tree)
-        found: dict[str, Range] = {path: Branch(choice=tuple(branches))}
+        parameters: dict[str, Range] = {path: Branch(choice=tuple(branches))}
     else:
-        branches, found = dict(tree), {}
+        branches, parameters = dict(tree), {}
     for key, value in branches.items():
-        found |= parameters_of(value, f"{path}.{key}" if path else str(key))
-    return found
+        parameters |= parameters_of(value, f"{path}.{key}" if path else str(key))
+    return parameters
 
 
 def fixed_values(tree: Tree, path: str = "") -> dict[str, Any]:
@@ -77,10 +77,10 @@ def fixed_values(tree: Tree, path: str = "") -> dict[str, Any]:
         return {path: tree}
     if _leaf(tree) is not None or "one_of" in tree:
         return {}
-    found: dict[str, Any] = {}
+    fixed: dict[str, Any] = {}
     for key, value in tree.items():
-        found |= fixed_values(value, f"{path}.{key}" if path else str(key))
-    return found
+        fixed |= fixed_values(value, f"{path}.{key}" if path else str(key))
+    return fixed
 
 
 def examples(tree: Tree) -> list[Tree]:

@@ -21,13 +21,13 @@ CONFIRMATION = "confirmation"
 
 def confirmation_points(space: Space, complete: Sequence[TrialSummary]) -> list[dict[str, Any]]:
     """Which trials are trained again with which seed offset; empty if the budget asks for none."""
-    asked = space.budget.confirm
-    if asked is None:
+    confirm = space.budget.confirm
+    if confirm is None:
         return []
     return [
         {"trial_id": trial.trial_id, "seed": seed, "params": trial.params}
-        for trial in complete[: asked.best]
-        for seed in range(1, asked.seeds + 1)
+        for trial in complete[: confirm.best]
+        for seed in range(1, confirm.seeds + 1)
     ]
 
 
@@ -64,7 +64,7 @@ def with_spread(space: Space, trials: Sequence[TrialSummary], results: Sequence[
         point, last = (result.config or {})["point"], result.metrics or {}
         whole = not result.error and last.get("training_step") == space.training_steps() and "error" not in last
         values.setdefault(point["trial_id"], {})[point["seed"]] = last[space.metric] if whole else None
-    told = []
+    confirmed = []
     for trial in trials:
         others = values.get(trial.trial_id)
         if others and None not in others.values():
@@ -72,8 +72,8 @@ def with_spread(space: Space, trials: Sequence[TrialSummary], results: Sequence[
             mean, deviation = statistics.fmean(every), statistics.stdev(every)
             spread = {f"{space.metric}_mean": mean, f"{space.metric}_std": deviation, "seeds": float(len(every))}
             trial = replace(trial, metrics={**trial.metrics, **spread}, seeds=tuple(every))
-        told.append(trial)
-    return told
+        confirmed.append(trial)
+    return confirmed
 
 
 def log_spread(log: StudyLog, store: Store, run_id: str, space: Space, trial: TrialSummary) -> None:

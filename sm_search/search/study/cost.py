@@ -62,20 +62,20 @@ def expected_work(space: Space, trials: int) -> Work:
         asha, ranks = make_asha(space), list(range(trials))
         random.Random(order).shuffle(ranks)
         done = 0.0
-        reached = told = 0
+        reached = validated = 0
         for rank in ranks:
             trial = SimpleNamespace(trial_id=str(rank))
             asha.on_trial_add(None, trial)
             for rung in rungs:
                 last = rung
-                told += 1
+                validated += 1
                 result = {space.metric: float(rank), "training_step": rung}
                 if asha.on_trial_result(None, trial, result) == TrialScheduler.STOP:
                     break
             done += last
             reached += last == rungs[-1]
         steps.append(done)
-        reports.append(told - reached)
+        reports.append(validated - reached)
         full.append(reached)
     confirm = space.budget.confirm
     # The search's own seed is one of them already.
@@ -107,12 +107,12 @@ def measured_costs(space: Space, dataset: Dataset, announce: Callable[[str], Non
     """Train and validate for some seconds at each of a few points of the space."""
     torch.set_num_threads(space.resources.threads)
     device = "cuda" if space.resources.gpu_share and torch.cuda.is_available() else "cpu"
-    found = []
+    costs = []
     points = measured_points(space)
     for number, params in enumerate(points):
         announce(f"measuring point {number + 1} of {len(points)}: {', '.join(f'{k} {v}' for k, v in params.items())}")
-        found.append(astuple(_costs_at(space, dataset, params, device)))
-    return UnitCosts(*(statistics.fmean(values) for values in zip(*found, strict=True)))
+        costs.append(astuple(_costs_at(space, dataset, params, device)))
+    return UnitCosts(*(statistics.fmean(values) for values in zip(*costs, strict=True)))
 
 
 def measured_points(space: Space) -> list[Mapping[str, Any]]:
@@ -120,7 +120,7 @@ def measured_points(space: Space) -> list[Mapping[str, Any]]:
     parameters = parameters_of(space.outer_tree()).items()
     missing = {(name, each) for name, leaf in parameters if isinstance(leaf, Branch) for each in leaf.choice}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=space.seed))
-    for point in space.first:
+    for point in space.initial_points:
         study.enqueue_trial(dict(point))
     points: list[Mapping[str, Any]] = []
     for _ in range(MOST_DRAWN):
@@ -128,10 +128,10 @@ def measured_points(space: Space) -> list[Mapping[str, Any]]:
             break
         trial = study.ask()
         suggest(trial, space.outer_tree())
-        found = missing & set(trial.params.items())
-        if len(points) < PROBES or found:
+        shown = missing & set(trial.params.items())
+        if len(points) < PROBES or shown:
             points.append(trial.params)
-        missing -= found
+        missing -= shown
     return points
 
 

@@ -53,22 +53,22 @@ def check_study(space: Space, dataset: Dataset, home: Path, resume: bool, storag
         DataError: the storage cannot be read.
     """
     where = [storage_folder(storage, space.study)] if storage else []
-    found = next((place for place in _places(space, home, storage) if place.exists(STUDY_FILE)), None)
-    if found is None:
+    place = next((place for place in _places(space, home, storage) if place.exists(STUDY_FILE)), None)
+    if place is None:
         if resume:
             places = " or ".join(map(str, [study_folder(home, space.study), *where]))
             raise InputError(f"study {space.study!r}: nothing to resume in {places}")
         return
     if not resume:
-        raise InputError(f"study {space.study!r}: exists in {found}; use --resume, or another `study` name")
+        raise InputError(f"study {space.study!r}: exists in {place}; use --resume, or another `study` name")
     try:
-        known = json.loads(found.read(STUDY_FILE))
+        noted = json.loads(place.read(STUDY_FILE))
     except (OSError, ValueError) as error:
-        raise SmSearchError(f"{found}/{STUDY_FILE}: cannot be read: {error}") from None
+        raise SmSearchError(f"{place}/{STUDY_FILE}: cannot be read: {error}") from None
     for key, value in _identity(space, dataset).items():
-        if known.get(key, value) != value:
+        if noted.get(key, value) != value:
             raise SettingsError(
-                f"study {space.study!r}: its {key} was {str(known.get(key))[:12]} and is {value[:12]}: "
+                f"study {space.study!r}: its {key} was {str(noted.get(key))[:12]} and is {value[:12]}: "
                 "not the same study; take another `study` name or another --home"
             )
 

@@ -58,7 +58,7 @@ def parameter_importance(store: Store, study: str) -> Importance | None:
     except (TrackingError, ValidationError):
         return None
     seen = [each for each in observations_of(store, study, space) if each.values is not None]
-    alone = space.model_copy(update={"beside": ()})
+    alone = space.model_copy(update={"further_objectives": ()})
     trials = [trial for trial in OptunaSearcher(alone, EarlierTrials(tuple(seen))).trials() if trial.values]
     columns = {
         name: [trial.params[name] for trial in trials]

@@ -61,9 +61,9 @@ class Recorder(tune.Callback):
         self.space = space
         self.announce = announce
         self.watch = watch
-        self.known: Mapping[str, RunRecord] = log.existing_trials() if log and resumed else {}
+        self.stored: Mapping[str, RunRecord] = log.existing_trials() if log and resumed else {}
         # What a dead driver could not store, nobody remembers.
-        self.suspects: set[str] = set(self.known)
+        self.suspects: set[str] = set(self.stored)
         self.logged: dict[str, int] = {}
         self.disk_fault: str | None = None
         self._quiet_until = 0.0
@@ -74,8 +74,8 @@ class Recorder(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if trial.trial_id not in self.logged:
-            known = self.known.get(trial.trial_id)
-            self.logged[trial.trial_id] = int(known.metrics.get("training_step", 0)) if known else 0
+            stored = self.stored.get(trial.trial_id)
+            self.logged[trial.trial_id] = int(stored.metrics.get("training_step", 0)) if stored else 0
         self._store(trial.trial_id, lambda log: _start(log, self.space, trial.trial_id, trial.config))
         self._show(trials)
 
@@ -87,7 +87,7 @@ class Recorder(tune.Callback):
             return
         step, done = result["training_step"], self.logged.get(trial.trial_id, 0)
         if step <= done:
-            return  # told before the driver or the worker died
+            return  # reported before the driver or the worker died
         self._store(trial.trial_id, lambda log: _report(log, trial.trial_id, result, range(done + 1)))
         self.logged[trial.trial_id] = step
 
@@ -159,9 +159,9 @@ def deliver(store: Store, space: Space, trials: Sequence[TrialSummary], suspects
     """
     log = StudyLog.attach(store, space.study)
     log.keep_trials({trial.trial_id for trial in trials})
-    known = log.existing_trials()
+    stored = log.existing_trials()
     for trial in trials:
-        record = known.get(trial.trial_id)
+        record = stored.get(trial.trial_id)
         settled = record if record and _is_settled(record, trial.state) else None
         if settled and trial.trial_id not in suspects:
             continue

@@ -109,24 +109,24 @@ def sweep_result(space: Space, run_id: str, trials: Sequence[TrialSummary], repe
 
 
 def points(space: Space, complete: Sequence[TrialSummary]) -> list[Point]:
-    """All that a study with several objectives found; on its front is what no other beats: none is at least as good in
-    every objective and better in one.
+    """All that a study with several objectives reached. On its front is what no other beats: none is at least as good
+    in every objective and better in one.
     """
-    if not space.beside:
+    if not space.further_objectives:
         return []
     objectives = space.objectives()
     signs = [1.0 if direction == "max" else -1.0 for direction in objectives.values()]
     # A trial that searched no schedules is one point.
-    found: list[tuple[TrialSummary, Mapping[str, Any]]] = [
+    candidates: list[tuple[TrialSummary, Mapping[str, Any]]] = [
         (trial, each) for trial in complete for each in trial.front or (trial.metrics,)
     ]
-    values = [[float(each[name]) for name in objectives] for _, each in found]
+    values = [[float(each[name]) for name in objectives] for _, each in candidates]
     unbeaten = pareto_front([tuple(sign * v for sign, v in zip(signs, each, strict=True)) for each in values])
-    told = [
+    reached = [
         Point(trial.trial_id, dict(zip(objectives, value, strict=True)), each.get("schedule"), is_unbeaten)
-        for (trial, each), value, is_unbeaten in zip(found, values, unbeaten, strict=True)
+        for (trial, each), value, is_unbeaten in zip(candidates, values, unbeaten, strict=True)
     ]
-    return sorted(told, key=lambda point: [*point.objectives.values(), point.trial_id], reverse=True)
+    return sorted(reached, key=lambda point: [*point.objectives.values(), point.trial_id], reverse=True)
 
 
 def keep(
@@ -177,7 +177,7 @@ def _store(
         _store_checkpoint(log, store, trial.trial_id, run_id, checkpoints[trial.trial_id], example)
     for trial in complete:
         log_spread(log, store, runs[trial.trial_id].run_id, space, trial)
-        if space.beside:
+        if space.further_objectives:
             on_front = {"on_front": float(any(point.trial_id == trial.trial_id for point in result.front))}
             log.log_metrics(trial.trial_id, space.training_steps(), on_front)
     if result.points:

@@ -66,7 +66,7 @@ class OptunaSearcher(Searcher):
             sampler=sampler, directions=["maximize" if each == "max" else "minimize" for each in directions]
         )
         if parameter_names(self._tree):
-            for point in (*space.first, *earlier.initial_points):
+            for point in (*space.initial_points, *earlier.initial_points):
                 self.study.enqueue_trial(dict(point))
         for observation in earlier.observations:
             self._observe(observation)

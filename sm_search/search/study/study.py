@@ -124,4 +124,4 @@ def _params(space: Space) -> dict[str, object]:
         "budget": space.budget.model_dump(),
         "fixed": fixed_values(space.training),
     }
-    return {**params, "objectives": space.objectives()} if space.beside else params
+    return {**params, "objectives": space.objectives()} if space.further_objectives else params

@@ -63,8 +63,8 @@ def sweep(
         storage: folder or URI for Ray Tune's files, which every node must reach; by default under `home`.
         while_simulating: take a dataset that another process still simulates: each trial begins when its own files are
             there, and reports its full budget when all are.
-        announce: is told of every finished trial in one line.
-        watch: is told where the search stands after each event.
+        announce: called with one line for every finished trial.
+        watch: called with where the search stands after each event.
 
     Raises:
         InputError: the study exists and `resume` is false, or it does not and `resume` is true, or its space or dataset
@@ -162,7 +162,7 @@ def _restored(space: Space, study: Study, experiment: Experiment, recorder: Reco
     """The tuner of a search that was begun, whose scheduler knows what its trials had reported; None if it was not."""
     tuner = experiment.restore()
     if tuner is not None:
-        for trial_id, record in recorder.known.items():
+        for trial_id, record in recorder.stored.items():
             reports = metric_history(study.store, record.run_id, space.metric)
             scheduler(tuner).remember(trial_id, reports, stopped=record.state == "pruned")
     return tuner

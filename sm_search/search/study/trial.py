@@ -100,27 +100,27 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
             continue
         begin = time.perf_counter()
         records = list(trainer.train(until, RECORD_EVERY))
-        trained = time.perf_counter() - begin
+        training_seconds = time.perf_counter() - begin
         try:
-            found = _validate(space, config, context.place, trainer, validation, until, device)
+            validated = _validate(space, config, context.place, trainer, validation, until, device)
         except DivergenceError as error:
             raise DivergenceError(f"at training step {until}: {error}") from None
-        validated = time.perf_counter() - begin - trained
+        validation_seconds = time.perf_counter() - begin - training_seconds
         if until == space.rungs()[-1]:
             wait_for(dataset)  # a finished model names its dataset, and that has a name when all of it is there
         with tempfile.TemporaryDirectory() as folder:
-            store_rung(Path(folder), trainer, dataset, models, found.schedule, found.metrics)
-            Path(folder, SCHEDULES_FILE).write_text(json.dumps(found.tried, indent=1))
+            store_rung(Path(folder), trainer, dataset, models, validated.schedule, validated.metrics)
+            Path(folder, SCHEDULES_FILE).write_text(json.dumps(validated.tried, indent=1))
             report = {
-                **found.metrics,
+                **validated.metrics,
                 "training_step": until,
-                "training_seconds": trained,
-                "validation_seconds": validated,
+                "training_seconds": training_seconds,
+                "validation_seconds": validation_seconds,
                 "images_per_second": records[-1].images_per_second,
-                "evaluations": found.schedule.evaluations(settings.diffusion.timesteps),
-                "schedule": found.schedule.in_words(),
-                "schedule_front": found.front,
-                REPORTED: found.good,
+                "evaluations": validated.schedule.evaluations(settings.diffusion.timesteps),
+                "schedule": validated.schedule.in_words(),
+                "schedule_front": validated.front,
+                REPORTED: validated.good,
                 "losses": [[record.step, record.loss] for record in records],
             }
             tune.report(report, checkpoint=tune.Checkpoint.from_directory(folder))
@@ -167,11 +167,11 @@ def _validate(
     if space.mode == "joint" or until < space.rungs()[-1]:
         schedules = judging_schedules(space, config)
         return _Validated(*validation.best(trainer.ema, diffusion, schedules, space.metric, device))
-    found = search_trial_schedule(
-        space, trainer, validation, device, space.budget.schedules, first=good_schedules(place)
+    search = search_trial_schedule(
+        space, trainer, validation, device, space.budget.schedules, initial_points=good_schedules(place)
     )
     # A study with one objective has no front, and need not pay for one.
-    unbeaten = [trial.schedule for trial in found.front] if space.beside else []
+    unbeaten = [trial.schedule for trial in search.front] if space.further_objectives else []
     front = [
         {
             **validation.metrics(trainer.ema, diffusion, schedule, device),
@@ -181,7 +181,7 @@ def _validate(
         for schedule in unbeaten
     ]
     return _Validated(
-        found.best, found.metrics, [tried.as_dict() for tried in found.trials], front, best_of(found.trials)
+        search.best, search.metrics, [tried.as_dict() for tried in search.trials], front, best_of(search.trials)
     )
 
 
@@ -198,10 +198,10 @@ def search_trial_schedule(
     validation: Validation,
     device: str,
     schedules: int,
-    first: Sequence[Mapping[str, Any]] = (),
+    initial_points: Sequence[Mapping[str, Any]] = (),
 ) -> ScheduleSearch:
-    """The inner search of a trial, which begins with the schedules `first`. Each trial draws others than the rest did:
-    with the same ones a study that begins with its best would never see anything new.
+    """The inner search of a trial, which begins at `initial_points`. Each trial draws schedules of its own: if all drew
+    the same ones, a study that begins with its best would never see anything new.
     """
     return search_schedule(
         trainer.ema,
@@ -213,5 +213,5 @@ def search_trial_schedule(
         images=space.budget.images,
         seed=stream_seed(space.seed, "schedule", trainer.settings.content_hash()) % 2**32,
         device=device,
-        first=first,
+        initial_points=initial_points,
     )

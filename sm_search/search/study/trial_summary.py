@@ -26,7 +26,7 @@ class TrialSummary:
     """One finished trial.
 
     Attributes:
-        reports: what it told at each rung.
+        reports: what it reported at each rung.
         seeds: the metric with each seed if it was confirmed.
         front: its schedules that no other one of it beats, in a study with several objectives.
     """

@@ -69,7 +69,7 @@ def earlier_trials(store: Store, space: Space, dataset_hash: str, studies: Seque
 
 def observations_of(store: Store, study: str, space: Space) -> list[Observation]:
     """The finished trials of a study as its metric sees them, whatever else it may have looked for."""
-    alone = space.model_copy(update={"beside": ()})
+    alone = space.model_copy(update={"further_objectives": ()})
     observations = [_observation(store, alone, trial) for trial in study_runs(store, study)[1]]
     return [each for each in observations if each is not None]
 
@@ -100,14 +100,14 @@ def _observation(store: Store, space: Space, trial: RunRecord) -> Observation | 
 
 def _readable(space: Space, trial: RunRecord) -> dict[str, Any]:
     """Those parameters of a stored trial that are parameters here, and legal."""
-    known, params = parameters_of(space.outer_tree()), {}
+    parameters, params = parameters_of(space.outer_tree()), {}
     for name, text in trial.params.items():
-        if name not in known:
+        if name not in parameters:
             continue
         try:
-            value = known[name].read(text)
+            value = parameters[name].read(text)
         except ValueError:
             continue
-        if known[name].fault(value) is None:
+        if parameters[name].fault(value) is None:
             params[name] = value
     return params

@@ -175,7 +175,7 @@ def test_a_model_that_diverges_under_every_schedule_is_an_error(
 
 def test_given_schedules_are_asked_for_before_any_other(trainer: Trainer, validation: Validation) -> None:
     first = [{"steps": 2, "eta_max": 0.25}, {"steps": 3, "eta_max": 0.5}]
-    found = run(trainer, validation, first=first)
+    found = run(trainer, validation, initial_points=first)
     asked = [trial.params for trial in found.trials if trial.params]
     assert asked[:2] == first
     assert len(asked) == 6
@@ -278,7 +278,7 @@ def test_a_race_keeps_what_is_cheap_for_its_quality() -> None:
     """Fewer steps are worse here, but for every number of steps one schedule is unbeaten."""
     race = Race(Made(64), "val_psnr_db", 64, DiffusionSettings())
     race.run([ScheduleSettings(eta_max=eta, steps=steps) for eta in (0.3, 0.9) for steps in (1, 2, 4, 8)])
-    complete = {s for s in race.known if race.trial({}, s).state == "complete"}
+    complete = {s for s in race.scores if race.trial({}, s).state == "complete"}
     assert complete == {ScheduleSettings(eta_max=0.3, steps=steps) for steps in (1, 2, 4, 8)}
 
 

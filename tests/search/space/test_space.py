@@ -1,5 +1,6 @@
 """Search spaces: what is refused and in which words, and that suggestions become settings and back."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,7 @@ def test_the_hash_of_a_space_is_of_what_is_searched_and_not_of_the_budget() -> N
 @pytest.mark.parametrize("text", ["[val_ssim, evaluations]", "{val_ssim: max, evaluations: min}"])
 def test_several_objectives_are_the_metric_and_what_stands_beside_it(tmp_path: Path, text: str) -> None:
     space = load_space(written(tmp_path, f"metric: {text}\n"))
-    assert (space.metric, space.beside) == ("val_ssim", ("evaluations",))
+    assert (space.metric, space.further_objectives) == ("val_ssim", ("evaluations",))
     assert space.objectives() == {"val_ssim": "max", "evaluations": "min"}
     assert Space.model_validate_json(space.model_dump_json()) == space
 
@@ -296,3 +297,19 @@ def test_no_trial_may_ask_for_more_training_scans_than_there_are(tmp_path: Path,
     space = load_space(written(tmp_path, f"training:\n  scans: {scans.replace('12', '13')}\n"))
     with pytest.raises(SettingsError, match=r"^my.yaml: training.scans = 13: must be at most 12, the scans of "):
         require_data(space, demo, "my.yaml")
+
+
+@pytest.mark.parametrize("key", ["initial_points", "first"])
+def test_initial_points_have_their_earlier_name_too(tmp_path: Path, key: str) -> None:
+    text = f"training: {{learning_rate: {{float: [1e-4, 1e-3]}}}}\n{key}:\n  - {{learning_rate: VALUE}}\n"
+    assert load_space(written(tmp_path, text.replace("VALUE", "2e-4"))).initial_points == ({"learning_rate": 2e-4},)
+    with pytest.raises(SettingsError, match=rf"space.yaml:3: {key}.0.learning_rate: 0.5: must be a number in"):
+        load_space(written(tmp_path, text.replace("VALUE", "0.5")))
+
+
+def test_a_space_that_an_earlier_version_stored_reads_as_it_did() -> None:
+    stored = {"study": "s", "beside": ["evaluations"], "first": [{"learning_rate": 2e-4}]}
+    space = Space.model_validate_json(json.dumps(stored))
+    assert list(space.objectives()) == ["val_psnr_db", "evaluations"]
+    assert space.initial_points == ({"learning_rate": 2e-4},)
+    assert Space.model_validate_json(space.model_dump_json()) == space

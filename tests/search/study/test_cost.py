@@ -76,7 +76,7 @@ def test_trials_at_once_are_limited_by_the_machine_and_by_the_space(limit: dict[
 
 def test_each_branch_of_the_space_is_measured() -> None:
     small = {"backbone": "linear-basis", "width": {"choice": [16, 32]}}
-    of = space().model_dump() | {"first": ({"learning_rate": 2e-3, "backbone": "linear-basis"},) * 2}
+    of = space().model_dump() | {"initial_points": ({"learning_rate": 2e-3, "backbone": "linear-basis"},) * 2}
     of["training"]["backbone"] = {"one_of": [small, {"backbone": "unet", "layers": {"int": [1, 2]}}]}
     points = measured_points(Space.model_validate(of))
     assert [point["backbone"] for point in points] == ["linear-basis", "linear-basis", "unet"]

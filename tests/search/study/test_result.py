@@ -67,7 +67,7 @@ def test_models_are_kept_of_the_best_three_complete_trials(values: Sequence[floa
 
 
 def test_the_front_is_what_nothing_beats() -> None:
-    of = space(beside=("evaluations",))
+    of = space(further_objectives=("evaluations",))
     trials = [
         trial("best", 33.0, evaluations=16),
         trial("cheap", 30.0, evaluations=1),
@@ -83,7 +83,7 @@ def test_the_front_is_what_nothing_beats() -> None:
 
 
 def test_each_schedule_on_a_trials_front_is_a_point_of_its_study() -> None:
-    of = space(beside=("evaluations",))
+    of = space(further_objectives=("evaluations",))
 
     def with_front(name: str, *front: tuple[float, int]) -> TrialSummary:
         own = tuple({"val_psnr_db": value, "evaluations": n, "schedule": {"steps": n}} for value, n in front)

@@ -30,7 +30,7 @@ def make_searcher(mode: str = "two-level") -> OptunaSearcher:
                 "p_uncond": {"float": [0.0, 0.5]},
             },
             schedule={"eta_max": {"float": [0.0, 1.0]}},
-            first=tuple({f"{prefix}{name}": value for name, value in point.items()} for point in FIRST),
+            initial_points=tuple({f"{prefix}{name}": value for name, value in point.items()} for point in FIRST),
             budget={"first_rung": 10, "reduction": 3},
         )
     )

@@ -80,7 +80,7 @@ def test_a_stopped_trial_is_observed_as_stopped(store: Store) -> None:
         ({}, "other", [(5e-3, "many", 32), (2e-3, "few", 8)]),
         ({"training": {**TRAINING, "steps": 180}}, "d", [(5e-3, "many", 32), (2e-3, "few", 8)]),
         ({"training": {**TRAINING, "batch_size": {"int": [16, 64]}}}, "d", [(5e-3, "many", 32), (2e-3, "few", None)]),
-        ({"beside": ("evaluations",)}, "d", [(5e-3, "many", 32), (2e-3, "few", 8)]),
+        ({"further_objectives": ("evaluations",)}, "d", [(5e-3, "many", 32), (2e-3, "few", 8)]),
     ],
 )
 def test_the_best_trials_of_another_question_are_tried_first(
@@ -132,7 +132,9 @@ def test_no_point_is_trained_twice_and_a_repeat_is_told_the_value_of_the_first()
 
 
 def test_the_repeat_of_a_running_trial_waits_for_its_value() -> None:
-    searcher = OptunaSearcher(small(first=({"batch_size": 8, "mean": "none"}, {"batch_size": 8, "mean": "none"})))
+    searcher = OptunaSearcher(
+        small(initial_points=({"batch_size": 8, "mean": "none"}, {"batch_size": 8, "mean": "none"}))
+    )
     first, second = searcher.suggest("a"), searcher.suggest("b")
     assert first == {"batch_size": 8, "mean": "none"}
     assert second != first
@@ -146,7 +148,7 @@ def test_the_repeat_of_a_running_trial_waits_for_its_value() -> None:
 
 
 def test_several_objectives_reach_optuna_with_their_directions() -> None:
-    searcher = OptunaSearcher(small(beside=("evaluations",)))
+    searcher = OptunaSearcher(small(further_objectives=("evaluations",)))
     for number, (value, state) in enumerate([(30.0, 90), (20.0, 30)]):
         searcher.suggest(str(number))
         searcher.on_trial_result(str(number), {"val_psnr_db": 1.0, "training_step": 10, "evaluations": 4})
