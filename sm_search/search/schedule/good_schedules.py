@@ -10,11 +10,11 @@ from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
 
-from ray import tune
 from ray.tune.experiment import Trial
 
 from sm_search.config.errors import DataError
 from sm_search.data.storage import Place
+from sm_search.search.driver_callback import DriverCallback
 from sm_search.search.schedule.race import ScheduleTrial
 
 FILE = "good_schedules.json"
@@ -45,7 +45,7 @@ def initial_schedules(ranked: Iterable[Sequence[Params]]) -> list[Params]:
     return list(distinct.values())[:TRIED_FIRST]
 
 
-class GoodSchedules(tune.Callback):
+class GoodSchedules(DriverCallback):
     """Keeps what the trials report at the full budget: what was kept before, and what Tune knows of them."""
 
     def __init__(self, place: str, metric: str) -> None:

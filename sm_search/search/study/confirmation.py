@@ -9,6 +9,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from sm_search.config.base import content_hash
+from sm_search.search.driver_callback import DriverCallback
 from sm_search.search.space.space import Space
 from sm_search.search.study.recording import Announce
 from sm_search.search.study.trial_summary import TrialSummary
@@ -36,14 +37,11 @@ def confirmation_name(points: Sequence[dict[str, Any]]) -> str:
     return f"{CONFIRMATION}-{content_hash(list(points))[:8]}"
 
 
-class ConfirmationCallback(tune.Callback):
+class ConfirmationCallback(DriverCallback):
     """Announces each training that ends."""
 
     def __init__(self, metric: str, total: int, announce: Announce | None) -> None:
         self.metric, self.total, self.announce = metric, total, announce
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "announce": None}
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if self.announce is None:

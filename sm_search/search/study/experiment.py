@@ -10,12 +10,12 @@ import pyarrow.fs
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.error import TuneError
-from ray.tune.experiment import Trial
 
 from sm_search.compute.ray_internals import has_begun, replace_callbacks, trials_of, withhold_credentials
 from sm_search.compute.session import interrupted_gently
 from sm_search.config.errors import DataError
 from sm_search.search.space.space import Resources
+from sm_search.search.study.earlier_names import know_earlier_names, trial_id
 from sm_search.search.study.recording import Recorder
 from sm_search.search.study.replacing_files import replacing_files
 from sm_search.search.study.study import Study, stopped
@@ -53,8 +53,8 @@ class Experiment:
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=self.resources.concurrent,
                 reuse_actors=True,
-                trial_name_creator=_trial_id,
-                trial_dirname_creator=_trial_id,
+                trial_name_creator=trial_id,
+                trial_dirname_creator=trial_id,
                 **options,
             ),
             run_config=tune.RunConfig(
@@ -72,6 +72,7 @@ class Experiment:
         path = f"{self.study.place}/{self.name}"
         if not tune.Tuner.can_restore(path, storage_filesystem=self._files()):
             return None
+        know_earlier_names()
         tuner = tune.Tuner.restore(
             path,
             self._trainable(),
@@ -118,7 +119,3 @@ def fit(tuner: tune.Tuner, study: Study, recorder: Recorder | None = None) -> li
             result.metrics = {"config": trial.config, **(result.metrics or {})}
             begun.append(result)
     return begun
-
-
-def _trial_id(trial: Trial) -> str:
-    return str(trial.trial_id)

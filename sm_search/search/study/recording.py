@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray import tune
 from ray.tune.experiment import Trial
 
 from sm_search.config.errors import TrackingError
+from sm_search.search.driver_callback import DriverCallback
 from sm_search.search.space.resolved_settings import training_settings
 from sm_search.search.space.space import Space
 from sm_search.search.study.trial_summary import TrialSummary, numbers, outcome
@@ -44,7 +44,7 @@ class Progress:
 Watch = Callable[[Progress], None]
 
 
-class Recorder(tune.Callback):
+class Recorder(DriverCallback):
     """Writes every trial to MLflow as it goes, from the driver alone: workers need no tracking server.
 
     A store that is away does not stop the search: what it misses is delivered at the end.
@@ -67,10 +67,6 @@ class Recorder(tune.Callback):
         self.logged: dict[str, int] = {}
         self.disk_fault: str | None = None
         self._quiet_until = 0.0
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Ray pickles callbacks beside the experiment; connections stay with the process that opened them.
-        return {**self.__dict__, "log": None, "announce": None, "watch": None, "known": {}, "suspects": set()}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if trial.trial_id not in self.logged:

@@ -23,6 +23,12 @@ MAX_REPEATS = 100
 """Repeated suggestions in a row after which a space counts as exhausted."""
 REPEATS_BEFORE_RANDOM = 10
 """Those after which they are drawn at random: TPE may insist on the best point of a small space."""
+EARLIER_ATTRIBUTES = {
+    "_ot_study": "study",
+    "_ot_trials": "_trials",
+    "_completed_trials": "_ended",
+    "room": "capacity",
+}
 
 
 class OptunaSearcher(Searcher):
@@ -175,7 +181,14 @@ class OptunaSearcher(Searcher):
         Path(checkpoint_path).write_bytes(pickle.dumps(self.__dict__))
 
     def restore(self, checkpoint_path: str) -> None:
-        self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
+        self.__setstate__(pickle.loads(Path(checkpoint_path).read_bytes()))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of an earlier version as well, which was a subclass of Ray's `OptunaSearch`."""
+        if "_ot_study" in state:
+            state = {EARLIER_ATTRIBUTES.get(name, name): value for name, value in state.items()}
+            state["_tree"] = state.pop("_space").args[0]
+        self.__dict__.update(state)
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """All trials as Optuna knows them."""

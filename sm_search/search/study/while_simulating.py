@@ -4,12 +4,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ray import tune
 from ray.tune.experiment import Trial
 
 from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import Scan
 from sm_search.data.dataset import Dataset
+from sm_search.search.driver_callback import DriverCallback
 
 POLL_S = 2.0
 STALLED_S = 900.0
@@ -28,7 +28,7 @@ def wait_for(dataset: Dataset, scans: Sequence[Scan] | None = None) -> None:
         dataset.refresh()
 
 
-class StallWatch(tune.Callback):
+class StallWatch(DriverCallback):
     """Ends a search whose dataset does not grow any more, and that would wait for ever."""
 
     def __init__(self, dataset: Dataset) -> None:
