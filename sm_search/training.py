@@ -4,6 +4,7 @@ Shapes: B images, 2 parts (real, imaginary), Y and X pixels.
 """
 
 import copy
+import inspect
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -77,6 +78,19 @@ def training_images(
     return TrainingImages(targets, concatenate(conditions)), models
 
 
+class AdamW(torch.optim.AdamW):
+    """torch's own without its decorators: they import torch's compiler at the first call, two seconds in every worker.
+
+    Nothing here is compiled. What they hold beside that, that a step keeps no graph, `no_grad` does.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
 class Trainer:
     """The weights, their moving average and the optimiser of one training run (paper, Algorithm 1).
 
@@ -107,7 +121,7 @@ class Trainer:
         self.on_gpu = torch.device(device).type == "cuda"
         self.captured = captured and self.on_gpu
         self._captured_step = CapturedStep(self._descend)
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = AdamW(
             self.denoiser.parameters(),
             lr=self._number(settings.learning_rate),
             weight_decay=settings.weight_decay,

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sm_search.config.model_settings import ScheduleSettings
 from sm_search.data.dataset import Dataset
-from sm_search.training import Trainer, make_checkpoint, training_images
+from sm_search.training import Trainer
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "ray", "mlflow", "optuna", "scipy.stats", "matplotlib", "plotly", "skimage", "diffusers")
@@ -72,16 +71,27 @@ def test_the_gpu_check_runs_at_tiny_size_without_them(tmp_path: Path) -> None:
     assert {row["backbone"] for row in found["sections"]["Training throughput"]["rows"]} == {"linear-basis"}
 
 
-def test_a_model_is_loaded_without_the_compiler_of_torch(
+def test_a_model_is_trained_and_loaded_without_the_compiler_of_torch(
     trainer: Trainer, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    """Some functions import it when they meet a tensor without storage: two seconds."""
+    """torch imports it, for two seconds, in its optimisers and where a function meets a tensor without storage."""
     settings = trainer.settings.model_copy(update={"mean": "kernel-ridge"})
-    images, models = training_images(tiny_dataset, "train", (0,), settings.mean)
-    make_checkpoint(Trainer(settings, images), tiny_dataset, models, ScheduleSettings(), {}).save(tmp_path)
-    told = (
-        "import sys; from sm_search.diffusion.checkpoint import load_checkpoint; "
-        f"print(load_checkpoint({str(tmp_path)!r}).scan_models.mean is not None, 'torch._dynamo' in sys.modules)"
-    )
-    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
-    assert found.split() == ["True", "False"]
+    script = f"""
+import sys
+from pathlib import Path
+from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
+from sm_search.data.dataset import Dataset
+from sm_search.diffusion.checkpoint import load_checkpoint
+from sm_search.training import Trainer, make_checkpoint, training_images
+
+dataset = Dataset.open({str(tiny_dataset.folder)!r})
+settings = TrainingSettings.model_validate_json({settings.model_dump_json()!r})
+images, models = training_images(dataset, "train", (0,), settings.mean)
+trainer = Trainer(settings, images)
+list(trainer.train(2))
+trainer.restore(trainer.state())
+make_checkpoint(trainer, dataset, models, ScheduleSettings(), {{}}).save(Path({str(tmp_path)!r}))
+print(load_checkpoint({str(tmp_path)!r}).scan_models.mean is not None, "torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"], done.stderr

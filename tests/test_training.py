@@ -27,7 +27,7 @@ from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.parity import mirrored
 from sm_search.physics.system_matrix import simulate
 from sm_search.regression.scan_features import scan_features
-from sm_search.training import Trainer, TrainingImages, make_checkpoint, training_images
+from sm_search.training import AdamW, Trainer, TrainingImages, make_checkpoint, training_images
 
 SHAPE = (4, 4)
 LINEAR = LinearBasisSettings(coefficients=8, width=32, blocks=1)
@@ -293,6 +293,23 @@ def test_residuals_are_what_the_mean_of_the_other_scans_leaves(tiny_dataset: Dat
     centred = outputs_SP[others].double() - regression.mean_P
     expected = regression.mean_P + similarity[2, others] @ torch.linalg.solve(gram, centred)
     torch.testing.assert_close(predicted.unflatten(0, (4, 8))[2].flatten().double(), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_optimiser_is_that_of_torch(fused: bool) -> None:
+    trained = []
+    for optimiser in (AdamW, torch.optim.AdamW):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 1))
+        own = optimiser(model.parameters(), lr=1e-2, weight_decay=0.1, fused=fused)
+        for _ in range(4):
+            own.zero_grad(set_to_none=True)
+            model(torch.randn(8, 4)).square().sum().backward()
+            own.step()
+            own.load_state_dict(own.state_dict())
+        assert all(value.requires_grad for value in model.parameters())
+        trained.append(model.state_dict())
+    assert equal(*trained)
 
 
 def test_a_checkpoint_of_a_run_comes_back(tiny_dataset: Dataset, tmp_path: Any) -> None:
