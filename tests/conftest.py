@@ -7,6 +7,7 @@ import contextlib
 import copy
 import io
 import json
+import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ TINY_TRAINING = TrainingSettings(
 )
 
 torch.set_num_threads(1)
+# Ray's workers give way to every other process, and the tests beside them would keep them waiting.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # What a shell puts into the background ignores Ctrl-C, and so would all processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

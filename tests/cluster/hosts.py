@@ -184,7 +184,8 @@ class Network:
         """What a cluster file mounts, and a tiny dataset's and study's settings, on the laptop."""
         folder = self.laptop / "checkout"
         for name in ("sm_search", "search_spaces"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            # Compiled kernels go along, as from a user's checkout; not what is being written just now.
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc*", "*.tmp.*"))
         for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, folder)
         return folder
@@ -211,7 +212,13 @@ class Network:
             (folder / "bin" / name).chmod(0o755)
         (folder / "home/.bashrc").touch()
         exports = {"PATH": f"{folder}/bin:{Path(sys.executable).parent}:$PATH", "PYTHONPATH": "$HOME/sm_search"}
-        exports |= {"OMP_NUM_THREADS": "1", "TERM": "dumb", **self.environment, **(environment or {})}
+        exports |= {
+            "OMP_NUM_THREADS": "1",
+            "RAY_worker_niceness": "0",
+            "TERM": "dumb",
+            **self.environment,
+            **(environment or {}),
+        }
         (folder / "profile.d/00-tests.sh").write_text("".join(f'export {k}="{v}"\n' for k, v in exports.items()))
         passwd = Path("/etc/passwd").read_text()
         passwd += "" if "\nsshd:" in passwd else "sshd:x:74:65534::/run/sshd:/usr/sbin/nologin\n"
