@@ -299,8 +299,7 @@ class DatasetSettings(Settings):
         size, fov_mm = self.grid.size, self.grid.fov_mm
         square = size[0] == size[1] and fov_mm[0] == fov_mm[1] and self.orders.max_x == self.orders.max_y
         pairs = [each for field in (self.low, self.high) for each in (field.gradients_t_per_m, field.drives_t)]
-        ideal = self.scanner == ScannerSettings(reference_radius_mm=self.scanner.reference_radius_mm)
-        return (0, 1) if square and ideal and all(x == y for x, y in pairs) else (0,)
+        return (0, 1) if square and self.scanner.ideal and all(x == y for x, y in pairs) else (0,)
 
     @property
     def channel_note(self) -> str | None:
@@ -320,6 +319,18 @@ class DatasetSettings(Settings):
         """
         if not set(asked) <= set(self.channels):
             raise SettingsError(f"training.receive_channels = {list(asked)}: {self.channel_note}")
+
+    def require_mirrors(self, augmentation: str) -> None:
+        """Refuse mirrored pairs where a mirror image is of another scanner than all scans have.
+
+        Raises:
+            SettingsError: one line that says why.
+        """
+        if augmentation == "parity" and not self.scanner.ideal:
+            raise SettingsError(
+                f"training.augmentation = parity: dataset {self.name!r}: all scans share one imperfect scanner, and a "
+                "mirrored pair would be of another"
+            )
 
     def magnetisation_of(self, scan: Scan) -> Magnetisation:
         """The model of the magnetisation: the scan's own, or the dataset's."""

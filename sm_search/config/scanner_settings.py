@@ -63,6 +63,11 @@ class ScannerSettings(Settings):
     cross_talk: tuple[CrossTalk, CrossTalk] = (0.0, 0.0)
 
     @property
+    def ideal(self) -> bool:
+        """Whether nothing deviates."""
+        return self == ScannerSettings(reference_radius_mm=self.reference_radius_mm)
+
+    @property
     def ideal_fields(self) -> bool:
         """Whether all voxels see the ideal fields, of whatever amplitude."""
         return not (self.selection_mm or self.drive_x_percent or self.drive_y_percent)

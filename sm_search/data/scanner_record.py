@@ -22,7 +22,7 @@ def scanner_record(scanner: ScannerSettings, field: FieldSettings, number: int |
         number: of the scanner, where it has one.
     """
     fields: dict[str, Value] = {} if number is None else {"/scanner/_number": number}
-    if scanner == ScannerSettings(reference_radius_mm=scanner.reference_radius_mm):
+    if scanner.ideal:
         return fields
     real = actual(scanner, field)
     drive_x_t, drive_y_t = real.drives_t

@@ -12,7 +12,7 @@ def mirrored(images: Tensor, orders: Tensor, along_x: Tensor, along_y: Tensor) -
     The component of mixing orders (m_x, m_y) becomes −(−1)^(m_x) times itself under x → −x, and (−1)^(m_y) times itself
     under y → −y. Under y that is exact if N_d is odd, under x if N_d is even; else it holds up to the aliases of the
     Lissajous path (orders about N_d higher, of the other parity). So on noise-free data the exact mirror images are the
-    images themselves; with noise they are new draws of it.
+    images themselves; with noise they are new draws of it. Of an imperfect scanner they are those of its mirror image.
 
     Args:
         orders: (m_x, m_y), of the x-channel or of a y-channel seen along its own axis, (B, 2).

@@ -39,6 +39,7 @@ def train_single(
         raise CheckpointError(f"{out}: cannot be created: {error.strerror}") from None
     if warning := untrained_guidance(settings.training.p_uncond, settings.schedule.guidance):
         announce(warning)
+    dataset.settings.require_mirrors(settings.training.augmentation)
     if dataset.settings.channel_note:
         announce(dataset.settings.channel_note)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -156,3 +156,7 @@ def test_a_y_channel_is_served_where_axes_may_be_exchanged() -> None:
     with pytest.raises(SettingsError, match=r"receive_channels = \[0, 1\]: dataset 'a': its y-channel is no x-channel"):
         one_for_all.require_channels((0, 1))
     one_for_all.require_channels((0,))
+    with pytest.raises(SettingsError, match="augmentation = parity: dataset 'a': all scans share one imperfect"):
+        one_for_all.require_mirrors("parity")
+    one_for_all.require_mirrors("none")
+    preset("scanner-8").require_mirrors("parity")

@@ -73,7 +73,7 @@ def load_space(name_or_path: str | Path) -> Space:
 
 
 def require_data(space: Space, data: DatasetSettings, file: str | Path) -> None:
-    """Refuse a number of training scans, or a receive channel, that some trial may take and the dataset does not have.
+    """Refuse what some trial may take and the dataset does not have: training scans, a channel, mirrored pairs.
 
     Raises:
         SettingsError: one line with the space's file, the number and the limit.
@@ -82,6 +82,7 @@ def require_data(space: Space, data: DatasetSettings, file: str | Path) -> None:
         for example in examples(space.training):
             data.scans("train", example.get("scans"))
             data.require_channels(example.get("receive_channels", (0,)))
+            data.require_mirrors(example.get("augmentation", "none"))
     except SettingsError as error:
         raise SettingsError(f"{file}: {error}") from None
 
