@@ -20,6 +20,7 @@ from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.diffusion.condition import make_condition
 from sm_search.diffusion.samplers import ImageNoise, sample_mean
+from sm_search.diffusion.spectra import component_images, spectrum_condition
 from sm_search.physics.system_matrix import SystemMatrix, from_channel_images, swapped_orders
 from sm_search.regression.scan_features import scan_features, trajectories
 
@@ -115,14 +116,22 @@ class Synthesiser:
         """Images and their deviation, (K, Y, X), and the expected error of each component, (K,)."""
         scaled = ScaledImages.of(low.channel_images(channel))
         features = scan_features(scaled.patterns, scaled.scales, low.drive_hz(channel), low.nd)
-        condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales, features).to(self.device)
+        condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales, features)
         info, models = self.checkpoint.info, self.checkpoint.scan_models
-        names = [f"{channel}/{m_x},{m_y}" for m_x, m_y in low.mixing_orders]
-        noise = ImageNoise(self.seed, names, (info.grid.size[1], info.grid.size[0]))
+        by_voxel = info.training.diffuse == "voxel"
+        if by_voxel:
+            condition = spectrum_condition(condition, channel)
+            names = [f"{channel}/voxel {voxel}" for voxel in range(low.grid.voxels)]
+        else:
+            names = [f"{channel}/{m_x},{m_y}" for m_x, m_y in low.mixing_orders]
+        noise = ImageNoise(self.seed, names, (condition.image.shape[2], condition.image.shape[3]))
         drawn, deviation = sample_mean(
-            self.checkpoint.denoiser, info.training.diffusion, self.schedule, condition, noise
+            self.checkpoint.denoiser, info.training.diffusion, self.schedule, condition.to(self.device), noise
         )
-        mean, spread_K = models.origin(features, (len(names), *noise.shape[1:]))
+        shape = low.grid.size[1], low.grid.size[0]
+        if by_voxel:
+            drawn, deviation = component_images(drawn, shape), component_images(deviation, shape)
+        mean, spread_K = models.origin(features, (len(low.mixing_orders), *shape))
         spread = spread_K[:, None, None, None]
         patterns, deviation = ((mean + spread * drawn.cpu()).double(), (spread * deviation.cpu()).double())
         unit = ScaledImages.of(torch.complex(patterns[:, 0], patterns[:, 1]).numpy())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sm_search.config.errors import DivergenceError
-from sm_search.config.model_settings import Mean, ScheduleSettings, TrainingSettings
+from sm_search.config.model_settings import Diffuse, Mean, ScheduleSettings, TrainingSettings
 from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
 from sm_search.data.scaling import ScaledImages
@@ -25,6 +25,7 @@ from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
 from sm_search.diffusion.noise_schedule import alpha_bars
 from sm_search.diffusion.objective import Draws, Objective
+from sm_search.diffusion.spectra import spectra, spectrum_condition
 from sm_search.regression.scan_models import ScanData, ScanModels
 
 STATE_FILE = "training_state.safetensors"
@@ -57,24 +58,33 @@ class StepRecord:
 
 
 def training_images(
-    dataset: Dataset, split: str, channels: Sequence[int], mean: Mean, count: int | None = None
+    dataset: Dataset,
+    split: str,
+    channels: Sequence[int],
+    mean: Mean,
+    count: int | None = None,
+    diffuse: Diffuse = "component",
 ) -> tuple[TrainingImages, ScanModels]:
     """All components of a split, or of `count` scans of it, as training images, and the models of whole scans fitted to
-    the same components.
+    the same components. With `diffuse` voxel the images are the voxels' spectra, (B, 2, 1, K).
 
     Raises:
         SettingsError: a channel is asked for that no model of the dataset's x-channel serves.
     """
-    dataset.settings.require_channels(channels)
+    if diffuse == "component":
+        dataset.settings.require_channels(channels)
     scans, conditions = [], []
     for pair in dataset.pairs(split, count):
         for channel in channels:
             low = ScaledImages.of(pair.low.channel_images(channel))
             high = ScaledImages.of(pair.high.channel_images(channel))
             scan = ScanData.of(low, high, pair.low.drive_hz(channel), pair.low.nd)
-            conditions.append(make_condition(low.patterns, pair.low.mixing_orders, low.scales, scan.features))
+            condition = make_condition(low.patterns, pair.low.mixing_orders, low.scales, scan.features)
+            conditions.append(spectrum_condition(condition, channel) if diffuse == "voxel" else condition)
             scans.append(scan)
     models, targets = ScanModels.fitted(scans, mean)
+    if diffuse == "voxel":
+        targets = torch.cat([spectra(images) for images in targets.unflatten(0, (len(scans), -1))])
     return TrainingImages(targets, concatenate(conditions)), models
 
 
@@ -227,7 +237,7 @@ def make_checkpoint(
         high=settings.high,
         orders=settings.orders.pairs(),
         unit=settings.receive.unit,
-        channels=settings.channels,
+        channels=tuple(sorted({*settings.channels, *trainer.settings.receive_channels})),
         dataset=settings.name,
         dataset_hash=dataset.content_hash(),
         training_scans=len(models.gain.regression.features_SF),

@@ -11,6 +11,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Prediction = Literal["epsilon", "v", "x0"]
 Mean = Literal["none", "kernel-ridge"]
+Diffuse = Literal["component", "voxel"]
 OrderEmbedding = Literal["none", "fourier"]
 Context = Annotated[int, Field(ge=0, le=64)]
 
@@ -80,6 +81,8 @@ class TrainingSettings(Settings):
     """One training run.
 
     Attributes:
+        diffuse: `component` draws each component's image by itself (paper), `voxel` the spectrum of each voxel: what
+            imperfect scanners ask for, whose fields act on each voxel by itself (`spectra`).
         mean: what the diffusion starts from: `none` diffuses the pattern itself (paper), `kernel-ridge` its residual
             about a regression over the training scans, in units of the regression's expected error.
         p_uncond: probability of replacing the condition by the null condition (Algorithm 1).
@@ -99,7 +102,10 @@ class TrainingSettings(Settings):
         receive_channels: channels to learn, 0 = x and 1 = y.
     """
 
+    added = frozenset({"diffuse"})
+
     backbone: BackboneSettings = LinearBasisSettings()
+    diffuse: Diffuse = "component"
     diffusion: DiffusionSettings = DiffusionSettings()
     mean: Mean = "kernel-ridge"
     p_uncond: Share = 0.1
@@ -117,6 +123,16 @@ class TrainingSettings(Settings):
     scans: Annotated[int, Field(ge=2)] | None = None
     receive_channels: Annotated[tuple[Annotated[int, Field(ge=0, le=1)], ...], Field(min_length=1)] = (0,)
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _suits_voxels(self) -> "TrainingSettings":
+        if self.diffuse == "voxel" and self.backbone.backbone != "linear-basis":
+            raise ValueError(f"diffuse: voxel needs backbone linear-basis, not {self.backbone.backbone}")
+        if self.diffuse == "voxel" and self.augmentation != "none":
+            raise ValueError(
+                f"diffuse: voxel knows no mirror images: augmentation is {self.augmentation}, must be none"
+            )
+        return self
 
 
 class ScheduleSettings(Settings):

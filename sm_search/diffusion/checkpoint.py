@@ -18,6 +18,7 @@ from sm_search.config.errors import CheckpointError, SettingsError
 from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
 from sm_search.config.simulation_settings import FieldSettings, Grid
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
+from sm_search.diffusion.spectra import state_shape
 from sm_search.regression.gain import GainModel
 from sm_search.regression.mean import MeanModel
 from sm_search.regression.scan_features import feature_count
@@ -130,7 +131,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         with torch.device("meta"):
             training, shape = info.training, (info.grid.size[1], info.grid.size[0])
             features = feature_count(len(info.orders))
-            denoiser = build_denoiser(training.backbone, shape, training.diffusion.prediction, features)
+            diffused = state_shape(training.diffuse, len(info.orders), shape)
+            denoiser = build_denoiser(training.backbone, diffused, training.diffusion.prediction, features)
             models = _empty_scan_models(info, shape)
     except (SettingsError, RuntimeError) as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: no such model can be built: {error}") from None

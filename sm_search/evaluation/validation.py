@@ -1,6 +1,7 @@
 """The validation of a trial: every one uses the same noise, so trials differ by their settings only.
 
-Shapes: S schedules, B images (all components of all validation scans, x-channel), 2 parts, Y and X pixels.
+Shapes: S schedules, B images (all components of all validation scans, x-channel), 2 parts, Y and X pixels. Where the
+spectra of voxels are diffused, a whole scan takes the place of an image: it is sampled together and rated as one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sm_search.config.model_settings import DiffusionSettings, ScheduleSettings
+from sm_search.config.model_settings import Diffuse, DiffusionSettings, ScheduleSettings
 from sm_search.data.dataset import Dataset
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser
 from sm_search.diffusion.samplers import ImageNoise, divergence, sample_mean_each
+from sm_search.diffusion.spectra import component_images, spectrum_condition
 from sm_search.evaluation.metrics import psnr_db, ssim
 from sm_search.regression.scan_features import scan_features
 from sm_search.regression.scan_models import ScanModels
@@ -27,6 +29,9 @@ BATCH = 512
 CUDA_BATCH = 4096
 KEPT_DRAWS = 40
 """Noise that is remembered for the next schedules: of 96 images 30 MB."""
+
+KEPT_SPECTRA_DRAWS = 4
+"""The same for the spectra of all voxels of a scan, 1.4 MB a draw."""
 
 Scores = Mapping[str, NDArray[np.float64]]
 """`val_psnr_db` and `val_ssim` by schedule and image, (S, B); NaN where the schedule diverged."""
@@ -49,23 +54,42 @@ class Validation:
     names: tuple[str, ...]
 
     @staticmethod
-    def of(dataset: Dataset, models: ScanModels, split: str = "validation") -> "Validation":
+    def of(
+        dataset: Dataset, models: ScanModels, split: str = "validation", diffuse: Diffuse = "component"
+    ) -> "Validation":
+        kind = VoxelValidation if diffuse == "voxel" else Validation
         targets, conditions, origins, names = [], [], [], []
         for pair in dataset.pairs(split):
             low = ScaledImages.of(pair.low.channel_images(0))
             targets.append(ScaledImages.of(pair.high.channel_images(0)).patterns)
             features = scan_features(low.patterns, low.scales, pair.low.drive_hz(0), pair.low.nd)
-            conditions.append(make_condition(low.patterns, pair.low.mixing_orders, low.scales, features))
+            condition = make_condition(low.patterns, pair.low.mixing_orders, low.scales, features)
             components, _, height, width = low.patterns.shape
             origins.append(models.origin(features, (components, height, width)))
-            names += [f"{pair.scan.id}/{m_x},{m_y}" for m_x, m_y in pair.low.mixing_orders]
+            if diffuse == "voxel":
+                conditions.append(spectrum_condition(condition, channel=0))
+                names.append(pair.scan.id)
+            else:
+                conditions.append(condition)
+                names += [f"{pair.scan.id}/{m_x},{m_y}" for m_x, m_y in pair.low.mixing_orders]
         mean, spread = (torch.cat(parts) for parts in zip(*origins, strict=True))
-        return Validation(
-            np.concatenate(targets).astype(np.float32), concatenate(conditions), mean, spread, tuple(names)
-        )
+        return kind(np.concatenate(targets).astype(np.float32), concatenate(conditions), mean, spread, tuple(names))
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def noise(self) -> ImageNoise:
+        """What all schedules draw."""
+        return ImageNoise(NOISE_SEED, self.names, self.targets.shape[2:], KEPT_DRAWS)
+
+    def images(self, drawn: Tensor) -> NDArray[np.float64]:
+        """Patterns (B, 2, Y, X) from what a schedule drew."""
+        patterns: NDArray[np.float64] = (self.mean + self.spread[:, None, None, None] * drawn).double().numpy()
+        return patterns
+
+    def rated(self, values_B: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The score of each of `names` from those of the images."""
+        return values_B
 
     def subset(self, size: int) -> "Validation":
         """`size` images spread evenly over the split, always the same ones."""
@@ -79,8 +103,20 @@ class Validation:
 
     def _of(self, index: NDArray[np.integer]) -> "Validation":
         names = tuple(self.names[i] for i in index)
-        chosen = torch.from_numpy(index)
-        return Validation(self.targets[index], self.condition[chosen], self.mean[chosen], self.spread[chosen], names)
+        images, rows = self.rows_of(index, len(self.targets)), self.rows_of(index, len(self.condition))
+        chosen = torch.from_numpy(images)
+        condition = self.condition[torch.from_numpy(rows)]
+        return type(self)(self.targets[images], condition, self.mean[chosen], self.spread[chosen], names)
+
+    def part(self, begin: int, end: int) -> "Validation":
+        """The images from one number to another."""
+        return self._of(np.arange(begin, end))
+
+    def rows_of(self, index: NDArray[np.integer], total: int) -> NDArray[np.integer]:
+        """Which of `total` rows, as many for each of `names`, belong to those of these numbers."""
+        each = total // len(self)
+        rows: NDArray[np.integer] = (index[:, None] * each + np.arange(each)).ravel()
+        return rows
 
     def metrics(
         self, denoiser: Denoiser, diffusion: DiffusionSettings, schedule: ScheduleSettings, device: str = "cpu"
@@ -114,6 +150,23 @@ class Validation:
         return schedules[best], {name: float(means[best]) for name, means in means_S.items()}
 
 
+class VoxelValidation(Validation):
+    """The same for spectra of voxels: `names` are scans, each of K images and of N rows of the condition."""
+
+    def noise(self) -> ImageNoise:
+        voxels = len(self.condition) // len(self)
+        names = [f"{scan}/voxel {voxel}" for scan in self.names for voxel in range(voxels)]
+        return ImageNoise(NOISE_SEED, names, (1, self.condition.image.shape[3]), KEPT_SPECTRA_DRAWS)
+
+    def images(self, drawn: Tensor) -> NDArray[np.float64]:
+        scans = drawn.unflatten(0, (len(self), -1))
+        return super().images(torch.cat([component_images(scan, self.targets.shape[2:]) for scan in scans]))
+
+    def rated(self, values_B: NDArray[np.float64]) -> NDArray[np.float64]:
+        means: NDArray[np.float64] = values_B.reshape(len(self), -1).mean(axis=1)
+        return means
+
+
 class ScheduleScorer:
     """Scores schedules on frozen weights, many in one batch; the noise, the same for all, is drawn once."""
 
@@ -121,8 +174,9 @@ class ScheduleScorer:
         self, denoiser: Denoiser, diffusion: DiffusionSettings, validation: Validation, device: str = "cpu"
     ) -> None:
         self.denoiser, self.diffusion, self.validation, self.device = denoiser, diffusion, validation, device
-        self.batch = CUDA_BATCH if device.startswith("cuda") else BATCH
-        self._noise: dict[tuple[int, int], ImageNoise] = {}
+        rows = CUDA_BATCH if device.startswith("cuda") else BATCH
+        self.batch = max(1, rows * len(validation) // len(validation.condition))
+        self._parts: dict[tuple[int, int], tuple[Validation, ImageNoise]] = {}
 
     def on(self, device: str) -> "ScheduleScorer":
         """The same on another device, to which the network is moved."""
@@ -137,21 +191,20 @@ class ScheduleScorer:
 
     def piece(self, schedules: Sequence[ScheduleSettings], begin: int, end: int) -> Scores:
         """The same as one batch."""
-        validation, targets = self.validation, self.validation.targets[begin:end]
-        noise = self._noise.setdefault(
-            (begin, end),
-            ImageNoise(NOISE_SEED, validation.names[begin:end], targets.shape[2:], KEPT_DRAWS),
-        )
-        condition = validation.condition[begin:end].to(self.device)
-        drawn_S = sample_mean_each(self.denoiser, self.diffusion, schedules, condition, noise)[0].cpu()
-        spread = validation.spread[begin:end, None, None, None]
-        images_S = (validation.mean[begin:end] + spread * drawn_S).double().numpy()
+        if (begin, end) not in self._parts:
+            chosen = self.validation.part(begin, end)
+            self._parts[begin, end] = chosen, chosen.noise()
+        part, noise = self._parts[begin, end]
+        drawn_S = sample_mean_each(self.denoiser, self.diffusion, schedules, part.condition.to(self.device), noise)[
+            0
+        ].cpu()
         scores = {name: np.full((len(schedules), end - begin), np.nan) for name in ("val_psnr_db", "val_ssim")}
-        for s, images in enumerate(images_S):
+        for s, drawn in enumerate(drawn_S):
+            images = part.images(drawn)
             if np.isfinite(images).all():
                 patterns = ScaledImages.of(images[:, 0] + 1j * images[:, 1]).patterns
-                scores["val_psnr_db"][s] = psnr_db(patterns, targets)
-                scores["val_ssim"][s] = ssim(patterns, targets)
+                scores["val_psnr_db"][s] = part.rated(psnr_db(patterns, part.targets))
+                scores["val_ssim"][s] = part.rated(ssim(patterns, part.targets))
         return scores
 
 

@@ -44,7 +44,9 @@ def train_single(
         announce(dataset.settings.channel_note)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     training = settings.training
-    images, models = training_images(dataset, "train", training.receive_channels, training.mean, training.scans)
+    images, models = training_images(
+        dataset, "train", training.receive_channels, training.mean, training.scans, training.diffuse
+    )
     trainer = Trainer(settings.training, images, device)
     state, identity = out / STATE_FILE, {"settings": settings.content_hash(), "dataset": dataset.content_hash()}
     if state.exists():
@@ -59,7 +61,7 @@ def train_single(
         temporary = state.with_name(f".{STATE_FILE}.{os.getpid()}")
         save_file(trainer.state(), temporary)
         os.replace(temporary, state)
-    metrics = Validation.of(dataset, models).metrics(
+    metrics = Validation.of(dataset, models, diffuse=training.diffuse).metrics(
         trainer.ema, settings.training.diffusion, settings.schedule, device
     )
     make_checkpoint(trainer, dataset, models, settings.schedule, metrics).save(out)
@@ -81,7 +83,9 @@ def regression_network(training: TrainingSettings, dataset: Dataset) -> Synthesi
             "share_at_end": 1.0,
         }
     )
-    images, models = training_images(dataset, "train", settings.receive_channels, settings.mean, settings.scans)
+    images, models = training_images(
+        dataset, "train", settings.receive_channels, settings.mean, settings.scans, settings.diffuse
+    )
     trainer = Trainer(settings, images, "cuda" if torch.cuda.is_available() else "cpu")
     for _ in trainer.train(settings.steps):
         pass

@@ -138,8 +138,10 @@ def measured_points(space: Space) -> list[Mapping[str, Any]]:
 def _costs_at(space: Space, dataset: Dataset, params: Mapping[str, Any], device: str) -> UnitCosts:
     # A rate at which nothing can diverge: a step takes as long.
     settings = training_settings(space, params).model_copy(update={"learning_rate": PROBE_LEARNING_RATE})
-    images, models = training_images(dataset, "train", settings.receive_channels, settings.mean, settings.scans)
-    trainer, validation = Trainer(settings, images, device), Validation.of(dataset, models)
+    images, models = training_images(
+        dataset, "train", settings.receive_channels, settings.mean, settings.scans, settings.diffuse
+    )
+    trainer, validation = Trainer(settings, images, device), Validation.of(dataset, models, diffuse=settings.diffuse)
     list(trainer.train(WARM_UP_STEPS))
     begin, steps = time.perf_counter(), trainer.step
     while (passed := time.perf_counter() - begin) < PROBE_S or trainer.step == steps:

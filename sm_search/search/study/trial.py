@@ -15,7 +15,7 @@ from ray import tune
 from safetensors.torch import load_file, save_file
 
 from sm_search.config.errors import DivergenceError, SmSearchError
-from sm_search.config.model_settings import Mean, ScheduleSettings
+from sm_search.config.model_settings import Diffuse, Mean, ScheduleSettings
 from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
 from sm_search.evaluation.validation import Validation
@@ -50,13 +50,13 @@ class TrialContext:
 
 @lru_cache(maxsize=1)
 def _loaded(
-    data: str, dataset_hash: str, channels: tuple[int, ...], mean: Mean, scans: int | None
+    data: str, dataset_hash: str, channels: tuple[int, ...], mean: Mean, scans: int | None, diffuse: Diffuse
 ) -> tuple[Dataset, TrainingImages, ScanModels, Validation]:
     """A dataset and its images, kept by the worker from one trial to the next."""
     dataset = Dataset.open(data, complete=bool(dataset_hash))
     wait_for(dataset, [*dataset.settings.scans("validation"), *dataset.settings.scans("train", scans)])
-    images, models = training_images(dataset, "train", channels, mean, scans)
-    return dataset, images, models, Validation.of(dataset, models)
+    images, models = training_images(dataset, "train", channels, mean, scans, diffuse)
+    return dataset, images, models, Validation.of(dataset, models, diffuse=diffuse)
 
 
 def run_trial(config: Mapping[str, Any], context: TrialContext) -> None:
@@ -88,7 +88,7 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
     settings = training_settings(space, config)
     settings = settings.model_copy(update={"seed": settings.seed + seed_offset})
     dataset, images, models, validation = _loaded(
-        context.data, context.dataset_hash, settings.receive_channels, settings.mean, settings.scans
+        context.data, context.dataset_hash, settings.receive_channels, settings.mean, settings.scans, settings.diffuse
     )
     trainer = Trainer(settings, images, device, captured=space.resources.cuda_graph)
     checkpoint = tune.get_checkpoint()

@@ -72,9 +72,11 @@ def measured_memory(space: Space, dataset: Dataset) -> GpuMemory | None:
 def try_point(space: Space, dataset: Dataset, params: Mapping[str, Any], device: str) -> Denoiser:
     """What a trial does, as far as memory goes: training steps, a validation, a batch of the inner search."""
     settings = training_settings(space, params).model_copy(update={"learning_rate": PROBE_LEARNING_RATE})
-    images, models = training_images(dataset, "train", settings.receive_channels, settings.mean, settings.scans)
+    images, models = training_images(
+        dataset, "train", settings.receive_channels, settings.mean, settings.scans, settings.diffuse
+    )
     trainer = Trainer(settings, images, device, captured=space.resources.cuda_graph)
-    validation = Validation.of(dataset, models)
+    validation = Validation.of(dataset, models, diffuse=settings.diffuse)
     list(trainer.train(WARM_UP_STEPS))
     schedule_tree = suggest(Recorded(params), space.outer_tree())["schedule"] if space.mode == "joint" else None
     schedule = schedule_settings(schedule_tree or suggest(_Largest({}), space.schedule))
