@@ -71,8 +71,7 @@ def training_images(
     Raises:
         SettingsError: a channel is asked for that no model of the dataset's x-channel serves.
     """
-    if diffuse == "component":
-        dataset.settings.require_channels(channels)
+    dataset.settings.require_channels(channels)
     scans, conditions = [], []
     for pair in dataset.pairs(split, count):
         for channel in channels:
@@ -237,7 +236,7 @@ def make_checkpoint(
         high=settings.high,
         orders=settings.orders.pairs(),
         unit=settings.receive.unit,
-        channels=tuple(sorted({*settings.channels, *trainer.settings.receive_channels})),
+        channels=settings.channels,
         dataset=settings.name,
         dataset_hash=dataset.content_hash(),
         training_scans=len(models.gain.regression.features_SF),
