@@ -34,7 +34,7 @@ def error(found: SystemMatrix, expected: SystemMatrix | np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("which", ["low", "high"])
-@pytest.mark.parametrize("magnetisation", ["equilibrium", "debye", "brownian"])
+@pytest.mark.parametrize("magnetisation", ["equilibrium", "debye", "brownian", "effective-field"])
 def test_the_ideal_scanner_is_the_limit(magnetisation: str, which: str) -> None:
     ideal = matrix(magnetisation, which=which)
     assert error(matrix(magnetisation, which=which, selection_mm=NOTHING), ideal) < 1e-7
