@@ -29,7 +29,7 @@ training:
   learning_rate: {choice: [1.0e-3, 2.0e-3]}
   p_uncond: {choice: [0.0, 0.1]}
 schedule: {steps: {choice: [0, 1]}}
-first:
+initial_points:
   - {mean: kernel-ridge, learning_rate: 1.0e-3, p_uncond: 0.1}
   - {mean: kernel-ridge, learning_rate: 2.0e-3, p_uncond: 0.1}
 budget: {trials: 2, first_rung: 2, reduction: 2, schedules: 2, images: 8}
