@@ -7,12 +7,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from sm_search.api.matrices import dataset_settings, simulate_dataset
+from sm_search.api.matrices import validate as validate_file
 from sm_search.cli.imaging import require_no_measurement, simulate_phantom
 from sm_search.cli.output import Output
 from sm_search.cli.parsing import Adder, add_ray
-from sm_search.config.dataset_settings import DatasetSettings, preset
-from sm_search.config.errors import DataError, InputError
-from sm_search.config.loading import load_settings
+from sm_search.config.errors import InputError
 
 
 def add_verbs(add: Adder) -> None:
@@ -50,16 +50,7 @@ def add_verbs(add: Adder) -> None:
 
 
 def simulate(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.compute.nodes import has_label
-    from sm_search.compute.parallel_simulation import simulate_dataset
-    from sm_search.compute.session import ray_session, require_cluster
-    from sm_search.data.dataset import Dataset
-    from sm_search.data.transfer_file import with_tables_read
-
-    if options.preset:
-        settings = preset(options.preset)
-    else:
-        settings = with_tables_read(load_settings(options.config, DatasetSettings), Path(options.config).parent)
+    settings = dataset_settings(options.preset or Path(options.config))
     if options.phantom:
         return simulate_phantom(settings, options, output)
     require_no_measurement(options)
@@ -68,26 +59,25 @@ def simulate(options: Namespace, output: Output) -> dict[str, Any]:
         raise InputError(f"--on {options.on}: must be LABEL=VALUE, such as pool=cpu")
     if options.on and not options.ray_address:
         raise InputError(f"--on {options.on}: chooses nodes of a cluster, which --ray-address names")
-
-    # What cannot be used is told before Ray is started, which takes a while.
-    if options.ray_address:
-        require_cluster(options.ray_address)
-    Dataset.create(options.out, settings)
-    with ray_session(options.ray_address), output.counted("simulated") as progress:
-        if options.on and not has_label(label, value):
-            output.progress(f"no node that is up has {options.on}: waiting for one; nodes without labels need no --on")
-        dataset = simulate_dataset(options.out, settings, progress, {label: value} if options.on else {})
+    labels = {label: value} if options.on else {}
+    with output.counted("simulated") as progress:
+        dataset = simulate_dataset(
+            settings,
+            options.out,
+            ray_address=options.ray_address,
+            labels=labels,
+            announce=output.progress,
+            progress=progress,
+        )
     files, dataset_hash = len(dataset.manifest.files), dataset.content_hash()
     output.result(f"{dataset.location}: {files} files, dataset hash {dataset_hash[:12]}")
     return {"data": dataset.location, "files": files, "dataset_hash": dataset_hash}
 
 
 def validate(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.data.mdf_validation import file_kind, validate_mdf
+    from sm_search.data.mdf_validation import file_kind
 
-    if not Path(options.file).is_file():
-        raise DataError(f"{options.file}: does not exist or is not a file")
-    faults = validate_mdf(options.file)
+    faults = validate_file(options.file)
     errors = sum(fault.severity == "error" for fault in faults)
     for fault in faults:
         output.result(f"{fault.severity}: {fault.field}: {fault.message}")

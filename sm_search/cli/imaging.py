@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sm_search import api
 from sm_search.cli.output import Output, require_free
 from sm_search.cli.parsing import Adder
 from sm_search.config.dataset_settings import DatasetSettings
-from sm_search.config.errors import DataError, InputError
+from sm_search.config.errors import InputError
 from sm_search.config.simulation_settings import FieldName
 
 MEASUREMENT_OPTIONS = ("scan", "field", "finer", "seed")
@@ -57,27 +58,19 @@ def simulate_phantom(settings: DatasetSettings, options: Namespace, output: Outp
 
 
 def reconstruct(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.data.mdf_reading import read_mdf
-    from sm_search.data.measurement import read_measurement
-    from sm_search.evaluation.measured import reconstruct_measurement
-    from sm_search.evaluation.reconstruction import reconstruction_check
     from sm_search.report.figures import reconstruction_figure, save_figure
 
     if options.measurement and options.truth:
         raise InputError("--truth: a measurement file tells itself what was measured; give --truth with --phantom only")
     require_free(options.figure, options.force)
-    sm = read_mdf(options.sm)
-    measurement = read_measurement(options.measurement) if options.measurement else None
-    truth = read_mdf(options.truth) if options.truth else None
-    try:
-        if measurement is not None:
-            result = reconstruct_measurement(sm, measurement, snr_threshold=options.snr_threshold)
-        else:
-            result = reconstruction_check(sm, options.phantom, truth, snr_threshold=options.snr_threshold)
-    except DataError as error:
-        files = [options.sm, options.measurement or options.truth]
-        raise DataError(f"{', '.join(filter(None, files))}: {error}") from None
+    result = api.reconstruct(
+        options.sm,
+        phantom=options.phantom,
+        truth=options.truth,
+        measurement=options.measurement,
+        snr_threshold=options.snr_threshold,
+    )
     if options.figure:
-        save_figure(reconstruction_figure(result, sm.grid), Path(options.figure))
+        save_figure(reconstruction_figure(result, api.read_mdf(options.sm).grid), Path(options.figure))
     output.result(f"phantom {result.phantom_name}: PSNR {result.psnr_db:.2f} dB, SSIM {result.ssim:.4f}")
     return {"phantom": result.phantom_name, "psnr_db": result.psnr_db, "ssim": result.ssim}

@@ -8,18 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sm_search import api
+from sm_search.api.defaults import opened_store
 from sm_search.cli.output import Output, require_free
 from sm_search.cli.parsing import Adder, add_ray, add_store
 from sm_search.config.errors import InputError
-from sm_search.config.loading import load_settings
-from sm_search.config.run_settings import RunSettings
 
 if TYPE_CHECKING:
-    from sm_search.data.dataset import Dataset
     from sm_search.evaluation.calibration import Calibration
     from sm_search.evaluation.comparison import Row
     from sm_search.evaluation.image_comparison import ImageRow
-    from sm_search.synthesis import Synthesiser
 
 
 def add_verbs(add: Adder) -> None:
@@ -83,36 +81,34 @@ def add_verbs(add: Adder) -> None:
 
 
 def train(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.data.dataset import Dataset
-    from sm_search.search.single_training import train_single
-
-    settings = load_settings(options.config, RunSettings) if options.config else RunSettings()
-    metrics = train_single(settings, Dataset.open(options.data), Path(options.out), options.force, output.progress)
+    dataset = api.open_dataset(options.data)
+    model = api.train(options.config, dataset, options.out, force=options.force, announce=output.progress)
+    metrics = model.checkpoint.info.metrics
     output.result(f"{options.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     return {"checkpoint": options.out, "metrics": metrics}
 
 
 def promote(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.data.dataset import Dataset
-    from sm_search.tracking import gate, promotion
-    from sm_search.tracking.champion import roll_back
-    from sm_search.tracking.store import open_store
+    from sm_search.tracking import gate
 
     if options.rollback:
-        version, former = roll_back(open_store(options.home, options.tracking_uri), options.name)
+        from sm_search.tracking.champion import roll_back
+
+        version, former = roll_back(opened_store(options.home, options.tracking_uri), options.name)
         output.result(f"models:/{options.name}@champion is version {version} again; version {former} is now @previous")
         return {"model": options.name, "version": version, "previous": former}
     if options.data is None:
         raise InputError("--data is missing: the dataset of the study, on which the models are compared")
     if options.seeds < 1:
         raise InputError(f"--seeds {options.seeds}: must be at least 1")
-    done = promotion.promote(
-        open_store(options.home, options.tracking_uri),
+    done = api.promote(
         options.study,
-        Dataset.open(options.data),
-        options.name,
+        api.open_dataset(options.data),
+        name=options.name,
         seeds=options.seeds,
         least_gain_db=options.min_gain_db,
+        home=options.home,
+        tracking_uri=options.tracking_uri,
         announce=output.progress,
     )
     if done.scores:
@@ -139,32 +135,31 @@ def promote(options: Namespace, output: Output) -> dict[str, Any]:
 
 def synthesize(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.compute.parallel_synthesis import is_many
-    from sm_search.synthesis import load_synthesiser, synthesise_file
-    from sm_search.tracking.registry import describe_model, download_model
-    from sm_search.tracking.store import open_store
 
-    store = open_store(options.home, options.tracking_uri)
-    folder, name = download_model(store, options.model), describe_model(store, options.model)
     if is_many(Path(options.input)):
-        return _synthesize_many(options, output, folder, name)
-    synthesiser = load_synthesiser(folder, seed=options.seed)
-    made = synthesise_file(
-        synthesiser,
+        return _synthesize_many(options, output)
+    made, name = api.synthesize_file(
+        options.model,
         options.input,
         options.output,
-        model=name,
-        overwrite=options.force,
+        seed=options.seed,
+        force=options.force,
         extrapolate=options.extrapolate,
+        home=options.home,
+        tracking_uri=options.tracking_uri,
     )
     channels, components, voxels = made.matrix.values_CKN.shape
     output.result(f"{options.output}: {channels} × {components} components of {voxels} voxels by {name}")
     return {"output": options.output, "model": name, "shape": [channels, components, voxels]}
 
 
-def _synthesize_many(options: Namespace, output: Output, checkpoint: Path, name: str) -> dict[str, Any]:
+def _synthesize_many(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.compute.parallel_synthesis import plan_files, synthesise_files
     from sm_search.compute.session import ray_session
+    from sm_search.tracking.registry import describe_model, download_model
 
+    store = opened_store(options.home, options.tracking_uri)
+    checkpoint, name = download_model(store, options.model), describe_model(store, options.model)
     plan = plan_files(Path(options.input), Path(options.output))
     with ray_session(options.ray_address), output.counted("synthesised") as progress:
         outcomes = synthesise_files(checkpoint, plan, name, options.seed, options.force, progress, options.extrapolate)
@@ -181,11 +176,10 @@ def _synthesize_many(options: Namespace, output: Output, checkpoint: Path, name:
 
 def collect_garbage(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.tracking.housekeeping import plan_removals, remove
-    from sm_search.tracking.store import open_store
 
     if options.keep_best < 0 or not options.older_than_days >= 0:
         raise InputError("--keep-best and --older-than-days: must be at least 0")
-    store = open_store(options.home, options.tracking_uri)
+    store = opened_store(options.home, options.tracking_uri)
     plan = plan_removals(store, options.keep_best, options.older_than_days, options.study)
     output.table(
         "Deleted" if options.delete else "Would be deleted; nothing is without --delete",
@@ -203,50 +197,37 @@ def collect_garbage(options: Namespace, output: Output) -> dict[str, Any]:
 
 
 def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.data.dataset import Dataset
-    from sm_search.evaluation.baselines import Method, baselines
-    from sm_search.evaluation.comparison import compare
-    from sm_search.evaluation.image_comparison import compare_images
     from sm_search.evaluation.metrics import METRIC_DEFINITION
     from sm_search.report.figures import comparison_figure, save_figure
-    from sm_search.synthesis import load_synthesiser
     from sm_search.tracking.evaluations import log_evaluation
-    from sm_search.tracking.registry import download_model
-    from sm_search.tracking.store import open_store
 
     require_free(options.figure, options.force)
-    dataset = Dataset.open(options.data)
+    dataset = api.open_dataset(options.data)
     for split in options.split:
         dataset.settings.scans(split)  # one that does not exist is told before any work
     if dataset.settings.channel_note:
         output.progress(dataset.settings.channel_note)
-    store = open_store(options.home, options.tracking_uri)
-    model = load_synthesiser(download_model(store, options.model))
-    methods: dict[str, Method] = {**baselines(dataset)}
-    if options.regression:
-        from sm_search.search.single_training import regression_network
-
-        steps = model.checkpoint.info.training.steps
-        output.progress(f"training a regression network for {steps} steps")
-        methods["regression"] = regression_network(model.checkpoint.info.training, dataset)
-    methods["model"] = model
+    store = opened_store(options.home, options.tracking_uri)
+    model = api.load_model(options.model, home=options.home, tracking_uri=options.tracking_uri)
+    methods = api.evaluation_methods(model, dataset, regression=options.regression, announce=output.progress)
     if options.figure:
         pair = next(iter(dataset.pairs(options.split[0])))
         title = f"{pair.scan.id} ({options.split[0]})"
         save_figure(comparison_figure(pair.high, pair.low, model.predict(pair.low), title), Path(options.figure))
     told: dict[str, Any] = {"rows": [], "images": [], "calibration": []}
     for split in options.split:
-        rows = compare(methods, dataset, split, noise_free=options.noise_free)
-        listed = [row.as_dict() for row in rows]
-        trust = expected_errors(model, dataset, split)
-        images = compare_images(methods, dataset, split, options.phantom) if options.phantom else []
+        found = api.evaluate(
+            model, dataset, split, methods=methods, noise_free=options.noise_free, phantom=options.phantom
+        )
+        listed = [row.as_dict() for row in found.rows]
         logged_as = f"{split}_noise_free" if options.noise_free else split
         logged = log_evaluation(store, options.model, logged_as, listed)
-        _show_evaluation(output, f"Split {split} of {dataset.settings.name}, x-channel, {options.model}", rows, trust)
-        _show_images(output, images)
+        title = f"Split {split} of {dataset.settings.name}, x-channel, {options.model}"
+        _show_evaluation(output, title, found.rows, found.calibration)
+        _show_images(output, found.images)
         told["rows"] += [{"split": split, **row} for row in listed]
-        told["images"] += [{"split": split, **asdict(image)} for image in images]
-        told["calibration"] += [{"split": split, **asdict(found)} for found in trust]
+        told["images"] += [{"split": split, **asdict(image)} for image in found.images]
+        told["calibration"] += [{"split": split, **asdict(each)} for each in found.calibration]
     output.result(METRIC_DEFINITION)
     return {"model": options.model, "definition": METRIC_DEFINITION, **told, "logged_to_run": logged}
 
@@ -267,15 +248,3 @@ def _show_images(output: Output, images: "list[ImageRow]") -> None:
             ["scan", "method", "PSNR dB", "SSIM", "λ"],
             [[i.scan, i.method, f"{i.psnr_db:.2f}", f"{i.ssim:.3f}", f"{i.regularisation:g}"] for i in images],
         )
-
-
-def expected_errors(model: "Synthesiser", dataset: "Dataset", split: str) -> "list[Calibration]":
-    """How well the model's expected errors are met on a split; empty for a model that expects none."""
-    from sm_search.evaluation.calibration import calibration
-
-    made = [(pair, model.synthesise(pair.low)) for pair in dataset.pairs(split)]
-    return [
-        calibration(each.matrix, each.expected_error_CK, pair)
-        for pair, each in made
-        if each.expected_error_CK is not None
-    ]

@@ -1,14 +1,13 @@
 """What the parsers of the verbs share."""
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sm_search.api.defaults import HOME_VARIABLE, default_home
 from sm_search.cli.output import Output
 
-HOME_VARIABLE = "SM_SEARCH_HOME"
 Verb = Callable[[argparse.Namespace, Output], dict[str, Any]]
 Adder = Callable[[str, Verb, str], argparse.ArgumentParser]
 """Adds a verb: its name, what it calls, and one sentence about it."""
@@ -28,8 +27,3 @@ def add_store(p: argparse.ArgumentParser) -> None:
         help=f"local state (default ${HOME_VARIABLE} or outputs)",
     )
     p.add_argument("--tracking-uri", metavar="URI", help="MLflow server (default: SQLite in the home folder)")
-
-
-def default_home() -> Path:
-    """The home of who names none."""
-    return Path(os.environ.get(HOME_VARIABLE, "outputs"))

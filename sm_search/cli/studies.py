@@ -9,6 +9,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sm_search import api
+from sm_search.api.defaults import opened_store
+from sm_search.api.searching import study_parts
 from sm_search.cli.output import Output, require_free, shown
 from sm_search.cli.parsing import RAY_HELP, Adder, add_ray, add_store
 from sm_search.config.errors import InputError
@@ -77,50 +80,29 @@ def sweep(options: Namespace, output: Output) -> dict[str, Any]:
 
 
 def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.compute.session import ray_session
-    from sm_search.data.dataset import Dataset
-    from sm_search.report.publication import publish_study
-    from sm_search.search.space.space_file import load_space, require_data
-    from sm_search.search.study import sweep as search
-    from sm_search.search.study.folder import check_study
     from sm_search.search.study.result import as_object
-    from sm_search.tracking.store import open_store
 
-    space = load_space(options.space)
-    if options.warm_start:
-        space = space.model_validate({**space.model_dump(), "warm_start": (*space.warm_start, *options.warm_start)})
-    # The speeds that a dry run tells are measured on the data, so that it needs all of them.
-    dataset = Dataset.open(options.data, complete=options.dry_run or not options.while_simulating)
-    require_data(space, dataset.settings, options.space)
-    if dataset.settings.channel_note:
-        output.progress(dataset.settings.channel_note)
     if options.dry_run:
-        return _plan(space, dataset, output)
-    # Before Ray is started, which takes a while.
-    check_study(space, dataset, options.home, options.resume, options.storage)
-    store = open_store(options.home, options.tracking_uri)
-    with ray_session(options.ray_address), output.live_study() as watch:
-        result = search.sweep(
-            space,
+        # The speeds that it tells are measured on the data, so that it needs all of them.
+        parts = study_parts(options.space, options.data, options.warm_start or (), announce=output.progress)
+        return _plan(*parts, output)
+    with output.live_study() as watch:
+        result = api.sweep(
+            options.space,
             options.data,
             home=options.home,
             tracking_uri=options.tracking_uri,
             storage=options.storage,
+            ray_address=options.ray_address,
+            warm_start=options.warm_start or (),
             resume=options.resume,
             while_simulating=options.while_simulating,
             announce=output.progress,
             watch=watch,
         )
-    try:
-        if space.budget.regression:
-            output.progress("training the regression network, a baseline of the report")
-        publish_study(store, space.study, space.metric, Dataset.open(options.data), regression=space.budget.regression)
-    except KeyboardInterrupt:
-        done = f"study {space.study!r}: interrupted after its search, before its report; `sweep --resume` makes that"
-        raise KeyboardInterrupt(done) from None
     told = as_object(result)
     output.trials(told)
-    output.result(f"Report: `sm-search report --study {space.study}`, or report.html of the study's run in MLflow.")
+    output.result(f"Report: `sm-search report --study {result.study}`, or report.html of the study's run in MLflow.")
     return told
 
 
@@ -167,10 +149,7 @@ def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
 
 
 def tune_schedule(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.data.dataset import Dataset
     from sm_search.diffusion.checkpoint import SETTINGS_FILE
-    from sm_search.search.schedule.tune_schedule import tune_model_schedule
-    from sm_search.tracking.store import open_store
 
     for name in ("trials", "workers"):
         value = getattr(options, name)
@@ -179,15 +158,16 @@ def tune_schedule(options: Namespace, output: Output) -> dict[str, Any]:
     if options.out:
         require_free(Path(options.out) / SETTINGS_FILE, options.force)
     with output.counted("schedules") as progress:
-        found = tune_model_schedule(
+        found = api.tune_schedule(
             options.model or f"runs:/{options.run}/checkpoint",
-            Dataset.open(options.data),
-            store=lambda: open_store(options.home, options.tracking_uri),
-            space_file=options.space,
-            schedules=options.trials,
-            out=Path(options.out) if options.out else None,
+            api.open_dataset(options.data),
+            space=options.space,
+            trials=options.trials,
+            out=options.out,
             workers=options.workers,
             ray_address=options.ray_address,
+            home=options.home,
+            tracking_uri=options.tracking_uri,
             announce=output.progress,
             progress=progress,
         )
@@ -220,9 +200,8 @@ def report(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.report.page import study_page
     from sm_search.report.publication import published_evidence
     from sm_search.tracking.records import study_runs
-    from sm_search.tracking.store import open_store
 
-    store = open_store(options.home, options.tracking_uri)
+    store = opened_store(options.home, options.tracking_uri)
     parent, _ = study_runs(store, options.study)
     target = Path(options.out) if options.out else options.home / f"{options.study}.html"
     if options.out:

@@ -4,8 +4,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sm_search.api.defaults import default_home
 from sm_search.cli.output import Output
-from sm_search.cli.parsing import default_home
 from sm_search.config.errors import InputError
 
 if TYPE_CHECKING:

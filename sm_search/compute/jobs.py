@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +22,6 @@ from urllib.parse import urlsplit
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from sm_search import __version__
 from sm_search.compute.ray_internals import CHATTY_LOGGERS
 from sm_search.compute.session import require_listener
 from sm_search.config.errors import InputError, SmSearchError
@@ -200,7 +200,7 @@ def _entrypoint(space: str, options: Sequence[str], home: str | None) -> str:
     """What the shell on the head runs: one line, whose last process is the verb itself."""
     verb = shlex.join(["sm-search", "sweep", "--space", space, "--ray-address", "auto", "--json", *options])
     missing = "error: the cluster has no sm-search on its PATH: it is installed as cluster/*.yaml do it"
-    ours = f"sm-search {__version__}"
+    ours = f"sm-search {version('sm-search')}"
     return (
         f'command -v sm-search > /dev/null || {{ echo "{missing}"; exit 2; }}; '
         f'theirs=$(sm-search --version); [ "$theirs" = "{ours}" ] || '

@@ -25,7 +25,7 @@ from sm_search.data.mdf_fields import receive_fields
 from sm_search.data.mdf_reading import read_mdf
 from sm_search.data.scanner_record import scanner_record
 from sm_search.data.storage import WRONG_HASH, S3Folder, cache_folder, is_uri
-from sm_search.physics.receive import receive, receive_chain
+from sm_search.physics.receive import received
 from sm_search.physics.system_matrix import SystemMatrix
 
 if TYPE_CHECKING:
@@ -279,8 +279,7 @@ def write_scan(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{path.parent}: cannot be created: {error.strerror}") from None
-    chain = receive_chain(settings, scan, sm if which == "low" else None)
-    received = receive(sm, chain, scan.id, which, scanner=scan.scanner)
+    stored, chain = received(settings, scan, which, sm)
     extra = receive_fields(chain) | scanner_record(settings.scanner_of(scan), settings.field(which), scan.scanner)
-    write_mdf(path, received, uuid=str(identity), time=created, averages=chain.averages, extra=extra)
+    write_mdf(path, stored, uuid=str(identity), time=created, averages=chain.averages, extra=extra)
     return sha256(path)

@@ -18,7 +18,7 @@ from scipy.constants import mu_0
 
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.receive_settings import ReceiveSettings
-from sm_search.config.simulation_settings import Scan
+from sm_search.config.simulation_settings import FieldName, Scan
 from sm_search.config.streams import stream
 from sm_search.physics.background import feed_through, frame_times, measured_order, noise_level, without_background
 from sm_search.physics.system_matrix import SystemMatrix, simulate
@@ -131,6 +131,17 @@ def receive_chain(settings: DatasetSettings, scan: Scan, low: SystemMatrix | Non
     strongest_v = float((np.abs(low.values_CKN).max(axis=-1) * volts_K).max())
     one_repetition_v = strongest_v * 10 ** (-scan.noise_db / 20) * math.sqrt(chain.averages)
     return chain.model_copy(update={"noise_nv": one_repetition_v * 1e9})
+
+
+def received(
+    settings: DatasetSettings, scan: Scan, which: FieldName, sm: SystemMatrix
+) -> tuple[SystemMatrix, ReceiveSettings]:
+    """What a dataset holds of the simulated magnetisation `sm` of one scan, and the chain that it went through.
+
+    The noise comes from a stream named after the scan and the field.
+    """
+    chain = receive_chain(settings, scan, sm if which == "low" else None)
+    return receive(sm, chain, scan.id, which, scanner=scan.scanner), chain
 
 
 def angular_frequencies(sm: SystemMatrix) -> NDArray[np.float64]:

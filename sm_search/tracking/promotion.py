@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sm_search.config.errors import DataError, InputError, TrackingError
+from sm_search.config.errors import DataError, InputError
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import CheckpointInfo, load_checkpoint, read_info
 from sm_search.evaluation.baselines import Method, baselines
@@ -29,7 +29,7 @@ from sm_search.tracking.gate import (
     markdown,
 )
 from sm_search.tracking.logged_models import DIGEST_TAG, checkpoint_digest, log_model_metrics
-from sm_search.tracking.records import best_trials, study_runs
+from sm_search.tracking.records import best_of_study
 from sm_search.tracking.registry import (
     MODEL_NAME,
     download_model,
@@ -97,11 +97,7 @@ def promote(
         TrackingError: no such study, no completed trial, its checkpoint was not stored, or somebody else changed the
             champion meanwhile.
     """
-    parent, _ = study_runs(store, study)
-    metric = parent.params.get("metric")
-    if metric is None:
-        raise TrackingError(f"study {study!r}: does not say which metric it maximised; was it begun by `sweep`?")
-    best = best_trials(store, study, metric)[0]
+    best = best_of_study(store, study)[0]
     folder = download_model(store, f"runs:/{best.run_id}/checkpoint")
     info = read_info(folder)
     if info.dataset_hash != dataset.content_hash():

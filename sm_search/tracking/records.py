@@ -81,6 +81,19 @@ def best_trials(
     return sorted(scored, key=rank)[:n]
 
 
+def best_of_study(store: Store, study: str) -> list[RunRecord]:
+    """The completed trials of a study, best first by the metric that it maximised.
+
+    Raises:
+        TrackingError: no such study, or no completed trial.
+    """
+    parent, trials = study_runs(store, study)
+    metric = parent.params.get("metric")
+    if metric is None:
+        raise TrackingError(f"study {study!r}: does not say which metric it maximised; was it begun by `sweep`?")
+    return best_trials(store, study, metric, n=len(trials))
+
+
 def get_run(store: Store, run_id: str) -> RunRecord:
     """One run by its id.
 

@@ -1,0 +1,35 @@
+"""What the verbs do, as functions that take and return objects with NumPy arrays. `import sm_search` offers them all.
+
+Every function raises what its verb answers with status 2: an `InputError`, one line that says which file, field, value
+and rule. `home` holds the local state, as `--home` does; `tracking_uri` names an MLflow server in its place. What a
+function needs is imported when it is called: Ray, MLflow and torch take seconds.
+"""
+
+from sm_search.api.matrices import dataset_settings, open_dataset, read_mdf, simulate, simulate_dataset, validate
+from sm_search.api.modelling import load_model, synthesize, synthesize_file, train
+from sm_search.api.scoring import Evaluation, evaluate, evaluation_methods, reconstruct
+from sm_search.api.searching import promote, study_models, sweep, tune_schedule
+from sm_search.config.errors import InputError, SmSearchError
+
+__all__ = [
+    "Evaluation",
+    "InputError",
+    "SmSearchError",
+    "dataset_settings",
+    "evaluate",
+    "evaluation_methods",
+    "load_model",
+    "open_dataset",
+    "promote",
+    "read_mdf",
+    "reconstruct",
+    "simulate",
+    "simulate_dataset",
+    "study_models",
+    "sweep",
+    "synthesize",
+    "synthesize_file",
+    "train",
+    "tune_schedule",
+    "validate",
+]

@@ -1,0 +1,127 @@
+"""Scores of a model and of what it has to beat, and the images that its matrices give."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sm_search.api.defaults import Announce, silent
+from sm_search.api.matrices import read_mdf
+from sm_search.config.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from sm_search.data.dataset import Dataset
+    from sm_search.data.measurement import Measurement
+    from sm_search.evaluation.baselines import Method
+    from sm_search.evaluation.calibration import Calibration
+    from sm_search.evaluation.comparison import Row
+    from sm_search.evaluation.image_comparison import ImageRow
+    from sm_search.evaluation.reconstruction import ReconstructionResult
+    from sm_search.physics.system_matrix import SystemMatrix
+    from sm_search.synthesis import Synthesiser
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The methods on one split.
+
+    Attributes:
+        rows: quality of each method on each scan; `row.as_dict()` is a line of a table.
+        images: of a phantom with each method's matrix, if one was asked for.
+        calibration: how well the model's expected errors are met on each scan; empty for a model that expects none.
+    """
+
+    split: str
+    rows: "list[Row]"
+    images: "list[ImageRow]"
+    calibration: "list[Calibration]"
+
+
+def evaluation_methods(
+    model: "Synthesiser", dataset: "Dataset", *, regression: bool = False, announce: Announce = silent
+) -> "dict[str, Method]":
+    """Every baseline, fitted to the training split, and the model, by name.
+
+    Args:
+        regression: also train a network of the model's own backbone and budget as a regression.
+    """
+    from sm_search.evaluation.baselines import Method, baselines
+
+    methods: dict[str, Method] = {**baselines(dataset)}
+    if regression:
+        from sm_search.search.single_training import regression_network
+
+        training = model.checkpoint.info.training
+        announce(f"training a regression network for {training.steps} steps")
+        methods["regression"] = regression_network(training, dataset)
+    return {**methods, "model": model}
+
+
+def evaluate(
+    model: "Synthesiser",
+    dataset: "Dataset",
+    split: str = "test",
+    *,
+    methods: "Mapping[str, Method] | None" = None,
+    noise_free: bool = False,
+    phantom: str | None = None,
+) -> Evaluation:
+    """PSNR, SSIM, nRMSE and gain error of a model and of all baselines on every scan of a split.
+
+    Args:
+        methods: what is compared, to spare fitting it again for another split; default `evaluation_methods`.
+        noise_free: rate against the truth simulated without its noise.
+        phantom: also image `dots`, `bars`, `shape` or `vessel` with every matrix.
+    """
+    from sm_search.evaluation.calibration import calibration
+    from sm_search.evaluation.comparison import compare
+    from sm_search.evaluation.image_comparison import compare_images
+
+    dataset.settings.scans(split)  # one that does not exist is told before any work
+    methods = evaluation_methods(model, dataset) if methods is None else methods
+    rows = compare(methods, dataset, split, noise_free=noise_free)
+    made = [(pair, model.synthesise(pair.low)) for pair in dataset.pairs(split)]
+    trust = [
+        calibration(each.matrix, each.expected_error_CK, pair)
+        for pair, each in made
+        if each.expected_error_CK is not None
+    ]
+    images = compare_images(methods, dataset, split, phantom) if phantom else []
+    return Evaluation(split, rows, images, trust)
+
+
+def reconstruct(
+    sm: "SystemMatrix | str | Path",
+    *,
+    phantom: str | None = None,
+    truth: "SystemMatrix | str | Path | None" = None,
+    measurement: "Measurement | str | Path | None" = None,
+    snr_threshold: float | None = None,
+) -> "ReconstructionResult":
+    """The image of a phantom, reconstructed with a system matrix and rated: `image` and `phantom` are (Y, X).
+
+    Args:
+        phantom: `dots`, `bars`, `shape` or `vessel`, measured here on the matrix's own grid.
+        truth: the matrix that the phantom is measured with; default `sm`, which shows how well it can be inverted.
+        measurement: in place of a phantom an MDF measurement, which tells itself what was measured.
+        snr_threshold: leave out components with a smaller SNR.
+    """
+    from sm_search.data.measurement import Measurement, read_measurement
+    from sm_search.evaluation.measured import reconstruct_measurement
+    from sm_search.evaluation.reconstruction import reconstruction_check
+
+    if (phantom is None) == (measurement is None) or (measurement is not None and truth is not None):
+        raise InputError("reconstruct: takes a phantom, with or without a truth, or else a measurement")
+    matrix, true_matrix = _matrix(sm), None if truth is None else _matrix(truth)
+    measured = measurement if isinstance(measurement, Measurement | None) else read_measurement(measurement)
+    try:
+        if measured is not None:
+            return reconstruct_measurement(matrix, measured, snr_threshold=snr_threshold)
+        return reconstruction_check(matrix, str(phantom), true_matrix, snr_threshold=snr_threshold)
+    except DataError as error:
+        files = [str(given) for given in (sm, measurement, truth) if isinstance(given, str | Path)]
+        raise DataError(f"{', '.join(files)}: {error}" if files else str(error)) from None
+
+
+def _matrix(given: "SystemMatrix | str | Path") -> "SystemMatrix":
+    return read_mdf(given) if isinstance(given, str | Path) else given
