@@ -103,12 +103,12 @@ def below(driver: int) -> list[int]:
     return found
 
 
-def workers(driver: int) -> list[int]:
+def workers(driver: int, name: bytes = b"ray::ImplicitFunc") -> list[int]:
     """Ray's processes below `driver` that run a trial."""
     found = []
     for pid in below(driver):
         with suppress(OSError):
-            if b"ray::ImplicitFunc" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if name in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
 

@@ -1,13 +1,18 @@
 """A search that its time limit ends: what waits for its turn then was never a trial."""
 
+import os
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from ray.tune.stopper import timeout
 
+from sm_search.compute.session import ray_session
 from sm_search.data.dataset import Dataset
 from sm_search.tracking.records import study_runs
 from sm_search.tracking.store import open_store
-from tests.cli.conftest import Command
+from tests.search.study.test_faults import workers
 
 SPACE = """
 study: timed
@@ -18,17 +23,49 @@ training:
   backbone: {{backbone: linear-basis, coefficients: 8, width: 16, blocks: 1}}
   learning_rate: {{float: [1.0e-3, 3.0e-3]}}
 schedule: {{sampler: {{choice: [ddim, dpmpp]}}}}
-budget: {{trials: 10000, first_rung: {steps}, minutes: 0.25}}
+budget: {{trials: 10000, first_rung: {steps}, minutes: 10}}
 """
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _session() -> Iterator[None]:
+    with ray_session(cpus=2):
+        yield
+
+
+class Clock:
+    """Of Tune's time limit: far ahead once `is_due`, so that how fast this machine is does not matter."""
+
+    def __init__(self, is_due: Callable[[], bool]) -> None:
+        self.is_due, self.ahead_s = is_due, 0.0
+
+    def time(self) -> float:
+        if not self.ahead_s and self.is_due():
+            self.ahead_s = 3600.0
+        return time.time() + self.ahead_s
+
+
 @pytest.mark.parametrize("steps", [20, 10_000_000], ids=["some end", "none ends"])
-def test_the_time_limit_leaves_whole_trials_only(tiny_dataset: Dataset, tmp_path: Any, steps: int) -> None:
+def test_the_time_limit_leaves_whole_trials_only(
+    run: Any, tiny_dataset: Dataset, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
     space, home = tmp_path / "space.yaml", tmp_path / "home"
+
+    def trials_run() -> bool:
+        """A worker trains, after some trials where they end."""
+        statuses = [trial.status for trial in study_runs(open_store(home), "timed")[1]]
+        ended = statuses.count("FINISHED")
+        return (
+            bool(workers(os.getpid(), b"ray::ImplicitFunc.train"))
+            and "RUNNING" in statuses
+            and (steps > 20 or ended >= 3)
+        )
+
+    monkeypatch.setattr(timeout, "time", Clock(trials_run))
     space.write_text(SPACE.format(steps=steps))
     line = ("sweep", "--space", space, "--data", tiny_dataset.folder, "--home", home, "--json")
-    done = Command(tmp_path)(*line)
+    done = run(*line)
     parent, runs = study_runs(open_store(home), "timed")
     assert runs
     assert {run.status for run in runs} <= {"FINISHED", "FAILED"}

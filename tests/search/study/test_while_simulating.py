@@ -159,7 +159,7 @@ def test_a_trial_of_few_scans_reports_before_the_last_file_is_there(
 
 
 def test_a_simulation_that_dies_stops_the_study_with_one_line_and_both_go_on(
-    settings: DatasetSettings, expected: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, settings: DatasetSettings, expected: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, data, home = tmp_path / "dataset.yaml", tmp_path / "data", tmp_path / "home"
     config.write_text(json.dumps(settings.model_dump(mode="json", exclude_none=True)))
@@ -190,7 +190,7 @@ def test_a_simulation_that_dies_stops_the_study_with_one_line_and_both_go_on(
     assert first_report(store) is not None
     assert "dataset_hash" not in study_runs(store, "early")[0].tags
 
-    done = simulation(*line)
+    done = run(*line)
     assert done.status == 0, done.stderr
     told = sweep(SPACE, data, home=home, while_simulating=True, resume=True)
     assert values(told) == values(expected)
