@@ -15,7 +15,7 @@ CoreDiameter = Annotated[float, Field(ge=1, le=1000)]
 DriveFrequency = Annotated[float, Field(ge=1e-3, le=1000)]
 SizeSpread = Annotated[float, Field(ge=0, le=0.5)]
 TrajectoryNumber = Annotated[int, Field(ge=2, le=100_000)]
-Magnetisation = Literal["equilibrium", "debye", "brownian", "neel-brown", "effective-field"]
+Magnetisation = Literal["equilibrium", "debye", "brownian", "neel-brown", "effective-field", "anisotropic"]
 FieldName = Literal["low", "high"]
 
 
@@ -40,7 +40,7 @@ class Particle(Settings):
     Attributes:
         size_spread: standard deviation of ln(core diameter) of a log-normal number distribution whose median is the
             scan's core diameter; 0 is monodisperse.
-        anisotropy_kj_per_m3: K, uniaxial, for Néel relaxation (`neel-brown`).
+        anisotropy_kj_per_m3: K, uniaxial, of `neel-brown` and `anisotropic`; fits to measurements gave 0.5–5.
         damping: α of the Landau–Lifshitz–Gilbert equation, for Néel relaxation.
     """
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from sm_search.config.simulation_settings import Magnetisation, MixingOrders, Particle
 from sm_search.physics import panel_kernel
+from sm_search.physics.anisotropic import cells_for, easy_axes, moment_table
 from sm_search.physics.lissajous_field import LissajousField
-from sm_search.physics.neel import STEP, neel_table
-from sm_search.physics.panel_kernel import BROWNIAN, EQUILIBRIUM, NEEL_BROWN, NODES
+from sm_search.physics.neel import STEP, barrier, neel_table
+from sm_search.physics.panel_kernel import ANISOTROPIC, BROWNIAN, EQUILIBRIUM, NEEL_BROWN, NODES, POWERS
 from sm_search.physics.particles import brownian_time_zero_field
 from sm_search.physics.quadrature import gauss_panel
 
@@ -53,6 +54,7 @@ class Kinetics:
         slope: of the Brownian rate √(1 + slope·ξ^1.72)/τ_B.
         smallest_xi: the panel half length (in ξ) below which it does not matter that the rate is not smooth at ξ = 0.
         table_4T, table_hz: of the Néel rate.
+        moments: table of an anisotropic equilibrium.
     """
 
     kind: int
@@ -61,6 +63,7 @@ class Kinetics:
     smallest_xi: float = 0.0
     table_4T: Floats = dataclasses.field(default_factory=lambda: np.zeros((4, 1)))
     table_hz: float = 0.0
+    moments: Floats = dataclasses.field(default_factory=lambda: np.zeros((1, 1, 2, POWERS, POWERS)))
 
     @property
     def stiff(self) -> bool:
@@ -91,6 +94,8 @@ def kinetics_of(
     tau_s = brownian_time_zero_field(diameter_m, particle)
     if magnetisation == "equilibrium":
         return Kinetics(EQUILIBRIUM)
+    if magnetisation == "anisotropic":
+        return Kinetics(ANISOTROPIC, moments=moment_table(barrier(diameter_m, particle), cells_for(largest_xi)))
     smallest_xi = min(SMALLEST_XI, SMALLEST_SHARE * xi_drive)
     if magnetisation == "brownian":
         return Kinetics(BROWNIAN, tau_s, smallest_xi=smallest_xi)
@@ -132,6 +137,8 @@ def spectrum(
         whole,
         number,
         kinetics.table_4T,
+        easy_axes(field.static_3N),
+        kinetics.moments,
         (panel.nodes_Q, panel.running_RQ, panel.end_Q),
         np.stack((panel.merge_RS[:-1, :NODES], panel.merge_RS[:-1, NODES + 1 : -1])),
         projection_tables(orders, field.nd, u_L, np.tile(panel.weights_Q / panels, panels)),

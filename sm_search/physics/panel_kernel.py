@@ -34,7 +34,10 @@ BLOCK_PANELS = 240
 FORGOTTEN = 1e-19
 """What is left of the initial value where it no longer counts."""
 
-EQUILIBRIUM, BROWNIAN, NEEL_BROWN = 0, 1, 2
+CELL, POWERS = 0.4, 12
+"""Cells of the table of `anisotropic`, in asinh h, and the powers in each."""
+
+EQUILIBRIUM, BROWNIAN, NEEL_BROWN, ANISOTROPIC = 0, 1, 2, 3
 """Kinds of kinetics."""
 
 # What a voxel's solution depends on besides its field, as arrays for the compiled code: whole numbers …
@@ -167,6 +170,33 @@ def langevin_over_xi(xi2, size, ratio):
 
 
 @compiled
+def _anisotropic(field_3, size, axis_3, moments):
+    """M/M_s in place of h, shape (3, size), from the table of `anisotropic.moment_table`."""
+    cells = len(moments)
+    n0, n1, n2 = axis_3[0], axis_3[1], axis_3[2]
+    for i in range(size):
+        h0, h1, h2 = field_3[0, i], field_3[1, i], field_3[2, i]
+        along = h0 * n0 + h1 * n1 + h2 * n2
+        p0, p1, p2 = h0 - along * n0, h1 - along * n1, h2 - along * n2
+        first = math.asinh(abs(along)) / CELL
+        second = math.asinh(math.sqrt(p0 * p0 + p1 * p1 + p2 * p2)) / CELL
+        row, column = min(int(first), cells - 1), min(int(second), cells - 1)
+        t, u = 2.0 * (first - row) - 1.0, 2.0 * (second - column) - 1.0
+        g_along = g_across = 0.0
+        for a in range(POWERS - 1, -1, -1):
+            one = other = 0.0
+            for b in range(POWERS - 1, -1, -1):
+                one = one * u + moments[row, column, 0, a, b]
+                other = other * u + moments[row, column, 1, a, b]
+            g_along = g_along * t + one
+            g_across = g_across * t + other
+        g_along *= along
+        field_3[0, i] = g_along * n0 + g_across * p0
+        field_3[1, i] = g_along * n1 + g_across * p1
+        field_3[2, i] = g_along * n2 + g_across * p2
+
+
+@compiled
 def rates(xi2, whole, number, table_4T, size, rate):
     """r in 1/s at many ξ²."""
     tau_s, slope = number[X_TAU_S], number[X_SLOPE]
@@ -178,7 +208,7 @@ def rates(xi2, whole, number, table_4T, size, rate):
 
 
 @compiled
-def _solve(turn_4W, width, level, static_3, x_3, y_3, whole, number, table_4T, rule, work, decay, offset_C):
+def _solve(turn_4W, width, level, static_3, x_3, y_3, whole, number, table_4T, rule, work, decay, offset_C, easy):
     """E into `decay` and F into `offset_C` (C, ·), flat over R = Q+1 rows and `width` panels of one level.
 
     `rule` is (nodes_Q, running_RQ, end_Q) of a panel of unit length; `work` are four flat arrays.
@@ -198,7 +228,7 @@ def _solve(turn_4W, width, level, static_3, x_3, y_3, whole, number, table_4T, r
             square[w] = 0.0
         for c in range(3):
             static, drive_x, drive_y = static_3[c], x_3[c], y_3[c]
-            if c < components:
+            if c < components or kind == ANISOTROPIC:
                 field = offset_C[c, here]
                 for w in range(width):
                     b = (
@@ -217,12 +247,15 @@ def _solve(turn_4W, width, level, static_3, x_3, y_3, whole, number, table_4T, r
                     )
                     square[w] += b * b
     size = NODES * width
-    langevin_over_xi(xi2, size, source)
-    for c in range(components):
-        field = offset_C[c]
-        for i in range(size):
-            field[i] *= source[i]
-    if kind == EQUILIBRIUM:
+    if kind == ANISOTROPIC:
+        _anisotropic(offset_C, size, easy[0], easy[1])
+    else:
+        langevin_over_xi(xi2, size, source)
+        for c in range(components):
+            field = offset_C[c]
+            for i in range(size):
+                field[i] *= source[i]
+    if kind in (EQUILIBRIUM, ANISOTROPIC):
         for i in range(size + width):
             decay[i] = 0.0
         for c in range(components):
@@ -273,7 +306,7 @@ def _grown(values, size):
 
 
 @compiled
-def _halve(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T):
+def _halve(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T, axis_3):
     """Grow the tree of panels, breadth first: the two halves of node i are nodes child_n[i] and child_n[i] + 1.
 
     With ξ(t) ≈ d + v·s the complex roots of ξ² = −q² lie at |s|² = (d² + q²)/v²: q = 0 for |ξ|^1.72, q = π
@@ -285,7 +318,8 @@ def _halve(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, 
     x0, x1, x2 = x_3[0], x_3[1], x_3[2]
     y0, y1, y2 = y_3[0], y_3[1], y_3[2]
     bend = math.sqrt(max(x0 * x0 + x1 * x1 + x2 * x2, y0 * y0 + y1 * y1 + y2 * y2))
-    clearance2, rough = number[X_CLEARANCE] ** 2, whole[N_KIND] != EQUILIBRIUM
+    clearance2, kind = number[X_CLEARANCE] ** 2, whole[N_KIND]
+    rough = kind in (BROWNIAN, NEEL_BROWN)
     whole_half, ratio_y = math.pi / whole[N_PANELS], whole[N_ND] / whole[N_LINES]
     level, half, i = -1, 0.0, 0
     c_x = s_x = c_y = s_y = 0.0
@@ -303,6 +337,11 @@ def _halve(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, 
         reach = half * (math.sqrt(v0 * v0 + v1 * v1 + v2 * v2) + half * bend)
         wide2 = reach * reach * clearance2
         near = distance2 + math.pi**2 < wide2 or (rough and distance2 < wide2 and reach > number[X_SMALLEST_XI])
+        if not near and kind == ANISOTROPIC:
+            # Where σ is large, M turns over at h_∥ = 0 whatever h_⊥ is: the poles are at ±iπ/2.
+            along = b0 * axis_3[0] + b1 * axis_3[1] + b2 * axis_3[2]
+            reach = half * (abs(v0 * axis_3[0] + v1 * axis_3[1] + v2 * axis_3[2]) + half * bend)
+            near = along * along + math.pi**2 / 4 < reach * reach * clearance2
         if not near and whole[N_STIFF]:
             duration_s = half / (math.pi * number[X_FX_HZ])
             near = _turns_stiff(distance2, reach, duration_s, whole, number, table_4T)
@@ -360,7 +399,9 @@ def _merge(node_W, width, child_n, decay_nR, offset_nCR, components, merge_2RS, 
 
 
 @compiled
-def _maps(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T, rule, merge_2RS, maps, batch):
+def _maps(
+    turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T, rule, merge_2RS, maps, batch, easy
+):
     """E and F of all nodes of the tree into `maps`: leaves are solved in batches of one level, then merged."""
     decay_nR, offset_nCR = maps
     turn_4W, work, decay, offset_C = batch
@@ -382,7 +423,7 @@ def _maps(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, t
         for w in range(width, padded):
             for part in range(4):
                 turn_4W[part, w] = turn_4W[part, width - 1]
-        _solve(turn_4W, padded, level, static_3, x_3, y_3, whole, number, table_4T, rule, work, decay, offset_C)
+        _solve(turn_4W, padded, level, static_3, x_3, y_3, whole, number, table_4T, rule, work, decay, offset_C, easy)
         for w in range(width):
             node = node_W[w]
             for r in range(NODES + 1):
@@ -403,7 +444,7 @@ def _maps(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, t
 
 
 @compiled
-def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, rule, merge_2RS, moment_PCL, left_PL):
+def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, easy, rule, merge_2RS, moment_PCL, left_PL):
     """M/M_s at the nodes of equal panels into `moment_PCL`, L = B·Q nodes of a line.
 
     Where a panel was refined these are not M itself but the values whose quadrature gives its integrals.
@@ -413,6 +454,7 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, rule, merge
         turns: cos and sin of φ_x at the centres of the panels, (2, B), and of φ_y, (2, P, B).
         whole, number: the parameters (`N_…`, `X_…`).
         table_4T: cubics of a tabulated rate.
+        easy: easy axis, (3), and table of an anisotropic equilibrium.
         rule, merge_2RS: nodes, running integrals and end values of a panel; merging (`quadrature`).
         left_PL: room for what is left of the initial value.
     """
@@ -427,8 +469,9 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, rule, merge
         np.empty((4, BATCH)),
         (np.empty(room), np.empty(room), np.empty(room), np.empty(room)),
         np.empty(room),
-        np.empty((components, room)),
+        np.empty((3, room)),
     )
+    axis_3 = easy[0]
     now_C, left = np.zeros(components), 1.0
     remembered = 0  # lines in which the initial value counts
     for begin in range(0, lines, block):
@@ -441,7 +484,7 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, rule, merge
                 level_n[count] = 0
                 count += 1
         turn_n4, level_n, child_n, count = _halve(
-            turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T
+            turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T, axis_3
         )
         if count > len(decay_nR):
             decay_nR, offset_nCR = (
@@ -450,7 +493,7 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, rule, merge
             )
         _maps(
             turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T, rule, merge_2RS,
-            (decay_nR, offset_nCR), batch,
+            (decay_nR, offset_nCR), batch, easy,
         )  # fmt: skip
         node = 0
         for line in range(begin, end):
@@ -477,14 +520,17 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, rule, merge
 
 
 @compiled
-def spectra(static_N3, x_N3, y_N3, turns, whole, number, table_4T, rule, merge_2RS, tables, values_N2DXY):
+def spectra(
+    static_N3, x_N3, y_N3, turns, whole, number, table_4T, axis_N3, moments, rule, merge_2RS, tables, values_N2DXY
+):
     """`steady_state` and its projection for every voxel."""
     lines, samples = whole[N_LINES], whole[N_PANELS] * NODES
     moment_PDL = np.empty((lines, whole[N_COMPONENTS], samples))
     left_PL = np.empty((lines, samples))
     turn_2YP, weight_2YL, turn_2XH = tables
     for n in range(len(static_N3)):
+        easy = (axis_N3[n], moments)
         steady_state(
-            static_N3[n], x_N3[n], y_N3[n], turns, whole, number, table_4T, rule, merge_2RS, moment_PDL, left_PL
+            static_N3[n], x_N3[n], y_N3[n], turns, whole, number, table_4T, easy, rule, merge_2RS, moment_PDL, left_PL
         )
         project(moment_PDL, turn_2YP, weight_2YL, turn_2XH, values_N2DXY[n])

@@ -31,6 +31,9 @@ for, and `tests/physics/test_accuracy.py` holds. Written to the tracer where the
 ROUNDING = 3e-15
 """Rounding errors of a component, relative to the strongest one."""
 
+TABLE_ERROR = 1e-8
+"""The same of the table of the anisotropic equilibrium."""
+
 SHARPEST_XI = 20_000.0
 """Drive amplitude in ξ beyond which the kernel counts as this sharp: order m changes by some (m/ξ)²."""
 
@@ -173,7 +176,8 @@ def simulate(
     tracer = _tracer(settings, scan)
     own_tolerance = max(numerics.pop("tolerance", 0.0), size_tolerance(particle.size_spread, settings.magnetisation))
     if samples is None:
-        tracer["tolerance"] = max(_tolerance(values_CKN), own_tolerance)
+        rounding = TABLE_ERROR if settings.magnetisation == "anisotropic" else ROUNDING
+        tracer["tolerance"] = max(_tolerance(values_CKN, rounding), own_tolerance)
     tracer |= {"sizes": float(len(sizes.share_S)), **numerics}
     return SystemMatrix(
         values_CKN.astype(np.complex128, copy=False),
@@ -272,14 +276,14 @@ def ideal_field(settings: DatasetSettings, scan: Scan, which: FieldName) -> Liss
     )
 
 
-def _tolerance(values_CKN: Values) -> float:
+def _tolerance(values_CKN: Values, error: float) -> float:
     """The accuracy to state, relative to each component's own maximum: `TOLERANCE`, or 1 where nothing can be said of
     the faintest component, as under the equilibrium model with small cores: it drowns in rounding."""
     if np.iscomplexobj(values_CKN):
         largest_CK = np.abs(values_CKN).max(axis=-1)
     else:
         largest_CK = np.maximum(values_CKN.max(axis=-1), -values_CKN.min(axis=-1))
-    rounding = ROUNDING * largest_CK.max() / max(largest_CK.min(), np.finfo(float).tiny)
+    rounding = error * largest_CK.max() / max(largest_CK.min(), np.finfo(float).tiny)
     return float(min(1.0, max(TOLERANCE, rounding)))
 
 
