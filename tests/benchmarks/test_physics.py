@@ -167,7 +167,7 @@ print(taken, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 def test_cost_grows_with_voxels_and_lines() -> None:
     """Seconds of the first call and peak memory of a process of its own, for 30 nm at the high gradient."""
     print("\nmodel         grid  N_d  seconds  ns per voxel and line  peak MB  (of which imports)")
-    for model in ("equilibrium", "brownian", "neel-brown"):
+    for model in ("equilibrium", "brownian", "effective-field", "neel-brown"):
         for size, nd in ((16, 99), (32, 49), (32, 99), (32, 199), (64, 99), (128, 99)):
             if model == "neel-brown" and size > 32:
                 continue
