@@ -8,6 +8,7 @@ up to one factor, so white noise drawn on pixels is white noise on the state.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -188,7 +189,7 @@ class UNetDenoiser(Denoiser):
     With `patch` > 1 the convolutions see the image as squares of pixels, a rearrangement that the state does not feel.
     """
 
-    def __init__(self, settings: UNetSettings, shape: tuple[int, int], features: int) -> None:
+    def __init__(self, settings: UNetSettings, shape: tuple[int, int], prediction: Prediction, features: int) -> None:
         super().__init__()
         levels, patch = len(settings.channels), settings.patch
         factor = patch * 2 ** (levels - 1)
@@ -246,6 +247,10 @@ class UNetDenoiser(Denoiser):
         return self.join(self.net(pixels, time, class_labels=self.features(features)).sample)
 
 
+BACKBONES: dict[str, Callable[..., Denoiser]] = {"linear-basis": LinearBasisDenoiser, "unet": UNetDenoiser}
+"""By the names of the settings' `backbone`: each takes the arguments of `build_denoiser`."""
+
+
 def build_denoiser(
     settings: BackboneSettings, shape: tuple[int, int], prediction: Prediction, features: int = 0
 ) -> Denoiser:
@@ -259,6 +264,4 @@ def build_denoiser(
     Raises:
         SettingsError: the shape does not suit the backbone, or there are fewer features than `context` asks for.
     """
-    if isinstance(settings, LinearBasisSettings):
-        return LinearBasisDenoiser(settings, shape, prediction, features)
-    return UNetDenoiser(settings, shape, features)
+    return BACKBONES[settings.backbone](settings, shape, prediction, features)

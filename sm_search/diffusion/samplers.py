@@ -11,7 +11,7 @@ Shapes: S schedules, B images, 2 parts (real, imaginary), Y and X pixels.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -83,34 +83,48 @@ def schedule_steps(diffusion: DiffusionSettings, schedule: ScheduleSettings) -> 
         weight = condition_weight(schedule, u)
         noise = weight * condition_noise_level(schedule, u)
         once, fresh = (0.0, noise) if schedule.fresh_condition_noise else (noise, 0.0)
-        move = _move(schedule.sampler, before, bars[t], bars[t_next]) if t_next else {"x": 0.0, "x0": 1.0}
+        move = SAMPLERS[schedule.sampler](before, bars[t], bars[t_next]) if t_next else {"x": 0.0, "x0": 1.0}
         steps.append(Step(bars[t], weight, once, fresh, **move))
         before = bars[t]
     return steps
 
 
-def _move(sampler: str, before: float | None, here: float, after: float) -> dict[str, float]:
-    """The factors of x, x_0, x_0' and z between ᾱ = `here` and `after` < 1; `before` is the ᾱ of x_0'."""
-    if sampler == "paper":
-        # Line 8 as printed has ᾱ_t where the posterior mean has α_t: its mean is the estimate of x_0 itself.
-        return {"x": 0.0, "x0": 1.0, "z": (1 - here / after) ** 0.5}
-    if sampler == "ddpm":
-        # q(x_s | x_t, x_0) for s < t (Ho et al. 2020, eq. 6–7, with α_t = ᾱ_t/ᾱ_s for skipped steps).
-        alpha = here / after
-        x0 = after**0.5 * (1 - alpha) / (1 - here)
-        x = alpha**0.5 * (1 - after) / (1 - here)
-        return {"x": x, "x0": x0, "fresh_z": ((1 - after) / (1 - here) * (1 - alpha)) ** 0.5}
+Move = Callable[[float | None, float, float], dict[str, float]]
+"""The factors of x, x_0, x_0' and z (see `Step`) between ᾱ here and ᾱ after it, both below 1; first the ᾱ of x_0'."""
+
+
+def _paper(before: float | None, here: float, after: float) -> dict[str, float]:
+    """Algorithm 2: line 8 as printed has ᾱ_t where the posterior mean has α_t, so its mean is the estimate of x_0."""
+    return {"x": 0.0, "x0": 1.0, "z": (1 - here / after) ** 0.5}
+
+
+def _ddpm(before: float | None, here: float, after: float) -> dict[str, float]:
+    """q(x_s | x_t, x_0) for s < t (Ho et al. 2020, eq. 6–7, with α_t = ᾱ_t/ᾱ_s for skipped steps)."""
+    alpha = here / after
+    x0 = after**0.5 * (1 - alpha) / (1 - here)
+    x = alpha**0.5 * (1 - after) / (1 - here)
+    return {"x": x, "x0": x0, "fresh_z": ((1 - after) / (1 - here) * (1 - alpha)) ** 0.5}
+
+
+def _ddim(before: float | None, here: float, after: float) -> dict[str, float]:
+    """√ᾱ_s x_0 + √(1−ᾱ_s) ε with ε = (x − √ᾱ_t x_0)/√(1−ᾱ_t) (Song et al. 2021, eq. 12 at σ = 0)."""
     ratio = ((1 - after) / (1 - here)) ** 0.5
-    if sampler == "ddim":
-        # √ᾱ_s x_0 + √(1−ᾱ_s) ε with ε = (x − √ᾱ_t x_0)/√(1−ᾱ_t) (Song et al. 2021, eq. 12 at σ = 0).
-        return {"x": ratio, "x0": after**0.5 - ratio * here**0.5}
-    # DPM-Solver++ 2M in its form for x_0 (Lu et al. 2022, "DPM-Solver++", Algorithm 2): the first step is DDIM's.
+    return {"x": ratio, "x0": after**0.5 - ratio * here**0.5}
+
+
+def _dpmpp(before: float | None, here: float, after: float) -> dict[str, float]:
+    """DPM-Solver++ 2M in its form for x_0 (Lu et al. 2022, "DPM-Solver++", Algorithm 2); the first step is DDIM's."""
+    ratio = ((1 - after) / (1 - here)) ** 0.5
     h = _log_snr(after) - _log_snr(here)
     x0 = -(after**0.5) * math.expm1(-h)
     if before is None:
         return {"x": ratio, "x0": x0}
     extrapolated = h / (2 * (_log_snr(here) - _log_snr(before)))
     return {"x": ratio, "x0": x0 * (1 + extrapolated), "before": -x0 * extrapolated}
+
+
+SAMPLERS: dict[str, Move] = {"paper": _paper, "ddpm": _ddpm, "ddim": _ddim, "dpmpp": _dpmpp}
+"""By the names of `ScheduleSettings.sampler`."""
 
 
 def _log_snr(alpha_bar: float) -> float:

@@ -1,7 +1,7 @@
 """What a model must beat: methods with the model's interface and no network."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -79,12 +79,16 @@ def _pattern(sm: SystemMatrix) -> np.ndarray:
     return ScaledImages.of(sm.channel_images(0)).patterns.astype(np.float32)
 
 
+BASELINES: dict[str, Callable[[Dataset, Sequence[Pair]], Method]] = {
+    "copy": lambda dataset, training: Copy(),
+    "nearest": lambda dataset, training: Nearest(training),
+    "kernel-ridge": lambda dataset, training: KernelRidgeOverScans(training, dataset.settings.channels),
+    "physicist": lambda dataset, training: PhysicistFit(dataset.settings),
+}
+"""Each made of a dataset and its training pairs, in the order of the tables."""
+
+
 def baselines(dataset: Dataset) -> dict[str, Method]:
     """Every baseline by name, fitted to the training split."""
     training = list(dataset.pairs("train"))
-    return {
-        "copy": Copy(),
-        "nearest": Nearest(training),
-        "kernel-ridge": KernelRidgeOverScans(training, dataset.settings.channels),
-        "physicist": PhysicistFit(dataset.settings),
-    }
+    return {name: made(dataset, training) for name, made in BASELINES.items()}

@@ -4,7 +4,7 @@ Shapes: S schedules, B images (all components of all validation scans, x-channel
 spectra of voxels are diffused, a whole scan takes the place of an image: it is sampled together and rated as one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +33,14 @@ KEPT_DRAWS = 40
 KEPT_SPECTRA_DRAWS = 4
 """The same for the spectra of all voxels of a scan, 1.4 MB a draw."""
 
+QUALITIES: dict[str, Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.float64]]] = {
+    "val_psnr_db": psnr_db,
+    "val_ssim": ssim,
+}
+"""What a study may maximise: patterns and truth, (K, 2, Y, X), to a quality of each component, (K,)."""
+
 Scores = Mapping[str, NDArray[np.float64]]
-"""`val_psnr_db` and `val_ssim` by schedule and image, (S, B); NaN where the schedule diverged."""
+"""`QUALITIES` by schedule and image, (S, B); NaN where the schedule diverged."""
 
 
 @dataclass(frozen=True)
@@ -198,13 +204,13 @@ class ScheduleScorer:
         drawn_S = sample_mean_each(self.denoiser, self.diffusion, schedules, part.condition.to(self.device), noise)[
             0
         ].cpu()
-        scores = {name: np.full((len(schedules), end - begin), np.nan) for name in ("val_psnr_db", "val_ssim")}
+        scores = {name: np.full((len(schedules), end - begin), np.nan) for name in QUALITIES}
         for s, drawn in enumerate(drawn_S):
             images = part.images(drawn)
             if np.isfinite(images).all():
                 patterns = ScaledImages.of(images[:, 0] + 1j * images[:, 1]).patterns
-                scores["val_psnr_db"][s] = part.rated(psnr_db(patterns, part.targets))
-                scores["val_ssim"][s] = part.rated(ssim(patterns, part.targets))
+                for name, quality in QUALITIES.items():
+                    scores[name][s] = part.rated(quality(patterns, part.targets))
         return scores
 
 

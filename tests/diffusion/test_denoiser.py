@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
 from pydantic import ValidationError
 
 from sm_search.config.errors import SettingsError
-from sm_search.config.model_settings import LinearBasisSettings, Prediction, UNetSettings
+from sm_search.config.model_settings import BackboneSettings, LinearBasisSettings, Prediction, UNetSettings
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.denoiser import (
+    BACKBONES,
     NOISE_FEATURES,
     ComponentFeatures,
     Denoiser,
@@ -28,16 +30,16 @@ SMALL = LinearBasisSettings(coefficients=24, width=32, blocks=2)
 Make = Callable[..., Condition]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        SMALL,
-        SMALL.model_copy(update={"wiener_input": False, "context": 2}),
-        UNetSettings(channels=(8, 16)),
-        UNetSettings(channels=(8, 16), patch=2, context=2),
-    ],
-    ids=["linear-basis", "linear-basis, no Wiener input, context", "unet", "unet, patch 2, context"],
-)
+SETTINGS = {
+    "linear-basis": SMALL,
+    "linear-basis, no Wiener input, context": SMALL.model_copy(update={"wiener_input": False, "context": 2}),
+    "unet": UNetSettings(channels=(8, 16)),
+    "unet, patch 2, context": UNetSettings(channels=(8, 16), patch=2, context=2),
+}
+"""What every law here is tried with: a new backbone at least once, under its own name."""
+
+
+@pytest.fixture(scope="module", params=SETTINGS.values(), ids=SETTINGS)
 def denoiser(request: pytest.FixtureRequest, make_condition: Make) -> Denoiser:
     torch.manual_seed(0)
     built = build_denoiser(request.param, SHAPE, "x0", FEATURES).eval()
@@ -46,6 +48,12 @@ def denoiser(request: pytest.FixtureRequest, make_condition: Make) -> Denoiser:
     for parameter in built.parameters():  # the outlets begin at zero, where nothing could be seen
         torch.nn.init.normal_(parameter, std=0.1)
     return built
+
+
+def test_every_backbone_of_the_table_can_be_set_and_is_tried_here() -> None:
+    members = get_args(get_args(BackboneSettings)[0])
+    assert set(BACKBONES) == {member.model_fields["backbone"].default for member in members}
+    assert set(BACKBONES) == {settings.backbone for settings in SETTINGS.values()}
 
 
 def states(denoiser: Denoiser, batch: int, seed: int = 2) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
@@ -18,9 +19,17 @@ from sm_search.config.model_settings import DiffusionSettings, LinearBasisSettin
 from sm_search.diffusion.condition import Condition, condition_noise_level, condition_weight
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
 from sm_search.diffusion.noise_schedule import alpha_bars, training_target
-from sm_search.diffusion.samplers import ImageNoise, sample, sample_each, sample_mean, sample_mean_each, visited_steps
+from sm_search.diffusion.samplers import (
+    SAMPLERS,
+    ImageNoise,
+    sample,
+    sample_each,
+    sample_mean,
+    sample_mean_each,
+    schedule_steps,
+    visited_steps,
+)
 
-SAMPLERS = ("paper", "ddpm", "ddim", "dpmpp")
 Make = Callable[..., Condition]
 
 
@@ -280,7 +289,7 @@ def mixed_schedules() -> list[ScheduleSettings]:
             guidance=(1.0, 2.0, 0.5)[number % 3],
             samples=(1, 1, 3)[number % 3],
         )
-        for number, sampler in enumerate(SAMPLERS * 5)
+        for number, sampler in enumerate([*SAMPLERS] * 5)
     ]
 
 
@@ -330,7 +339,7 @@ def test_without_steps_nothing_is_added_to_the_mean(function_denoiser, make_cond
     assert len(denoiser.seen) == calls
 
 
-@pytest.mark.parametrize("sampler", ["paper", "ddpm", "ddim", "dpmpp"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_the_essential_schedule_draws_the_same(function_denoiser, make_condition: Make, sampler, steps: int) -> None:
     condition, denoiser = make_condition(3), function_denoiser(some_network)
@@ -449,3 +458,27 @@ def test_leaving_the_finite_numbers_is_an_error(function_denoiser, make_conditio
     denoiser = function_denoiser(lambda x, a, c: x * math.inf)
     with pytest.raises(DivergenceError, match=r"sampler ddim, 3 steps"):
         sample(denoiser, DiffusionSettings(), ScheduleSettings(steps=3), condition, noise_for(condition))
+
+
+def test_every_sampler_of_the_table_can_be_set() -> None:
+    assert set(SAMPLERS) == set(get_args(ScheduleSettings.model_fields["sampler"].annotation))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 3, 17])
+def test_what_the_denoiser_knows_is_what_is_drawn(function_denoiser, make_condition: Make, sampler, steps: int) -> None:
+    """The contract of every sampler: x_0 is met exactly where the network is sure of it, whatever the steps."""
+    known = torch.linspace(-1, 1, 2 * 8 * 8).view(2, 8, 8)
+    denoiser = function_denoiser(lambda x, level, condition: known.expand_as(x))
+    schedule = ScheduleSettings(sampler=sampler, steps=steps)
+    noise = ImageNoise(0, ["a", "b"], (8, 8))
+    drawn = sample(denoiser, DiffusionSettings(prediction="x0"), schedule, make_condition(2), noise)
+    torch.testing.assert_close(drawn, known.expand_as(drawn), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "paper"])
+def test_a_step_carries_the_signal_to_its_share(sampler: str) -> None:
+    """√ᾱ_t x_0 becomes √ᾱ_s x_0 where the estimate of x_0 is right; the paper's line 8 as printed does not ask that."""
+    steps = schedule_steps(DiffusionSettings(), ScheduleSettings(sampler=sampler, steps=12))
+    for here, after in itertools.pairwise(steps):
+        assert here.x * math.sqrt(here.alpha_bar) + here.x0 + here.before == pytest.approx(math.sqrt(after.alpha_bar))

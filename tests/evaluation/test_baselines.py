@@ -2,15 +2,16 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from sm_search.data.dataset import Dataset
-from sm_search.evaluation.baselines import Copy, Nearest, baselines
+from sm_search.evaluation.baselines import BASELINES, Copy, Nearest, baselines
 from sm_search.evaluation.comparison import compare, pair_quality
 from sm_search.evaluation.metrics import MAX_PSNR_DB
 from sm_search.physics.system_matrix import SystemMatrix
 
-METHODS = ("copy", "nearest", "kernel-ridge", "physicist")
+METHODS = tuple(BASELINES)
 
 
 def test_nearest_gives_a_training_scan_back_exactly(tiny_dataset: Dataset) -> None:
@@ -54,3 +55,19 @@ def test_compare_has_a_row_for_every_method_and_scan(tiny_dataset: Dataset) -> N
     }
     assert exact["nearest"] == exact["truth"] == {MAX_PSNR_DB}
     assert min(exact["physicist"]) > 80 > max(exact["copy"])
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_answers_with_a_matrix_like_the_condition_and_leaves_it_alone(
+    tiny_dataset: Dataset, name: str
+) -> None:
+    """The contract of every baseline; also on a scan that it was fitted without, and the same at every call."""
+    method = BASELINES[name](tiny_dataset, list(tiny_dataset.pairs("train")))
+    (pair,) = tiny_dataset.pairs("test")
+    given = pair.low.values_CKN.copy()
+    made = method.predict(pair.low)
+    assert made.values_CKN.shape == pair.low.values_CKN.shape
+    assert (made.mixing_orders, made.grid, made.unit) == (pair.low.mixing_orders, pair.low.grid, pair.low.unit)
+    assert np.isfinite(made.values_CKN).all()
+    assert np.array_equal(method.predict(pair.low).values_CKN, made.values_CKN)
+    assert np.array_equal(pair.low.values_CKN, given)
