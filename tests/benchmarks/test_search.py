@@ -35,7 +35,7 @@ from sm_search.search.space.resolved_settings import training_settings
 from sm_search.search.space.space import Space
 from sm_search.search.space.space_file import SPACES, load_space
 from sm_search.search.space.tree import suggest
-from sm_search.search.study import sweep as sweep_module
+from sm_search.search.study import search as search_module
 from sm_search.search.study.result import RESULT_FILE
 from sm_search.search.study.searcher import OptunaSearcher
 from sm_search.search.study.sweep import sweep
@@ -219,7 +219,7 @@ def trivial_sweep(
     training = {"steps": 90, "learning_rate": {"float": [1e-3, 1e-2]}}
     budget = {"trials": trials, "first_rung": 10, "reduction": 3}
     space = Space.model_validate({"study": study, "training": training, "budget": budget, "resources": {"cpus": cpus}})
-    monkeypatch.setattr(sweep_module, "run_trial", trivial)
+    monkeypatch.setattr(search_module, "run_trial", trivial)
     monkeypatch.setattr("sm_search.search.study.result._store_checkpoint", lambda *rest: None)
     sweep(space, dataset.location, home=home)
     runs: list[RunRecord] = study_runs(open_store(home), study)[1]

@@ -11,8 +11,11 @@ from ray.tune.experiment import Trial
 from sm_search.config.base import content_hash
 from sm_search.search.driver_callback import DriverCallback
 from sm_search.search.space.space import Space
+from sm_search.search.study.experiment import Experiment, fit, trial_context
 from sm_search.search.study.recording import Announce
-from sm_search.search.study.trial_summary import TrialSummary
+from sm_search.search.study.study import Study
+from sm_search.search.study.trial import run_confirmation
+from sm_search.search.study.trial_summary import TrialSummary, ranked
 from sm_search.tracking.records import metric_history
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store
@@ -52,6 +55,36 @@ class ConfirmationCallback(DriverCallback):
         self.announce(f"seed {point['seed']} of trial {point['trial_id']} ({ended}/{self.total}): {shown}")
 
 
+class Confirmation:
+    """The best trials of a search trained again, if the budget asks for that.
+
+    Attributes:
+        results: as Ray Tune has them.
+    """
+
+    def __init__(self, space: Space, study: Study, complete: Sequence[TrialSummary]) -> None:
+        self.space = space
+        self.study = study
+        self.points = confirmation_points(space, complete)
+        self.results: list[tune.Result] = []
+
+    def run(self) -> None:
+        """Train them, or what is left of them where that was begun."""
+        space, study = self.space, self.study
+        if not self.points:
+            return
+        callbacks = [ConfirmationCallback(space.metric, len(self.points), study.announce)]
+        name, grid = confirmation_name(self.points), {"point": tune.grid_search(self.points)}
+        context = trial_context(space, study)
+        experiment = Experiment(name, study, run_confirmation, context, space.resources, callbacks, grid)
+        tuner = experiment.restore() if study.resume else None
+        self.results = fit(tuner or experiment.begin(), study)
+
+    def ranked(self, trials: Sequence[TrialSummary]) -> list[TrialSummary]:
+        """The trials of the search, best first, now that it is known which of them are."""
+        return ranked(self.space, with_spread(self.space, trials, self.results))
+
+
 def with_spread(space: Space, trials: Sequence[TrialSummary], results: Sequence[tune.Result]) -> list[TrialSummary]:
     """Trials with `<metric>_mean`, `<metric>_std` (sample standard deviation) and `seeds` in their metrics.
 
@@ -74,11 +107,11 @@ def with_spread(space: Space, trials: Sequence[TrialSummary], results: Sequence[
     return confirmed
 
 
-def log_spread(log: StudyLog, store: Store, run_id: str, space: Space, trial: TrialSummary) -> None:
+def log_spread(log: StudyLog, store: Store, run_id: str, metric: str, trial: TrialSummary) -> None:
     """The value of each seed over its number, and mean and deviation, with the trial's run."""
-    if not trial.seeds or metric_history(store, run_id, f"{space.metric}_mean"):
+    if not trial.seeds or metric_history(store, run_id, f"{metric}_mean"):
         return
     for seed, value in enumerate(trial.seeds):
-        log.log_metrics(trial.trial_id, seed, {f"seed_{space.metric}": value})
-    names = (f"{space.metric}_mean", f"{space.metric}_std", "seeds")
+        log.log_metrics(trial.trial_id, seed, {f"seed_{metric}": value})
+    names = (f"{metric}_mean", f"{metric}_std", "seeds")
     log.log_metrics(trial.trial_id, len(trial.seeds), {name: trial.metrics[name] for name in names})

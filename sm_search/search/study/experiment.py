@@ -14,7 +14,8 @@ from ray.tune.error import TuneError
 from sm_search.compute.ray_internals import has_begun, replace_callbacks, trials_of, withhold_credentials
 from sm_search.compute.session import interrupted_gently
 from sm_search.config.errors import DataError
-from sm_search.search.space.space import Resources
+from sm_search.data.storage import absolute
+from sm_search.search.space.space import Resources, Space
 from sm_search.search.study.earlier_names import know_earlier_names, trial_id
 from sm_search.search.study.recording import Recorder
 from sm_search.search.study.replacing_files import replacing_files
@@ -119,3 +120,9 @@ def fit(tuner: tune.Tuner, study: Study, recorder: Recorder | None = None) -> li
             result.metrics = {"config": trial.config, **(result.metrics or {})}
             begun.append(result)
     return begun
+
+
+def trial_context(space: Space, study: Study) -> TrialContext:
+    """What the trials of a study are given."""
+    data, place = absolute(study.dataset.location), absolute(study.place)
+    return TrialContext(space.model_dump_json(), data, study.dataset.content_hash(), place)

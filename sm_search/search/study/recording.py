@@ -1,7 +1,7 @@
 """What a study leaves behind: every trial in MLflow as it goes, and at the end what MLflow did not take then."""
 
 import time
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,33 +146,32 @@ class Recorder(DriverCallback):
         best = max(whole, default=None)
         self.watch(Progress(running, ended, self.space.budget.trials, self.space.metric, best))
 
+    def deliver(self, store: Store, trials: Sequence[TrialSummary]) -> StudyLog:
+        """Store what the store lacks of finished trials; the study's log, with nothing pending.
 
-def deliver(store: Store, space: Space, trials: Sequence[TrialSummary], suspects: Collection[str]) -> StudyLog:
-    """Store what the store lacks of finished trials; the study's log, with nothing pending.
-
-    Raises:
-        TrackingError: the store does not answer.
-    """
-    log = StudyLog.attach(store, space.study)
-    log.keep_trials({trial.trial_id for trial in trials})
-    stored = log.existing_trials()
-    for trial in trials:
-        record = stored.get(trial.trial_id)
-        settled = record if record and _is_settled(record, trial.state) else None
-        if settled and trial.trial_id not in suspects:
-            continue
-        run_id = _start(log, space, trial.trial_id, trial.params)
-        steps = {step for step, _ in metric_history(store, run_id, "training_step")}
-        losses = {step for step, _ in metric_history(store, run_id, "loss")}
-        for report in trial.reports:
-            if report["training_step"] not in steps:
-                _report(log, trial.trial_id, report, losses)
-        error = trial.error if trial.state == "failed" else None
-        schedule = trial.reports[-1].get("schedule") if trial.reports else None
-        _end(log, trial.trial_id, trial.state, error, schedule, settled.ended_ms if settled else None)
-    if log.pending:
-        raise TrackingError(f"{store.uri}: not stored: {'; '.join(log.pending[:3])}")
-    return log
+        Raises:
+            TrackingError: the store does not answer.
+        """
+        log = StudyLog.attach(store, self.space.study)
+        log.keep_trials({trial.trial_id for trial in trials})
+        stored = log.existing_trials()
+        for trial in trials:
+            record = stored.get(trial.trial_id)
+            settled = record if record and _is_settled(record, trial.state) else None
+            if settled and trial.trial_id not in self.suspects:
+                continue
+            run_id = _start(log, self.space, trial.trial_id, trial.params)
+            steps = {step for step, _ in metric_history(store, run_id, "training_step")}
+            losses = {step for step, _ in metric_history(store, run_id, "loss")}
+            for report in trial.reports:
+                if report["training_step"] not in steps:
+                    _report(log, trial.trial_id, report, losses)
+            error = trial.error if trial.state == "failed" else None
+            schedule = trial.reports[-1].get("schedule") if trial.reports else None
+            _end(log, trial.trial_id, trial.state, error, schedule, settled.ended_ms if settled else None)
+        if log.pending:
+            raise TrackingError(f"{store.uri}: not stored: {'; '.join(log.pending[:3])}")
+        return log
 
 
 def _is_settled(record: RunRecord, state: TrialState) -> bool:

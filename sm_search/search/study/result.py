@@ -17,7 +17,7 @@ from sm_search.physics.system_matrix import SystemMatrix
 from sm_search.search.pareto import pareto_front
 from sm_search.search.space.space import Space
 from sm_search.search.study.confirmation import log_spread
-from sm_search.search.study.recording import deliver
+from sm_search.search.study.recording import Recorder
 from sm_search.search.study.study import Study
 from sm_search.search.study.trial_summary import TrialSummary
 from sm_search.tracking.logged_models import REQUIRED_FILES, log_model
@@ -83,31 +83,6 @@ class SweepResult:
         return self.complete[:KEPT_CHECKPOINTS]
 
 
-def ranked(space: Space, trials: Sequence[TrialSummary]) -> list[TrialSummary]:
-    """Complete trials first, of these the confirmed ones by their mean, then by the metric."""
-    order = {"complete": 0, "pruned": 1, "failed": 2}
-    mean = f"{space.metric}_mean"
-
-    def key(trial: TrialSummary) -> tuple[int, bool, float, str]:
-        value = trial.metrics.get(mean, trial.metrics.get(space.metric, 0.0))
-        return order[trial.state], mean not in trial.metrics, -value, trial.trial_id
-
-    return sorted(trials, key=key)
-
-
-def sweep_result(space: Space, run_id: str, trials: Sequence[TrialSummary], repeated: int) -> SweepResult:
-    """The result of the finished `trials` of a study; see `SweepResult` for the rest."""
-    complete = ranked(space, [trial for trial in trials if trial.state == "complete"])
-    return SweepResult(
-        study=space.study,
-        run_id=run_id,
-        metric=space.metric,
-        trials=tuple(ranked(space, trials)),
-        points=tuple(points(space, complete)),
-        repeated=repeated,
-    )
-
-
 def points(space: Space, complete: Sequence[TrialSummary]) -> list[Point]:
     """All that a study with several objectives reached. On its front is what no other beats: none is at least as good
     in every objective and better in one.
@@ -129,17 +104,11 @@ def points(space: Space, complete: Sequence[TrialSummary]) -> list[Point]:
     return sorted(reached, key=lambda point: [*point.objectives.values(), point.trial_id], reverse=True)
 
 
-def keep(
-    result: SweepResult,
-    space: Space,
-    study: Study,
-    suspects: Collection[str],
-    checkpoints: Mapping[str, tune.Checkpoint],
-) -> None:
+def keep(result: SweepResult, study: Study, recorder: Recorder, checkpoints: Mapping[str, tune.Checkpoint]) -> None:
     """Keep a result in the study's folder, then all of it in MLflow, and close the study's runs.
 
     Args:
-        suspects: trials of which MLflow may lack something.
+        recorder: delivers what MLflow did not take in the search.
         checkpoints: of each trial its last one.
 
     Raises:
@@ -149,24 +118,18 @@ def keep(
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(as_object(result), indent=1) + "\n")
     try:
-        _store(result, space, study, suspects, checkpoints)
+        _store(result, study, recorder, checkpoints)
     except TrackingError as error:
-        lacking = ", ".join(sorted(suspects)) or "none of its trials"
+        lacking = ", ".join(sorted(recorder.suspects)) or "none of its trials"
         raise TrackingError(
-            f"study {space.study!r}: is finished, but not all of it is in MLflow, which lacks parts of {lacking}: "
+            f"study {study.name!r}: is finished, but not all of it is in MLflow, which lacks parts of {lacking}: "
             f"{error}; the result is in {path}, and `sweep --resume` stores the rest"
         ) from None
 
 
-def _store(
-    result: SweepResult,
-    space: Space,
-    study: Study,
-    suspects: Collection[str],
-    checkpoints: Mapping[str, tune.Checkpoint],
-) -> None:
+def _store(result: SweepResult, study: Study, recorder: Recorder, checkpoints: Mapping[str, tune.Checkpoint]) -> None:
     complete, store, dataset = result.complete, study.store, study.dataset
-    log = deliver(store, space, result.trials, suspects)
+    log = recorder.deliver(store, result.trials)
     if not dataset.missing():
         log.name_dataset(dataset.content_hash())  # it may not have been known at the start
     runs = log.existing_trials()
@@ -176,14 +139,14 @@ def _store(
         run_id = runs[trial.trial_id].run_id
         _store_checkpoint(log, store, trial.trial_id, run_id, checkpoints[trial.trial_id], example)
     for trial in complete:
-        log_spread(log, store, runs[trial.trial_id].run_id, space, trial)
-        if space.further_objectives:
+        log_spread(log, store, runs[trial.trial_id].run_id, result.metric, trial)
+        if result.points:
             on_front = {"on_front": float(any(point.trial_id == trial.trial_id for point in result.front))}
-            log.log_metrics(trial.trial_id, space.training_steps(), on_front)
+            log.log_metrics(trial.trial_id, int(trial.metrics["training_step"]), on_front)
     if result.points:
         log.log_text(None, json.dumps([asdict(point) for point in result.points], indent=1), FRONT_FILE)
     if complete:
-        best = {f"best_{space.metric}": complete[0].metrics[space.metric]}
+        best = {f"best_{result.metric}": complete[0].metrics[result.metric]}
         counts = {"trials_complete": len(complete), "trials": len(result.trials), "trials_repeated": result.repeated}
         log.log_metrics(None, len(complete), {**best, **counts})
     log.finish("complete" if complete else "failed")

@@ -1,6 +1,6 @@
 """What is known of a trial when it has ended."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,3 +70,15 @@ def summary(result: tune.Result, space: Space) -> TrialSummary:
         reports=tuple(reports),
         front=tuple(last.get("schedule_front", ())),
     )
+
+
+def ranked(space: Space, trials: Sequence[TrialSummary]) -> list[TrialSummary]:
+    """Complete trials first, of these the confirmed ones by their mean, then by the metric."""
+    order = {"complete": 0, "pruned": 1, "failed": 2}
+    mean = f"{space.metric}_mean"
+
+    def key(trial: TrialSummary) -> tuple[int, bool, float, str]:
+        value = trial.metrics.get(mean, trial.metrics.get(space.metric, 0.0))
+        return order[trial.state], mean not in trial.metrics, -value, trial.trial_id
+
+    return sorted(trials, key=key)

@@ -15,8 +15,8 @@ import pytest
 from sm_search.search.space.space import Space
 from sm_search.search.study.confirmation import confirmation_points, with_spread
 from sm_search.search.study.replacing_files import replacing_files
-from sm_search.search.study.result import SweepResult, points, ranked
-from sm_search.search.study.trial_summary import TrialSummary
+from sm_search.search.study.result import SweepResult, points
+from sm_search.search.study.trial_summary import TrialSummary, ranked
 
 
 def trial(name: str, value: float, state: Any = "complete", **metrics: float) -> TrialSummary:
