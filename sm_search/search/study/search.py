@@ -32,6 +32,7 @@ class Search:
     Attributes:
         recorder: knows of which trials MLflow may lack something.
         results: as Ray Tune has them, of all trials that began.
+        trials: their summaries, best first.
         repeated: suggestions that were answered from the record.
     """
 
@@ -42,6 +43,7 @@ class Search:
         self.watch = watch
         self.recorder: Recorder
         self.results: list[tune.Result] = []
+        self.trials: list[TrialSummary] = []
         self.repeated = 0
 
     def run(self) -> None:
@@ -57,11 +59,7 @@ class Search:
             # Ray does not try again where a worker died while it was being prepared for its trial.
             self.study.announce("a worker died before its trial began: it is run again")
             self._attempt(is_begun=True)
-
-    @property
-    def trials(self) -> list[TrialSummary]:
-        """All trials that began, best first."""
-        return ranked(self.space, [summary(result, self.space) for result in self.results])
+        self.trials = ranked(self.space, [summary(result, self.space) for result in self.results])
 
     @property
     def complete(self) -> list[TrialSummary]:
