@@ -99,29 +99,29 @@ def _why(
     importance: Importance | None,
     quality: Sequence[Mapping[str, Any]],
 ) -> list[str]:
-    """What the best trial is, how far ahead it is, and what made the difference, in sentences."""
+    """What the best trial is, how far ahead it is, and what made the difference, in text."""
     best, *rest = ranked
     settings = [f"{name} {_number(value)}" for name, value in sorted(best.params.items())]
-    told = [f"Its settings: {', '.join(settings) or 'all fixed'}; its sampling: {best.tags.get(SCHEDULE, 'unknown')}."]
+    text = [f"Its settings: {', '.join(settings) or 'all fixed'}; its sampling: {best.tags.get(SCHEDULE, 'unknown')}."]
     if rest:
         others = [trial.metrics[metric] for trial in rest]
-        told.append(f"The next best of the full budget has {max(others):.4g}, the worst {min(others):.4g}.")
+        text.append(f"The next best of the full budget has {max(others):.4g}, the worst {min(others):.4g}.")
     for name, chosen in sorted(best.params.items()):
         if isinstance(_typed(chosen), str) and (without := [t for t in rest if t.params.get(name, chosen) != chosen]):
             value = max(trial.metrics[metric] for trial in without)
-            told.append(f"The best with another {name} than {chosen} has {value:.4g}.")
+            text.append(f"The best with another {name} than {chosen} has {value:.4g}.")
     if importance and importance.first:
-        told.append(f"Among these, {_said_of_first(importance)}.")
+        text.append(f"Among these, {_said_of_first(importance)}.")
     elif importance:
-        told.append(f"{importance.trials} trials are too few to say which parameter made the difference.")
+        text.append(f"{importance.trials} trials are too few to say which parameter made the difference.")
     means = {
         method: sum(rows) / len(rows)
         for method in dict.fromkeys(str(row["method"]) for row in quality)
         if (rows := [float(row["psnr_db_mean"]) for row in quality if row["method"] == method])
     }
     if means:
-        told.append("PSNR over the validation scans: " + ", ".join(f"{m} {v:.4g} dB" for m, v in means.items()) + ".")
-    return [f"<p>{html.escape(' '.join(told))}</p>"]
+        text.append("PSNR over the validation scans: " + ", ".join(f"{m} {v:.4g} dB" for m, v in means.items()) + ".")
+    return [f"<p>{html.escape(' '.join(text))}</p>"]
 
 
 def _spread(best: RunRecord, metric: str) -> str:
@@ -276,16 +276,16 @@ def _rungs(store: Store, trials: Sequence[RunRecord], metric: str) -> go.Figure:
 
 
 def _parallel(trials: Sequence[RunRecord], metric: str) -> go.Figure:
-    told = [trial for trial in trials if metric in trial.metrics and trial.state in ("complete", "pruned")]
-    everywhere = [name for name in sorted({n for t in told for n in t.params}) if all(name in t.params for t in told)]
+    rated = [trial for trial in trials if metric in trial.metrics and trial.state in ("complete", "pruned")]
+    everywhere = [name for name in sorted({n for t in rated for n in t.params}) if all(name in t.params for t in rated)]
     ends = [name.rpartition(".")[2] for name in everywhere]
     # The first and the last label of a plot are cut where they are long.
     labels = [end if ends.count(end) == 1 else name for end, name in zip(ends, everywhere, strict=True)]
     dimensions = [
-        _dimension(label, [trial.params[name] for trial in told])
+        _dimension(label, [trial.params[name] for trial in rated])
         for label, name in zip(labels, everywhere, strict=True)
     ]
-    values = [trial.metrics[metric] for trial in told]
+    values = [trial.metrics[metric] for trial in rated]
     dimensions.append({"label": metric, "values": values, "tickformat": ".4~g"})
     return go.Figure(go.Parcoords(dimensions=dimensions, line={"color": values, "colorscale": "Viridis"}))
 
