@@ -99,7 +99,7 @@ def _why(
     importance: Importance | None,
     quality: Sequence[Mapping[str, Any]],
 ) -> list[str]:
-    """What the best trial is, how far ahead it is, and what made the difference, in text."""
+    """What the best trial is, how far ahead it is, and what made the difference, in sentences."""
     best, *rest = ranked
     settings = [f"{name} {_number(value)}" for name, value in sorted(best.params.items())]
     text = [f"Its settings: {', '.join(settings) or 'all fixed'}; its sampling: {best.tags.get(SCHEDULE, 'unknown')}."]
