@@ -35,6 +35,7 @@ def model(trainer: Trainer, tiny_dataset: Dataset, tmp_path_factory: pytest.Temp
     return sm_search.load_model(folder)
 
 
+@pytest.mark.slow
 def test_the_notebook_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SM_SEARCH_HOME", raising=False)
