@@ -4,9 +4,11 @@
 used but its documented interface.
 """
 
+import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pyarrow.fs
     from ray import tune
 
 COMMAND_LINE = "ray.scripts.scripts"
@@ -71,3 +73,39 @@ def session_folder() -> str:
     import ray
 
     return str(ray._private.worker._global_node.get_session_dir_path())
+
+
+def snapshot_progress(snapshot: bytes) -> tuple[int, int, int, float]:
+    """How far an experiment had come in a snapshot of Tune's: steps trained, trials begun, trials ended, and when the
+    process that wrote it began, in Unix seconds. Tune itself goes by the local time in the name of the file.
+
+    Raises:
+        ValueError: it is not whole, or not one of Tune's.
+    """
+    try:
+        state = json.loads(snapshot)
+        trials = [(json.loads(trial), json.loads(ran)) for trial, ran in state["trial_data"]]
+        steps = sum(int((ran["last_result"] or {}).get("training_step", 0)) for _, ran in trials)
+        ended = sum(trial["status"] == "TERMINATED" for trial, _ in trials)
+        return steps, len(trials), ended, float(state["stats"]["start_time"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a snapshot of this version of Ray Tune: {error!r}") from None
+
+
+def moved_suggestions(state: bytes, files: "pyarrow.fs.FileSystem", parent: str) -> bytes | None:
+    """The state of Tune's trial generators for an experiment that lies in the folder `parent` now; None if it did then.
+
+    Tune mends the paths of the trials that it has when an experiment was moved; those that it makes afterwards would go
+    where the experiment was.
+    """
+    from ray import cloudpickle
+
+    found = cloudpickle.loads(state)
+    experiment, iterators = found.get("experiment"), found.get("_iterators", ())
+    specs = [*([experiment.spec] if experiment else []), *(each.unresolved_spec for each in iterators)]
+    storages = [spec["storage"] for spec in specs if spec.get("storage")]
+    if all(storage.storage_fs_path == parent for storage in storages):
+        return None
+    for storage in storages:
+        storage.storage_fs_path, storage.storage_filesystem = parent, files
+    return bytes(cloudpickle.dumps(found))

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import signal
 from collections.abc import Callable
 from functools import cache
@@ -10,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import ray
-from ray import tune
+from pyarrow.fs import LocalFileSystem
+from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 
 import sm_search
@@ -79,6 +81,41 @@ def loggers_have_the_names_of_modules(folder: Path) -> None:
         assert Path(ray.__file__).parent.joinpath(*name.split(".")[1:]).with_suffix(".py").is_file(), name
 
 
+def a_snapshot_says_how_far_it_came(folder: Path) -> None:
+    from ray.tune.execution.tune_controller import TuneController
+
+    assert TuneController.CKPT_FILE_TMPL == "experiment_state-{}.json"
+    trials = []
+    for status, steps in ((Trial.TERMINATED, 400), (Trial.RUNNING, 100), (Trial.PENDING, None)):
+        trial = Trial("t", stub=True)
+        trial.set_status(status)
+        trial.run_metadata.last_result = {} if steps is None else {"training_step": steps}
+        trials.append(trial.get_json_state())
+    written = json.dumps({"trial_data": trials, "runner_data": {}, "stats": {"start_time": 12.5}}).encode()
+    assert ray_internals.snapshot_progress(written) == (500, 3, 1, 12.5)
+
+
+def suggestions_are_moved(folder: Path) -> None:
+    from ray.train._internal.storage import StorageContext
+    from ray.tune.experiment import Experiment
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+    from ray.tune.search.search_generator import SearchGenerator
+
+    experiment = Experiment("e", lambda config: None, storage_path=str(folder), num_samples=2)
+    generators = [SearchGenerator(tune.search.Searcher()), BasicVariantGenerator()]
+    for generator in generators:
+        generator.add_configurations([experiment])
+        state = cloudpickle.dumps(generator.get_state())
+        assert ray_internals.moved_suggestions(state, LocalFileSystem(), str(folder)) is None
+        moved = ray_internals.moved_suggestions(state, LocalFileSystem(), "/elsewhere")
+        assert moved is not None
+        generator.set_state(cloudpickle.loads(moved))
+        suggested = generator._experiment.spec if hasattr(generator, "_experiment") else generator.next_trial()
+        storage = suggested["storage"] if isinstance(suggested, dict) else suggested.storage
+        assert isinstance(storage, StorageContext)
+        assert storage.experiment_fs_path == "/elsewhere/e"
+
+
 USES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "withhold_credentials": (
         "ray.tune.execution.class_cache.ENV_VARS_TO_PROPAGATE",
@@ -90,6 +127,8 @@ USES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "trials_of": ("ResultGrid._experiment_analysis.trials", trials_are_found),
     "has_begun": ("Trial.run_metadata.start_time", a_trial_that_waits_has_not_begun),
     "autoscaler_limits": ("ray._private.state.state.get_max_resources_from_cluster_config", limits_are_asked_for),
+    "snapshot_progress": ("the contents of experiment_state-*.json", a_snapshot_says_how_far_it_came),
+    "moved_suggestions": ("the state of its trial generators", suggestions_are_moved),
     "session_folder": ("ray._private.worker._global_node.get_session_dir_path", a_node_knows_its_session),
     "COMMAND_LINE": (ray_internals.COMMAND_LINE, the_command_line_is_a_module),
     "CHATTY_LOGGERS": ("the modules of its jobs client", loggers_have_the_names_of_modules),

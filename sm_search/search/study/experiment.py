@@ -19,6 +19,7 @@ from sm_search.search.space.space import Resources, Space
 from sm_search.search.study.earlier_names import know_earlier_names, trial_id
 from sm_search.search.study.recording import Recorder
 from sm_search.search.study.replacing_files import replacing_files
+from sm_search.search.study.snapshots import settle_snapshots
 from sm_search.search.study.study import Study, stopped
 from sm_search.search.study.trial import TrialContext
 
@@ -69,11 +70,13 @@ class Experiment:
         )
 
     def restore(self) -> tune.Tuner | None:
-        """A tuner that continues it; None if it was not begun."""
+        """A tuner that continues it; None if it was not begun, or died before its first snapshot."""
         path = f"{self.study.place}/{self.name}"
         if not tune.Tuner.can_restore(path, storage_filesystem=self._files()):
             return None
         know_earlier_names()
+        if not settle_snapshots(path, self._files()):
+            return None
         tuner = tune.Tuner.restore(
             path,
             self._trainable(),
