@@ -19,6 +19,7 @@ from sm_search.compute.session import ray_session
 from sm_search.config.errors import InputError, SmSearchError, TrackingError
 from sm_search.data.storage import Place, is_uri
 from sm_search.tracking.database import DatabaseError
+from sm_search.tracking.relocation import moved_from
 from sm_search.tracking.store import open_store
 
 Status = Literal["ok", "failed", "skipped"]
@@ -124,8 +125,10 @@ def examine_mlflow(home: Path, tracking_uri: str | None) -> Check:
     if tracking_uri is None and not database.exists():
         return Check("mlflow", "ok", f"{database} will be made by the first sweep")
     try:
+        moved = moved_from(database.absolute()) if tracking_uri is None else None
         store = open_store(home, tracking_uri)
-        return Check("mlflow", "ok", f"{store.uri} answers")
+        mended = f"; its files, in {moved} before, are found in {home.absolute()} now" if moved else ""
+        return Check("mlflow", "ok", f"{store.uri} answers{mended}")
     except DatabaseError as error:
         return Check("mlflow", "failed", str(error), error.remedy)
     except TrackingError as error:

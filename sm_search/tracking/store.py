@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sm_search.config.errors import TrackingError, without_password
 from sm_search.tracking.database import require_database
+from sm_search.tracking.relocation import ARTIFACTS, mend_locations
 
 PROBE_TIMEOUT_S = 4
 MAX_REASON = 300
@@ -95,13 +96,14 @@ def _open_database(path: Path) -> Store:
     # It would print a traceback with each error that we pass on in one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     uri = f"sqlite:///{path}"
-    artifact_root = (path.parent / "artifacts").as_uri()
+    artifact_root = (path.parent / ARTIFACTS).as_uri()
     try:
         if make_url(uri).database != str(path):
             raise ValueError("its path has a character, such as '?' or '%', that a database URI cannot hold")
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_name(f"{path.name}.lock")):
             require_database(path, artifact_root)
+            mend_locations(path)
         # Only now: a client opens its database at birth, and would create the tables without the lock.
         return Store(uri, MlflowClient(tracking_uri=uri, registry_uri=uri), artifact_root)
     except STORE_ERRORS as error:

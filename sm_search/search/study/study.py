@@ -66,6 +66,8 @@ def open_study(
     place = storage_folder(storage, space.study) if storage else str(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Before this driver locks its study: where the home was moved, nobody else may be running one.
+        store = open_store(home, tracking_uri)
         with only_driver(folder, space.study):
             for option, where in (("--data", dataset.location), ("--storage", storage or folder)):
                 require_shared(option, where, space.resources.cpus, first_gpus(space.resources))
@@ -73,7 +75,7 @@ def open_study(
             if missing:
                 there = len(files) - len(missing)
                 announce(f"{there} of {len(files)} files are simulated; each trial waits for those that it needs")
-            yield Study(space.study, dataset, folder, place, open_store(home, tracking_uri), resume, announce)
+            yield Study(space.study, dataset, folder, place, store, resume, announce)
     except OSError as error:
         # A bucket's faults have no number.
         remote = storage if storage and is_uri(storage) and error.errno is None else None
