@@ -95,7 +95,8 @@ def promote(options: Namespace, output: Output) -> dict[str, Any]:
         from sm_search.tracking.champion import roll_back
 
         version, former = roll_back(opened_store(options.home, options.tracking_uri), options.name)
-        output.result(f"models:/{options.name}@champion is version {version} again; version {former} is now @previous")
+        after = "the champion after it is deleted" if former is None else f"version {former} is now @previous"
+        output.result(f"models:/{options.name}@champion is version {version} again; {after}")
         return {"model": options.name, "version": version, "previous": former}
     if options.data is None:
         raise InputError("--data is missing: the dataset of the study, on which the models are compared")
@@ -221,14 +222,16 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
         )
         listed = [row.as_dict() for row in found.rows]
         logged_as = f"{split}_noise_free" if options.noise_free else split
-        logged = log_evaluation(store, options.model, logged_as, listed)
         title = f"Split {split} of {dataset.settings.name}, x-channel, {options.model}"
         _show_evaluation(output, title, found.rows, found.calibration)
         _show_images(output, found.images)
+        logged = log_evaluation(store, options.model, logged_as, listed)
         told["rows"] += [{"split": split, **row} for row in listed]
         told["images"] += [{"split": split, **asdict(image)} for image in found.images]
         told["calibration"] += [{"split": split, **asdict(each)} for each in found.calibration]
     output.result(METRIC_DEFINITION)
+    if logged is None and not Path(options.model).is_dir():
+        output.progress(f"not stored in MLflow: the run that {options.model} came from is deleted")
     return {"model": options.model, "definition": METRIC_DEFINITION, **told, "logged_to_run": logged}
 
 

@@ -108,16 +108,20 @@ def change_champion(store: Store, name: str, version: int, expected: int | None,
     )
 
 
-def roll_back(store: Store, name: str) -> tuple[int, int]:
-    """Exchange `champion` and `previous`; the new champion and the one until now.
+def roll_back(store: Store, name: str) -> tuple[int, int | None]:
+    """Exchange `champion` and `previous`; the new champion and the one until now, None if that version was deleted.
 
     Raises:
         TrackingError: no such model, no previous champion, or somebody else changed the champion meanwhile.
     """
     champion = champion_of(store, name)
     previous = model_aliases(store, name).get(PREVIOUS)
-    if champion is None or previous is None:
-        raise TrackingError(f"{store.uri}: model {name!r}: has no previous champion to go back to")
+    if previous is None:
+        why = f"{store.uri}: model {name!r}: has no previous champion to go back to"
+        last = next((change.after for change in reversed(champion_history(store, name)) if change.after), None)
+        if last is not None and not _exists(store, name, last):
+            why += f": that was version {last}, which is deleted"
+        raise TrackingError(why)
     change_champion(store, name, previous, champion, "rollback")
     return previous, champion
 
@@ -145,7 +149,8 @@ def _settle(store: Store, name: str, journal: str) -> int:
         if int(run.data.tags.get(APPLIED, "0")) >= len(changes):
             return len(changes)
         try:
-            _follow(store, name, changes[-1])
+            if _exists(store, name, changes[-1].version):  # whoever wrote the change died, and the version was deleted
+                _follow(store, name, changes[-1])
             store.client.set_tag(journal, APPLIED, str(len(changes)), synchronous=True)
         except MlflowException as error:
             # Two processes that both find an alias or a tag missing both add it, and the database refuses one of them.
@@ -156,8 +161,10 @@ def _settle(store: Store, name: str, journal: str) -> int:
 
 def _follow(store: Store, name: str, change: Change) -> None:
     aliases = _aliases(store, name)
-    if change.after is not None:
+    if change.after is not None and _exists(store, name, change.after):
         store.client.set_registered_model_alias(name, PREVIOUS, str(change.after))
+    elif aliases.get(PREVIOUS) == change.version:
+        store.client.delete_registered_model_alias(name, PREVIOUS)  # the champion after it was deleted
     store.client.set_registered_model_alias(name, CHAMPION, str(change.version))
     if aliases.get(CHALLENGER) == change.version:
         store.client.delete_registered_model_alias(name, CHALLENGER)
@@ -173,12 +180,31 @@ def _aliases(store: Store, name: str) -> dict[str, int]:
     return {alias: int(version) for alias, version in aliases.items()}
 
 
+def _exists(store: Store, name: str, version: int) -> bool:
+    try:
+        store.client.get_model_version(name, str(version))
+        return True
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
 def _journal(store: Store, name: str) -> str:
+    """The journal of a model, which a model registered by hand does not have yet, and whose run may have been deleted:
+    taken out of MLflow's trash then, or begun anew where it is not even there.
+    """
     tags = store.client.get_registered_model(name).tags
-    if JOURNAL not in tags:  # registered by hand
-        store.client.set_registered_model_tag(name, JOURNAL, _create_journal(store, name))
-        tags = store.client.get_registered_model(name).tags
-    return str(tags[JOURNAL])
+    if JOURNAL in tags:
+        try:
+            if store.client.get_run(tags[JOURNAL]).info.lifecycle_stage != "active":
+                store.client.restore_run(tags[JOURNAL])
+            return str(tags[JOURNAL])
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    store.client.set_registered_model_tag(name, JOURNAL, _create_journal(store, name))
+    return str(store.client.get_registered_model(name).tags[JOURNAL])
 
 
 def _create_journal(store: Store, name: str) -> str:

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from sm_search.tracking.logged_models import log_model_metrics
+from sm_search.tracking.records import is_active
 from sm_search.tracking.registry import source_model
 from sm_search.tracking.store import Store
 
@@ -22,13 +23,13 @@ def log_evaluation(store: Store, uri: str, split: str, rows: Sequence[dict[str, 
         rows: one mapping a scan and method: `scan`, `method` and metrics.
 
     Returns:
-        The run; None for a model in a plain folder, which has none.
+        The run; None for a model in a plain folder, which has none, and for one whose run was deleted.
 
     Raises:
         TrackingError: the store does not take it.
     """
     run_id, model_id = source_model(store, uri)
-    if run_id is None:
+    if run_id is None or not is_active(store, run_id):
         return None
     own = [row for row in rows if row["method"] == MODEL_ROW]
     values = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sm_search.config.errors import DataError, InputError
+from sm_search.config.errors import DataError, InputError, TrackingError
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import CheckpointInfo, load_checkpoint, read_info
 from sm_search.evaluation.baselines import Method, baselines
@@ -29,7 +29,7 @@ from sm_search.tracking.gate import (
     markdown,
 )
 from sm_search.tracking.logged_models import DIGEST_TAG, checkpoint_digest, log_model_metrics
-from sm_search.tracking.records import best_of_study
+from sm_search.tracking.records import best_of_study, study_runs
 from sm_search.tracking.registry import (
     MODEL_NAME,
     download_model,
@@ -98,7 +98,14 @@ def promote(
             champion meanwhile.
     """
     best = best_of_study(store, study)[0]
-    folder = download_model(store, f"runs:/{best.run_id}/checkpoint")
+    try:
+        folder = download_model(store, f"runs:/{best.run_id}/checkpoint")
+    except TrackingError:
+        status = study_runs(store, study)[0].status
+        if status == "FINISHED":
+            raise
+        what = "is being run" if status == "RUNNING" else "was interrupted; `sweep --resume` continues it"
+        raise TrackingError(f"study {study!r}: {what}; its models are stored when it ends") from None
     info = read_info(folder)
     if info.dataset_hash != dataset.content_hash():
         raise InputError(

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow.entities import Run
+from mlflow.entities import Experiment, Run, ViewType
+from mlflow.exceptions import MlflowException
 
 from sm_search.config.errors import TrackingError
 from sm_search.tracking.names import EXPERIMENT, KIND, PARENT, STATE, STUDY, TRIAL, check_name
@@ -48,6 +49,12 @@ def study_runs(store: Store, study: str) -> tuple[RunRecord, list[RunRecord]]:
     """
     parent = find_study(store, study)
     if parent is None:
+        deleted = next(search_runs(store, _of_study(study), ViewType.DELETED_ONLY), None)
+        if deleted is not None:
+            raise TrackingError(
+                f"study {study!r}: its run was deleted; `mlflow runs restore --run-id {deleted.run_id}` brings it "
+                "back, and likewise those of its trials"
+            )
         known = sorted({record.study for record in search_runs(store, f"tags.{KIND} = 'study'")})
         raise TrackingError(f"study {study!r}: not in {store.uri}; it has {', '.join(known) or 'no study yet'}")
     return parent, find_trials(store, parent)
@@ -64,7 +71,10 @@ def best_trials(
     Raises:
         TrackingError: no such study, or no completed trial that has the metric.
     """
-    complete = [record for record in study_runs(store, study)[1] if record.state == "complete"]
+    trials = study_runs(store, study)[1]
+    complete = [record for record in trials if record.state == "complete"]
+    if not complete:
+        raise TrackingError(f"study {study!r}: none of its {len(trials)} trials was trained to the full budget yet")
     scored = [record for record in complete if metric in record.metrics]
     if not scored:
         known = sorted({name for record in complete for name in record.metrics})
@@ -148,7 +158,22 @@ def download_study_file(store: Store, study: str, artifact_file: str, folder: Pa
 def find_study(store: Store, study: str) -> RunRecord | None:
     """The run of a study, or None; the oldest one should there be two."""
     check_name("study", study)
-    return next(search_runs(store, f"tags.{KIND} = 'study' and tags.{STUDY} = '{study}'"), None)
+    return next(search_runs(store, _of_study(study)), None)
+
+
+def _of_study(study: str) -> str:
+    return f"tags.{KIND} = 'study' and tags.{STUDY} = '{study}'"
+
+
+def is_active(store: Store, run_id: str) -> bool:
+    """Whether a run is there and not deleted, as runs are in MLflow's pages: then nothing can be added to it."""
+    with store.asked(f"run {run_id!r}"):
+        try:
+            return bool(store.client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
 
 
 def find_trials(store: Store, parent: RunRecord, trial_id: str | None = None) -> list[RunRecord]:
@@ -160,17 +185,30 @@ def find_trials(store: Store, parent: RunRecord, trial_id: str | None = None) ->
     return list(search_runs(store, query))
 
 
-def search_runs(store: Store, query: str) -> Iterator[RunRecord]:
-    """Our runs that match a query in MLflow's language, oldest first."""
+def search_runs(store: Store, query: str, which: str = ViewType.ACTIVE_ONLY) -> Iterator[RunRecord]:
+    """Our runs that match a query in MLflow's language, oldest first.
+
+    Raises:
+        TrackingError: the experiment that holds them was deleted, or the store does not answer.
+    """
     with store.asked(f"search for runs with {query}"):
         experiment = store.client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            require_active(experiment)
         token = "" if experiment else None
         while token is not None:
             page = store.client.search_runs(
-                [experiment.experiment_id], query, order_by=["start_time ASC"], page_token=token or None
+                [experiment.experiment_id], query, which, order_by=["start_time ASC"], page_token=token or None
             )
             yield from map(run_record, page)
             token = page.token or None
+
+
+def require_active(experiment: Experiment) -> None:
+    """Refuse an experiment that was deleted in MLflow's pages: what it holds is neither seen nor added to."""
+    if experiment.lifecycle_stage != "active":
+        back = f"`mlflow experiments restore --experiment-id {experiment.experiment_id}` brings it back"
+        raise ValueError(f"the experiment {experiment.name!r} is deleted; {back}")
 
 
 def run_record(run: Run) -> RunRecord:

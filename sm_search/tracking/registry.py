@@ -29,6 +29,7 @@ from sm_search.tracking.logged_models import (
     logged_models,
 )
 from sm_search.tracking.names import check_name
+from sm_search.tracking.records import is_active
 from sm_search.tracking.store import Store
 
 MODEL_NAME = "sm-search"
@@ -162,7 +163,7 @@ def source_model(store: Store, uri: str) -> tuple[str | None, str | None]:
         with store.asked(f"model {uri!r}"):
             version = store.client.get_model_version(match["name"], str(number))
         # MLflow's database tells a version only where its files lie.
-        models = logged_models(store, version.run_id) if version.run_id else []
+        models = logged_models(store, version.run_id) if version.run_id and is_active(store, version.run_id) else []
         return version.run_id, next((m.model_id for m in models if m.artifact_location == version.source), None)
     return None, None
 

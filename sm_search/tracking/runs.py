@@ -29,7 +29,7 @@ from sm_search.tracking.names import (
     TRIAL,
     check_name,
 )
-from sm_search.tracking.records import RunRecord, find_study, find_trials, run_record, study_runs
+from sm_search.tracking.records import RunRecord, find_study, find_trials, require_active, run_record, study_runs
 from sm_search.tracking.store import STORE_ERRORS, Store, is_transient, reason
 
 MAX_PARAM_LENGTH = 6000
@@ -363,8 +363,7 @@ def experiment_id(store: Store) -> str:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             experiment = store.client.get_experiment_by_name(EXPERIMENT)
-        if experiment.lifecycle_stage != "active":
-            raise ValueError("is deleted; `mlflow experiments restore` brings it back")
+        require_active(experiment)
         return str(experiment.experiment_id)
 
 

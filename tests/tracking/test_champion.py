@@ -196,5 +196,55 @@ def test_a_model_registered_by_hand_gets_a_journal(store: Store, study: str, che
     assert json.loads(journal.data.params["change_0001"])["version"] == 1
 
 
+def test_a_deleted_journal_comes_back_with_the_next_change(store: Store, name: str) -> None:
+    change_champion(store, name, 1, None, "first")
+    change_champion(store, name, 2, 1, "second")
+    journal = store.client.get_registered_model(name).tags[champion.JOURNAL]
+    store.client.delete_run(journal)
+    assert roll_back(store, name) == (1, 2)
+    store.client.delete_run(journal)
+    change_champion(store, name, 3, 1, "third")
+    assert model_aliases(store, name) == {"champion": 3, "previous": 1}
+    assert [change.version for change in champion_history(store, name)] == [1, 2, 1, 3]
+
+
+def test_a_journal_that_is_gone_for_good_is_begun_anew(store: Store, name: str) -> None:
+    change_champion(store, name, 1, None, "first")
+    store.client.set_registered_model_tag(name, champion.JOURNAL, "0" * 32)
+    change_champion(store, name, 2, 1, "second")
+    assert model_aliases(store, name) == {"challenger": 3, "champion": 2, "previous": 1}
+    assert [change.version for change in champion_history(store, name)] == [2]
+
+
+def test_after_the_champion_was_deleted_a_rollback_makes_the_previous_one_champion(store: Store, name: str) -> None:
+    change_champion(store, name, 1, None, "first")
+    change_champion(store, name, 2, 1, "second")
+    store.client.delete_model_version(name, "2")
+    assert champion_of(store, name) is None
+    assert roll_back(store, name) == (1, None)
+    assert model_aliases(store, name) == {"challenger": 3, "champion": 1}
+
+
+def test_a_previous_champion_that_was_deleted_is_named(store: Store, name: str) -> None:
+    change_champion(store, name, 1, None, "first")
+    change_champion(store, name, 2, 1, "second")
+    store.client.delete_model_version(name, "1")
+    with pytest.raises(TrackingError, match="no previous champion to go back to: that was version 1, which is deleted"):
+        roll_back(store, name)
+    assert champion_of(store, name) == 2
+
+
+def test_a_change_to_a_version_that_was_deleted_before_it_was_followed_is_left(
+    store: Store, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_champion(store, name, 1, None, "first")
+    with monkeypatch.context() as dying:
+        dying.setattr(store.client, "set_registered_model_alias", die)
+        with pytest.raises(KeyboardInterrupt):
+            change_champion(store, name, 2, 1, "dies")
+    store.client.delete_model_version(name, "2")
+    assert champion_of(store, name) == 1
+
+
 def die(*arguments: object, **named: object) -> None:
     raise KeyboardInterrupt
