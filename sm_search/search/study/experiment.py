@@ -17,6 +17,7 @@ from sm_search.config.errors import DataError
 from sm_search.data.storage import absolute
 from sm_search.search.space.space import Resources, Space
 from sm_search.search.study.earlier_names import know_earlier_names, trial_id
+from sm_search.search.study.outside_fault import OutsideFault
 from sm_search.search.study.recording import Recorder
 from sm_search.search.study.replacing_files import replacing_files
 from sm_search.search.study.snapshots import settle_snapshots
@@ -65,7 +66,7 @@ class Experiment:
                 storage_filesystem=self._files(),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
-                callbacks=list(self.callbacks),
+                callbacks=[OutsideFault(), *self.callbacks],
             ),
         )
 
@@ -85,7 +86,7 @@ class Experiment:
             param_space=dict(self.param_space),
             storage_filesystem=self._files(),
         )
-        replace_callbacks(tuner, list(self.callbacks))
+        replace_callbacks(tuner, [OutsideFault(), *self.callbacks])
         return tuner
 
     def _trainable(self) -> Any:
@@ -103,7 +104,7 @@ def fit(tuner: tune.Tuner, study: Study, recorder: Recorder | None = None) -> li
     Each has its settings, which Ray gives only where something was reported.
 
     Raises:
-        InputError: the disk is full, or Ray went away, or the simulation of the data stalled.
+        InputError: the disk is full, or Ray went away, or the simulation of the data stalled, or data are damaged.
     """
     try:
         # Ray tells of dead workers and nodes on stdout, which belongs to our result; `Recorder` tells it in one line.

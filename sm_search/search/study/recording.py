@@ -12,7 +12,7 @@ from sm_search.config.errors import TrackingError
 from sm_search.search.driver_callback import DriverCallback
 from sm_search.search.space.resolved_settings import training_settings
 from sm_search.search.space.space import Space
-from sm_search.search.study.trial_summary import TrialSummary, numbers, outcome
+from sm_search.search.study.trial_summary import NO_RUNG, TrialSummary, last_line, numbers, outcome
 from sm_search.tracking.records import RunRecord, metric_history
 from sm_search.tracking.runs import TRIAL_STATUS, StudyLog, TrialState
 from sm_search.tracking.store import Store
@@ -52,6 +52,7 @@ class Recorder(DriverCallback):
     Attributes:
         suspects: trials of which the store may lack something.
         disk_fault: what a trial that could not write said; the search stops then, since all others would fail as well.
+        ended: how the trials ended that did so in this process; the reason of each that failed, None of the others.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Recorder(DriverCallback):
         self.suspects: set[str] = set(self.stored)
         self.logged: dict[str, int] = {}
         self.disk_fault: str | None = None
+        self.ended: list[str | None] = []
         self._quiet_until = 0.0
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -101,14 +103,16 @@ class Recorder(DriverCallback):
         self.disk_fault = next((fault for fault in DISK_FAULTS if fault in text), None)
         if self.disk_fault:
             raise OSError(self.disk_fault)
-        self._finish(trials, trial, "failed")
+        self._finish(trials, trial, "failed", last_line(text) or "it ended without a word")
 
-    def _finish(self, trials: list[Trial], trial: Trial, state: TrialState) -> None:
+    def _finish(self, trials: list[Trial], trial: Trial, state: TrialState, error: str | None = None) -> None:
         result = trial.last_result or {}
         schedule = result.get("schedule")
-        self._store(trial.trial_id, lambda log: _end(log, trial.trial_id, state, result.get("error"), schedule))
-        value = result.get(self.space.metric)
-        shown = result.get("error") or ("no result" if value is None else f"{self.space.metric} {value:.4g}")
+        if state == "failed":
+            error = error or result.get("error") or NO_RUNG
+        self.ended.append(None if error == NO_RUNG else error)
+        self._store(trial.trial_id, lambda log: _end(log, trial.trial_id, state, error, schedule))
+        shown = error or f"{self.space.metric} {result[self.space.metric]:.4g}"
         if self.announce is not None:
             ended = 1 + sum(other.is_finished() for other in trials if other is not trial)
             self.announce(f"trial {ended}/{self.space.budget.trials} {trial.trial_id} {state}: {shown}")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def open_study(
 
 @contextmanager
 def open_log(space: Space, study: Study) -> Iterator[StudyLog]:
-    """The study's run in MLflow for the body; after an interruption none of its runs is left RUNNING.
+    """The study's run in MLflow for the body; where that is interrupted or stopped, none of its runs is left RUNNING.
 
     Raises:
         TrackingError: the store does not answer.
@@ -106,6 +106,12 @@ def open_log(space: Space, study: Study) -> Iterator[StudyLog]:
         else:
             message += ", its runs are closed"
         raise KeyboardInterrupt(f"{message}; `sweep --resume` continues it") from None
+    except TrackingError:
+        raise  # the store is away, or lacks what a resumed study delivers
+    except InputError:
+        with suppress(TrackingError):
+            log.finish("interrupted")
+        raise
 
 
 def _tags(space: Space, dataset: Dataset) -> dict[str, str]:

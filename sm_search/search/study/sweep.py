@@ -44,7 +44,8 @@ def sweep(
     Raises:
         InputError: the study exists and `resume` is false, or it does not and `resume` is true, or its space or dataset
             is not the one it began with, or another process runs it, or not one trial came to its end, or the disk is
-            full, or Ray went away, or a node of the session does not see data or storage, or the simulation stalled.
+            full, or Ray went away, or a node of the session does not see data or storage, or the simulation stalled, or
+            a file of the dataset is damaged, or every trial that a resumed study ran failed.
         TrackingError: MLflow does not take the result; it is kept, and a resumed study delivers it.
         KeyboardInterrupt: Ctrl-C, or SIGTERM in a `ray_session`; the study's runs are closed, as the message says.
     """
@@ -76,6 +77,10 @@ def sweep(
         if not result.complete:
             reason = next((trial.error for trial in result.trials if trial.error), "the time budget was too short")
             raise InputError(f"study {space.study}: none of {len(result.trials)} trials came to its end: {reason}")
+        errors = search.recorder.ended
+        if errors and None not in errors:
+            failed = f"each of the {len(errors)} trials that were run now failed"
+            raise InputError(f"study {space.study!r}: {failed}: {errors[0]}")
         if while_simulating:
             note_study(space, dataset, home, storage)
     return result

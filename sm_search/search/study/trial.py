@@ -14,7 +14,7 @@ import torch
 from ray import tune
 from safetensors.torch import load_file, save_file
 
-from sm_search.config.errors import DivergenceError, SmSearchError
+from sm_search.config.errors import DivergenceError, SettingsError, SmSearchError
 from sm_search.config.model_settings import Diffuse, Mean, ScheduleSettings
 from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
@@ -26,6 +26,7 @@ from sm_search.search.schedule.inner_search import ScheduleSearch, search_schedu
 from sm_search.search.space.resolved_settings import schedule_settings, training_settings
 from sm_search.search.space.space import Space
 from sm_search.search.space.tree import Recorded, suggest
+from sm_search.search.study.outside_fault import OUTSIDE
 from sm_search.search.study.while_simulating import wait_for
 from sm_search.tracking.names import SCHEDULES_FILE
 from sm_search.training import STATE_FILE, Trainer, TrainingImages, make_checkpoint, training_images
@@ -63,7 +64,8 @@ def run_trial(config: Mapping[str, Any], context: TrialContext) -> None:
     """Ray Tune's function trainable; `config` holds the outer parameters by name.
 
     A trial that fails for a reason of its own, such as a loss that diverges, reports NaN with the reason and ends: to
-    try it again would fail again. Any other exception is left to Ray, which tries again from the last checkpoint.
+    try it again would fail again. One that is refused what it needs, such as a damaged file, says so (`OUTSIDE`), and
+    the search stops. Any other exception is left to Ray, which tries again from the last checkpoint.
     """
     _run(config, context)
 
@@ -79,7 +81,8 @@ def _run(config: Mapping[str, Any], context: TrialContext, seed_offset: int = 0)
         _train(space, config, context, seed_offset)
     except SmSearchError as error:
         nothing = dict.fromkeys(space.objectives(), math.nan)
-        tune.report({**nothing, "training_step": 0, "error": str(error), "losses": []})
+        reason = {"error": str(error), OUTSIDE: not isinstance(error, DivergenceError | SettingsError)}
+        tune.report({**nothing, "training_step": 0, "losses": [], **reason})
 
 
 def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_offset: int) -> None:

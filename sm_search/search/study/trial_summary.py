@@ -20,6 +20,9 @@ METRICS = (
     "evaluations",
 )
 
+NO_RUNG = "the time was up before its first rung"
+MAX_REASON = 500
+
 
 @dataclass(frozen=True)
 class TrialSummary:
@@ -48,6 +51,12 @@ def outcome(result: Mapping[str, Any], space: Space) -> TrialState:
     return "complete" if result["training_step"] == space.training_steps() else "pruned"
 
 
+def last_line(text: str) -> str:
+    """Where a traceback says what happened; empty for no text."""
+    lines = text.strip().splitlines()
+    return lines[-1].strip()[:MAX_REASON] if lines else ""
+
+
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of a report that belong in MLflow."""
     return {name: float(result[name]) for name in METRICS if name in result}
@@ -57,9 +66,9 @@ def summary(result: tune.Result, space: Space) -> TrialSummary:
     """One trial as Tune's snapshot has it."""
     last = result.metrics or {}
     state: TrialState = "failed" if result.error else outcome(last, space)
-    error = str(result.error).strip().splitlines()[-1] if result.error else last.get("error")
+    error = last_line(str(result.error)) if result.error else last.get("error")
     if state == "failed" and error is None:
-        error = "the time was up before its first rung"
+        error = NO_RUNG
     reports = sorted((report for _, report in result.best_checkpoints), key=lambda report: report["training_step"])
     return TrialSummary(
         trial_id=Path(result.path).name,
