@@ -1,5 +1,6 @@
 # Every target sets up .venv by itself; a second run installs nothing.
 PYTHON ?= python3.11
+PORT ?= 5000
 # Python compiles what it imports; to compile all that is installed, 23 000 files, would take a minute.
 PIP := .venv/bin/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt
 # The tests of two files run side by side: many wait for processes. `PROCESSES=0` for one after the other.
@@ -14,9 +15,10 @@ help: ## this list (PYTHON=… names another interpreter, 3.11 or newer)
 demo: $(RUNTIME) ## all of it, small: simulate, sweep, report (minutes on two cores)
 	.venv/bin/sm-search demo
 
-ui: $(RUNTIME) ## MLflow's pages on http://127.0.0.1:5000, from outputs/
+ui: $(RUNTIME) ## MLflow's pages on http://127.0.0.1:5000, from outputs/ (PORT=… takes another port)
+	@.venv/bin/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT))).close()' 2> /dev/null || { echo 'error: port $(PORT) is taken, perhaps by an earlier make ui: see http://127.0.0.1:$(PORT), or take another: make ui PORT=5001' >&2; exit 1; }
 	mkdir -p outputs
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false .venv/bin/mlflow ui --workers 1 --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///outputs/mlflow.db --artifacts-destination outputs/artifacts
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false .venv/bin/mlflow ui --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///outputs/mlflow.db --artifacts-destination outputs/artifacts
 
 test: $(DEV) ## the tests, without the long ones
 	$(PYTEST)

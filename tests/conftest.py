@@ -85,6 +85,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_addresses() -> Iterator[None]:
+    """Of the developer's own cluster and server, which the verbs would take."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _ray_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A token outside HOME. One for the whole run: Ray reads it once in a process, and keeps it for later sessions."""
     token = tmp_path_factory.mktemp("ray") / "token"

@@ -21,7 +21,7 @@ def silent(line: str) -> None:
 
 def default_home() -> Path:
     """The home of who names none: $SM_SEARCH_HOME, or `outputs` in the current folder."""
-    return Path(os.environ.get(HOME_VARIABLE, "outputs"))
+    return Path(os.environ.get(HOME_VARIABLE, "outputs")).expanduser()
 
 
 def opened_store(home: str | Path | None, tracking_uri: str | None) -> "Store":

@@ -76,7 +76,9 @@ def evaluate(
     from sm_search.evaluation.calibration import calibration
     from sm_search.evaluation.comparison import compare
     from sm_search.evaluation.image_comparison import compare_images
+    from sm_search.evaluation.metrics import require_rateable
 
+    require_rateable(dataset.settings)
     dataset.settings.scans(split)  # one that does not exist is told before any work
     methods = evaluation_methods(model, dataset) if methods is None else methods
     rows = compare(methods, dataset, split, noise_free=noise_free)

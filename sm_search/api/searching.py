@@ -93,6 +93,7 @@ def study_parts(
         complete: refuse a dataset of which files are missing.
     """
     from sm_search.data.dataset import Dataset
+    from sm_search.evaluation.metrics import require_rateable
     from sm_search.search.space.space import Space
     from sm_search.search.space.space_file import load_space, require_data
 
@@ -100,6 +101,7 @@ def study_parts(
     if warm_start:
         loaded = loaded.model_validate({**loaded.model_dump(), "warm_start": (*loaded.warm_start, *warm_start)})
     opened = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset, complete=complete)
+    require_rateable(opened.settings)
     require_data(loaded, opened.settings, loaded.study if isinstance(space, Space) else space)
     if opened.settings.channel_note:
         announce(opened.settings.channel_note)
@@ -166,8 +168,10 @@ def tune_schedule(
         out: folder for a checkpoint with the best schedule.
         workers: tasks on Ray at once; default none, in this process.
     """
+    from sm_search.evaluation.metrics import require_rateable
     from sm_search.search.schedule.tune_schedule import tune_model_schedule
 
+    require_rateable(dataset.settings)
     return tune_model_schedule(
         model,
         dataset,

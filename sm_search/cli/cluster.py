@@ -5,13 +5,16 @@ from dataclasses import asdict
 from typing import Any
 
 from sm_search.cli.output import Output
-from sm_search.cli.parsing import Adder, add_ray, add_store
+from sm_search.cli.parsing import Adder, add_ray, add_store, place, ray_address
 
 
 def add_verbs(add: Adder) -> None:
     p = add("doctor", doctor, "Check cluster, storage, MLflow, versions, GPUs and disks before a sweep.")
     p.add_argument(
-        "--storage", metavar="URI", help="folder or s3:// URI for sweep --storage (default: the home folder)"
+        "--storage",
+        type=place,
+        metavar="URI",
+        help="folder or s3:// URI for sweep --storage (default: the home folder)",
     )
     add_ray(p)
     add_store(p)
@@ -20,7 +23,7 @@ def add_verbs(add: Adder) -> None:
 def doctor(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.compute.doctor import examine
 
-    checks = examine(options.ray_address, options.storage, options.home, options.tracking_uri)
+    checks = examine(ray_address(options, output), options.storage, options.home, options.tracking_uri)
     for check in checks:
         output.result(f"{check.status:8}{check.name:10}{check.found}")
         if check.status == "failed":

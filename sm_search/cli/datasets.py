@@ -11,8 +11,8 @@ from sm_search.api.matrices import dataset_settings, simulate_dataset
 from sm_search.api.matrices import validate as validate_file
 from sm_search.cli.imaging import require_no_measurement, simulate_phantom
 from sm_search.cli.output import Output
-from sm_search.cli.parsing import Adder, add_ray
-from sm_search.config.errors import InputError
+from sm_search.cli.parsing import Adder, add_ray, place, ray_address
+from sm_search.config.errors import DataError, InputError
 
 
 def add_verbs(add: Adder) -> None:
@@ -22,14 +22,18 @@ def add_verbs(add: Adder) -> None:
         "Simulate a dataset in parallel (run again to resume or repair it), or the measurement of a phantom.",
     )
     which = p.add_mutually_exclusive_group(required=True)
-    which.add_argument("--config", metavar="FILE", help="dataset settings (YAML)")
+    which.add_argument("--config", type=place, metavar="FILE", help="dataset settings (YAML)")
     which.add_argument(
         "--preset",
         metavar="NAME",
         help="demo, paper-54, paper-90, realistic, or sobol-N, scanner-N for N scans",
     )
     p.add_argument(
-        "--out", required=True, metavar="PATH", help="dataset folder or s3:// URI; with --phantom an MDF file"
+        "--out",
+        required=True,
+        type=place,
+        metavar="PATH",
+        help="dataset folder or s3:// URI; with --phantom an MDF file",
     )
     add_ray(p)
     p.add_argument("--on", metavar="LABEL=VALUE", help="only on Ray nodes with this label, such as pool=cpu")
@@ -46,10 +50,12 @@ def add_verbs(add: Adder) -> None:
         validate,
         "Check an MDF calibration or measurement file against the standard; one line a fault.",
     )
-    p.add_argument("file", metavar="FILE")
+    p.add_argument("file", type=place, metavar="FILE")
 
 
 def simulate(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.evaluation.metrics import require_rateable
+
     settings = dataset_settings(options.preset or Path(options.config))
     if options.phantom:
         return simulate_phantom(settings, options, output)
@@ -57,14 +63,19 @@ def simulate(options: Namespace, output: Output) -> dict[str, Any]:
     label, equals, value = (options.on or "").partition("=")
     if options.on and not (label and equals and value):
         raise InputError(f"--on {options.on}: must be LABEL=VALUE, such as pool=cpu")
-    if options.on and not options.ray_address:
+    address = ray_address(options, output)
+    if options.on and not address:
         raise InputError(f"--on {options.on}: chooses nodes of a cluster, which --ray-address names")
+    try:
+        require_rateable(settings)
+    except DataError as error:
+        output.progress(f"note: {error}")  # but matrices can be made, and images reconstructed with them
     labels = {label: value} if options.on else {}
     with output.counted("simulated") as progress:
         dataset = simulate_dataset(
             settings,
             options.out,
-            ray_address=options.ray_address,
+            ray_address=address,
             labels=labels,
             announce=output.progress,
             progress=progress,

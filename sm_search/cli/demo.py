@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sm_search.cli.output import Output
-from sm_search.cli.parsing import Adder, add_ray, add_store
+from sm_search.cli.parsing import Adder, add_ray, add_store, place, ray_address, same_store
 from sm_search.config.errors import SettingsError
 
 TEST_SCAN = "d30nm-fx25kHz-nd99"
@@ -18,7 +18,7 @@ MODEL = "sm-search-demo"
 
 def add_verbs(add: Adder) -> None:
     p = add("demo", demo, "All of it, small: simulate, sweep, promote, synthesize, evaluate; minutes on two cores.")
-    p.add_argument("--space", metavar="SPACE", help=argparse.SUPPRESS)
+    p.add_argument("--space", type=place, metavar="SPACE", help=argparse.SUPPRESS)
     p.add_argument("--resume", action="store_true", help="continue an interrupted demo")
     add_ray(p)
     add_store(p)
@@ -52,7 +52,7 @@ def demo(options: Namespace, output: Output) -> dict[str, Any]:
         return result
 
     resume = ["--resume"] if (home / "studies" / study / STUDY_FILE).exists() else []
-    with ray_session(options.ray_address):
+    with ray_session(ray_address(options, output)):
         step("simulate", "--preset", "demo", "--out", data)
         step("sweep", "--space", space, "--data", data, *resume, *store)
     step("promote", "--study", study, "--data", data, "--name", MODEL, *store)
@@ -64,7 +64,8 @@ def demo(options: Namespace, output: Output) -> dict[str, Any]:
     step("report", "--study", study, *store)
     output.progress("seconds: " + ", ".join(f"{name} {value:g}" for name, value in seconds.items()))
     output.result(f"Look at {figure} and {home / f'{study}.html'}; compare all runs with `make ui`.")
-    output.result(f"Synthesise: sm-search synthesize --model {champion} --input LOW.mdf --output HIGH.mdf")
+    low_to_high = "--input LOW.mdf --output HIGH.mdf"
+    output.result(f"Synthesise: sm-search synthesize --model {champion} {low_to_high}{same_store(options)}")
     output.result(
         "The paper's data: sm-search simulate --preset paper-54 --out data/paper-54, then sm-search sweep "
         "--space paper --data data/paper-54"

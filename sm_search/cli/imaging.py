@@ -7,7 +7,7 @@ from typing import Any
 
 from sm_search import api
 from sm_search.cli.output import Output, require_free
-from sm_search.cli.parsing import Adder
+from sm_search.cli.parsing import Adder, place
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import InputError
 from sm_search.config.simulation_settings import FieldName
@@ -18,15 +18,19 @@ SHOWN_SCANS = 3
 
 def add_verbs(add: Adder) -> None:
     p = add("reconstruct", reconstruct, "Reconstruct a phantom with a system matrix and rate the image.")
-    p.add_argument("--sm", required=True, metavar="FILE", help="MDF file to reconstruct with")
+    p.add_argument("--sm", required=True, type=place, metavar="FILE", help="MDF file to reconstruct with")
     what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument("--measurement", metavar="FILE", help="MDF measurement file (`simulate --phantom` makes one)")
+    what.add_argument(
+        "--measurement", type=place, metavar="FILE", help="MDF measurement file (`simulate --phantom` makes one)"
+    )
     what.add_argument(
         "--phantom", metavar="NAME", help="dots, bars, shape or vessel, measured on the matrix's own grid"
     )
-    p.add_argument("--truth", metavar="FILE", help="MDF file that the phantom is measured with (default: --sm)")
+    p.add_argument(
+        "--truth", type=place, metavar="FILE", help="MDF file that the phantom is measured with (default: --sm)"
+    )
     p.add_argument("--snr-threshold", type=float, metavar="X", help="leave out components with a smaller SNR")
-    p.add_argument("--figure", metavar="FILE", help="write phantom and image (PNG)")
+    p.add_argument("--figure", type=place, metavar="FILE", help="write phantom and image (PNG)")
     p.add_argument("--force", action="store_true", help="overwrite the figure")
 
 

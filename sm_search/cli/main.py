@@ -15,11 +15,13 @@ from sm_search import __version__
 from sm_search.cli import cluster, datasets, demo, imaging, models, studies
 from sm_search.cli.output import Output
 from sm_search.cli.parsing import Verb
+from sm_search.cli.streams import is_utf8, secure_streams, silence
 from sm_search.config.errors import InputError, SmSearchError, without_password
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit status."""
+    secure_streams()
     options = build_parser().parse_args(arguments)
     output = Output(as_json=options.json)
     try:
@@ -40,8 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output.error("this is a fault of sm-search, not of your input")
         return 1
     if options.json:
-        sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+        _print_object(result)
     return int(result.get("exit_status", 0))
+
+
+def _print_object(result: object) -> None:
+    try:
+        sys.stdout.write(json.dumps(result, ensure_ascii=not is_utf8(sys.stdout.encoding)) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence(sys.stdout)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sm_search import api
 from sm_search.api.defaults import opened_store
 from sm_search.cli.output import Output, require_free
-from sm_search.cli.parsing import Adder, add_ray, add_store
+from sm_search.cli.parsing import Adder, add_ray, add_store, place, ray_address
 from sm_search.config.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 
 def add_verbs(add: Adder) -> None:
     p = add("train", train, "Train one model without a search; run again to resume it.")
-    p.add_argument("--config", metavar="FILE", help="training settings and schedule (YAML); defaults without it")
-    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
-    p.add_argument("--out", required=True, metavar="DIR", help="checkpoint folder")
+    p.add_argument(
+        "--config", type=place, metavar="FILE", help="training settings and schedule (YAML); defaults without it"
+    )
+    p.add_argument("--data", required=True, type=place, metavar="DIR", help="dataset folder or s3:// URI")
+    p.add_argument("--out", required=True, type=place, metavar="DIR", help="checkpoint folder")
     p.add_argument("--force", action="store_true", help="overwrite a finished checkpoint")
 
     p = add("promote", promote, "Make the best model of a study the champion, if it is better than what there is.")
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--study", metavar="NAME")
     what.add_argument("--rollback", action="store_true", help="make the previous champion the champion again")
-    p.add_argument("--data", metavar="DIR", help="the study's dataset, on which the models are compared")
+    p.add_argument("--data", type=place, metavar="DIR", help="the study's dataset, on which the models are compared")
     p.add_argument("--name", default="sm-search", metavar="MODEL", help="registered model (default sm-search)")
     p.add_argument("--seeds", type=int, default=3, metavar="N", help="sampling seeds to average over (default 3)")
     p.add_argument(
@@ -45,13 +47,25 @@ def add_verbs(add: Adder) -> None:
 
     p = add("synthesize", synthesize, "Turn low-gradient MDF files into high-gradient ones.")
     p.add_argument(
-        "--model", required=True, metavar="URI", help="models:/NAME@champion, runs:/ID/checkpoint or a folder"
+        "--model",
+        required=True,
+        type=place,
+        metavar="URI",
+        help="models:/NAME@champion, runs:/ID/checkpoint or a folder",
     )
     p.add_argument(
-        "--input", required=True, metavar="PATH", help="low-gradient MDF file, a folder of them, or a .txt list"
+        "--input",
+        required=True,
+        type=place,
+        metavar="PATH",
+        help="low-gradient MDF file, a folder of them, or a .txt list",
     )
     p.add_argument(
-        "--output", required=True, metavar="PATH", help="high-gradient MDF file, or for many the folder to write into"
+        "--output",
+        required=True,
+        type=place,
+        metavar="PATH",
+        help="high-gradient MDF file, or for many the folder to write into",
     )
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling noise (default 0)")
     p.add_argument("--force", action="store_true", help="overwrite the output")
@@ -68,14 +82,18 @@ def add_verbs(add: Adder) -> None:
 
     p = add("evaluate", evaluate, "PSNR, SSIM and nRMSE of a model and of all baselines on a split.")
     p.add_argument(
-        "--model", required=True, metavar="URI", help="models:/NAME@champion, runs:/ID/checkpoint or a folder"
+        "--model",
+        required=True,
+        type=place,
+        metavar="URI",
+        help="models:/NAME@champion, runs:/ID/checkpoint or a folder",
     )
-    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
+    p.add_argument("--data", required=True, type=place, metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument("--split", default=["test"], nargs="+", metavar="NAME", help="splits of the dataset (default test)")
     p.add_argument("--regression", action="store_true", help="train a regression network as a further baseline")
     p.add_argument("--noise-free", action="store_true", help="rate against the truth simulated without its noise")
     p.add_argument("--phantom", metavar="NAME", help="also image dots, bars, shape or vessel with every matrix")
-    p.add_argument("--figure", metavar="FILE", help="write the comparison figure of the first scan (PNG)")
+    p.add_argument("--figure", type=place, metavar="FILE", help="write the comparison figure of the first scan (PNG)")
     p.add_argument("--force", action="store_true", help="overwrite the figure")
     add_store(p)
 
@@ -162,7 +180,7 @@ def _synthesize_many(options: Namespace, output: Output) -> dict[str, Any]:
     store = opened_store(options.home, options.tracking_uri)
     checkpoint, name = download_model(store, options.model), describe_model(store, options.model)
     plan = plan_files(Path(options.input), Path(options.output))
-    with ray_session(options.ray_address), output.counted("synthesised") as progress:
+    with ray_session(ray_address(options, output)), output.counted("synthesised") as progress:
         outcomes = synthesise_files(checkpoint, plan, name, options.seed, options.force, progress, options.extrapolate)
     refused = [each for each in outcomes if each.state == "refused"]
     for each in refused:
@@ -198,12 +216,13 @@ def collect_garbage(options: Namespace, output: Output) -> dict[str, Any]:
 
 
 def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
-    from sm_search.evaluation.metrics import METRIC_DEFINITION
+    from sm_search.evaluation.metrics import METRIC_DEFINITION, require_rateable
     from sm_search.report.figures import comparison_figure, save_figure
     from sm_search.tracking.evaluations import log_evaluation
 
     require_free(options.figure, options.force)
     dataset = api.open_dataset(options.data)
+    require_rateable(dataset.settings)
     for split in options.split:
         dataset.settings.scans(split)  # one that does not exist is told before any work
     if dataset.settings.channel_note:

@@ -7,17 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.cells import cell_len
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sm_search.cli.streams import LastingConsole
 from sm_search.config.errors import DataError, without_password
 
 if TYPE_CHECKING:
     from sm_search.evaluation.comparison import Row
 
 PIPED_WIDTH = 1000
+GAP = 2
+"""Spaces between two columns."""
+KEY_COLUMNS = 2
+"""The first of a table, which name a row: where a terminal is too narrow, they stand before the others once more."""
 QUALITY_COLUMNS = (
     ("PSNR dB mean", "psnr_db_mean", ".1f"),
     ("median", "psnr_db_median", ".1f"),
@@ -40,8 +45,8 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self.stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.stdout = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.stderr = LastingConsole(stderr=True, highlight=False, soft_wrap=True)
+        self.stdout = LastingConsole(file=sys.stdout, highlight=False, soft_wrap=True)
 
     def progress(self, line: str) -> None:
         self.stderr.print(without_password(line), markup=False)
@@ -92,14 +97,19 @@ class Output:
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         if self.as_json:
             return
-        table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-        for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index < 2 else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        # A table that is piped must not be cut to a terminal's width.
-        width = None if self.stdout.is_terminal else PIPED_WIDTH
-        Console(file=self.stdout.file, highlight=False, width=width).print(table)
+        rows = [tuple(row) for row in rows]
+        widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+        # A table that is piped is not for one terminal's width; on a terminal nothing of it is cut.
+        parts = _parts(widths, self.stdout.width if self.stdout.is_terminal else PIPED_WIDTH)
+        for number, part in enumerate(parts):
+            heading = f"{title} ({number + 1} of {len(parts)})" if len(parts) > 1 else title
+            table = Table(title=heading, title_justify="left", box=None, header_style="bold", pad_edge=False)
+            for index in part:
+                table.add_column(columns[index], justify="left" if index < KEY_COLUMNS else "right", no_wrap=True)
+            for row in rows:
+                table.add_row(*(row[index] for index in part))
+            needed = sum(widths[index] + GAP for index in part)
+            LastingConsole(file=self.stdout.file, highlight=False, width=max(needed, self.stdout.width)).print(table)
 
     def trials(self, told: dict[str, Any]) -> None:
         """The trials of a study, of which `told` is the result as JSON."""
@@ -149,6 +159,17 @@ class Output:
                 for row in rows
             ],
         )
+
+
+def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
+    """The columns of each part of a table of which no part is wider than `room`: each begins with the key columns."""
+    key = list(range(min(KEY_COLUMNS, len(widths))))
+    parts: list[list[int]] = [[*key]]
+    for index in range(len(key), len(widths)):
+        if sum(widths[each] + GAP for each in (*parts[-1], index)) - GAP > room and len(parts[-1]) > len(key):
+            parts.append([*key])
+        parts[-1].append(index)
+    return parts
 
 
 def study_table(progress: Any, ended: int, seconds: float) -> Table:

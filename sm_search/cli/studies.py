@@ -13,7 +13,7 @@ from sm_search import api
 from sm_search.api.defaults import opened_store
 from sm_search.api.searching import study_parts
 from sm_search.cli.output import Output, require_free, shown
-from sm_search.cli.parsing import RAY_HELP, Adder, add_ray, add_store
+from sm_search.cli.parsing import RAY_HELP, Adder, add_ray, add_store, place, ray_address, same_store
 from sm_search.config.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,15 +25,17 @@ SPACE_HELP = "search space: one that ships by its name, such as paper, or a YAML
 
 def add_verbs(add: Adder) -> None:
     p = add("sweep", sweep, "Run a study: search training settings and sampling schedule.")
-    p.add_argument("--space", metavar="SPACE", help=SPACE_HELP)
-    p.add_argument("--data", metavar="DIR", help="dataset folder or s3:// URI")
+    p.add_argument("--space", type=place, metavar="SPACE", help=SPACE_HELP)
+    p.add_argument("--data", type=place, metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument("--resume", action="store_true", help="continue the study after an interruption")
     p.add_argument(
         "--while-simulating",
         action="store_true",
         help="the dataset is still being simulated: begin each trial as soon as its scans are there",
     )
-    p.add_argument("--storage", metavar="URI", help="folder or s3:// URI that every node reaches (default: under home)")
+    p.add_argument(
+        "--storage", type=place, metavar="URI", help="folder or s3:// URI that every node reaches (default: under home)"
+    )
     p.add_argument("--warm-start", action="append", metavar="STUDY", help="learn from an earlier study; repeatable")
     p.add_argument("--dry-run", action="store_true", help="check everything, print what would run and what it costs")
     job = p.add_mutually_exclusive_group()
@@ -45,10 +47,13 @@ def add_verbs(add: Adder) -> None:
     p = add("tune-schedule", tune_schedule, "Search the sampling schedule alone, on a finished model.")
     model = p.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", metavar="RUN_ID", help="MLflow run of a trial with a stored checkpoint")
-    model.add_argument("--model", metavar="URI", help="models:/NAME@champion, runs:/ID/checkpoint or a folder")
-    p.add_argument("--data", required=True, metavar="DIR", help="dataset folder or s3:// URI")
+    model.add_argument(
+        "--model", type=place, metavar="URI", help="models:/NAME@champion, runs:/ID/checkpoint or a folder"
+    )
+    p.add_argument("--data", required=True, type=place, metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument(
         "--space",
+        type=place,
         metavar="SPACE",
         help="space whose schedule part is searched, by name or file (default: the study's, or `schedule`)",
     )
@@ -56,14 +61,14 @@ def add_verbs(add: Adder) -> None:
         "--trials", type=int, metavar="N", help="schedules to try (default: the space's budget, at least 40)"
     )
     p.add_argument("--workers", type=int, metavar="N", help="tasks on Ray at once (default: none, in this process)")
-    p.add_argument("--out", metavar="DIR", help="write a checkpoint with the best schedule here")
+    p.add_argument("--out", type=place, metavar="DIR", help="write a checkpoint with the best schedule here")
     p.add_argument("--force", action="store_true", help="overwrite a checkpoint")
     add_ray(p)
     add_store(p)
 
     p = add("report", report, "Write the HTML report of a study.")
     p.add_argument("--study", required=True, metavar="NAME")
-    p.add_argument("--out", metavar="FILE", help="HTML file (default: NAME.html in the home folder)")
+    p.add_argument("--out", type=place, metavar="FILE", help="HTML file (default: NAME.html in the home folder)")
     p.add_argument("--force", action="store_true", help="overwrite FILE")
     add_store(p)
 
@@ -93,7 +98,7 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
             home=options.home,
             tracking_uri=options.tracking_uri,
             storage=options.storage,
-            ray_address=options.ray_address,
+            ray_address=ray_address(options, output),
             warm_start=options.warm_start or (),
             resume=options.resume,
             while_simulating=options.while_simulating,
@@ -102,7 +107,8 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
         )
     told = as_object(result)
     output.trials(told)
-    output.result(f"Report: `sm-search report --study {result.study}`, or report.html of the study's run in MLflow.")
+    report = f"sm-search report --study {result.study}{same_store(options)}"
+    output.result(f"Report: `{report}`, or report.html of the study's run in MLflow.")
     return told
 
 
@@ -165,7 +171,7 @@ def tune_schedule(options: Namespace, output: Output) -> dict[str, Any]:
             trials=options.trials,
             out=options.out,
             workers=options.workers,
-            ray_address=options.ray_address,
+            ray_address=ray_address(options, output) if options.workers else options.ray_address,
             home=options.home,
             tracking_uri=options.tracking_uri,
             announce=output.progress,
@@ -211,6 +217,7 @@ def report(options: Namespace, output: Output) -> dict[str, Any]:
         evidence = published_evidence(store, options.study, metric, Path(folder))
         page = study_page(store, options.study, metric, evidence)
     with atomic_path(target) as temporary:
+        target.parent.mkdir(parents=True, exist_ok=True)  # with a server nothing else has made the home
         temporary.write_text(page, encoding="utf-8")
     output.result(f"{target}")
     return {"report": str(target)}

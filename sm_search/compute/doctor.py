@@ -17,10 +17,10 @@ from sm_search.compute.nodes import NodeAnswer, ask_nodes
 from sm_search.compute.ray_internals import session_folder
 from sm_search.compute.session import ray_session
 from sm_search.config.errors import InputError, SmSearchError, TrackingError
-from sm_search.data.storage import Place, is_uri
+from sm_search.data.storage import Place, absolute, is_uri
 from sm_search.tracking.database import DatabaseError
 from sm_search.tracking.relocation import moved_from
-from sm_search.tracking.store import open_store
+from sm_search.tracking.store import TRACKING_VARIABLE, open_store
 
 Status = Literal["ok", "failed", "skipped"]
 VERSIONED = ("ray", "torch", "sm-search")
@@ -49,7 +49,7 @@ def examine(address: str | None, storage: str | None, home: Path, tracking_uri: 
             resources = ray.cluster_resources()
             found = f"{len(nodes)} nodes, {resources.get('CPU', 0):.0f} CPUs, {resources.get('GPU', 0):.3g} GPUs"
             cluster = Check("ray", "ok", f"{address or 'this machine'}: {found}")
-            place = storage or str(home.absolute())
+            place = absolute(storage or home)
             with Mark(place) as mark:
                 answers = ask_nodes(nodes, look_around, place, mark.name)
                 return [cluster, *checks, *_on_nodes(nodes, answers), *_storage(place, bool(storage), mark, answers)]
@@ -122,6 +122,7 @@ def _token() -> Check:
 def examine_mlflow(home: Path, tracking_uri: str | None) -> Check:
     """Does the tracking store answer?"""
     database = home / "mlflow.db"
+    tracking_uri = tracking_uri or os.environ.get(TRACKING_VARIABLE) or None
     if tracking_uri is None and not database.exists():
         return Check("mlflow", "ok", f"{database} will be made by the first sweep")
     try:

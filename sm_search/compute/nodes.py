@@ -13,7 +13,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sm_search.config.errors import InputError
-from sm_search.data.storage import is_uri
+from sm_search.data.storage import absolute, is_uri
 
 ANSWER_S = 90
 """How long a node may take: the first task of a session starts a Python on it."""
@@ -94,7 +94,7 @@ def require_shared(option: str, place: str | Path, cpus: float = 1, gpus: float 
     nodes = other_nodes()
     if is_uri(place) or (not nodes and ray.cluster_resources().get("CPU", 0) >= cpus):
         return
-    folder = Path(place).absolute()
+    folder = Path(absolute(place))
     mark = folder / f".seen-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

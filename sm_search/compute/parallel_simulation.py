@@ -10,7 +10,7 @@ from sm_search.compute.nodes import require_shared
 from sm_search.compute.tasks import bounded, tasks_at_once
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.simulation_settings import FieldName, Scan
-from sm_search.data.dataset import Dataset, file_name, write_scan
+from sm_search.data.dataset import Dataset, FileHashes, file_name, write_scan
 from sm_search.data.storage import absolute
 
 Progress = Callable[[int, int, str], None]
@@ -18,8 +18,10 @@ Progress = Callable[[int, int, str], None]
 
 
 @ray.remote(max_retries=3, retry_exceptions=[OSError])
-def _simulate_file(folder: str, settings_json: str, created: str, scan_json: str, which: FieldName) -> tuple[str, str]:
-    """Simulate and write one file; its name in the dataset and its SHA-256."""
+def _simulate_file(
+    folder: str, settings_json: str, created: str, scan_json: str, which: FieldName
+) -> tuple[str, FileHashes]:
+    """Simulate and write one file; its name in the dataset and its hashes."""
     import torch
 
     from sm_search.physics.system_matrix import simulate
@@ -74,8 +76,8 @@ def simulate_dataset(
     ]
     try:
         with bounded(calls, tasks_at_once()) as results:
-            for done, (_, (name, digest)) in enumerate(results, 1):
-                dataset.record({name: digest})
+            for done, (_, (name, hashes)) in enumerate(results, 1):
+                dataset.record({name: hashes})
                 if progress is not None:
                     progress(done, len(todo), name)
     except ray.exceptions.RayTaskError as error:

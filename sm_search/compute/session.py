@@ -3,12 +3,14 @@
 import logging
 import os
 import secrets
+import shlex
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 import ray  # noqa: E402  (Ray reads some of these variables when it is imported)
 
+from sm_search.compute.ray_folder import own_ray_folder  # noqa: E402
 from sm_search.config.errors import InputError  # noqa: E402
 
 
@@ -55,14 +58,16 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
     A session that is open already is used as it is and left open. From now on SIGTERM interrupts as Ctrl-C does.
 
     Raises:
-        InputError: no cluster answers at `address`.
+        InputError: no cluster answers at `address`, or Ray has no folder here that it can use.
     """
     if ray.is_initialized():
         yield
         return
     if address is not None:
         require_cluster(address)
-    with _token_folder():
+    with _token_folder(), ExitStack() as ray_folder:
+        if address is None:
+            ray_folder.enter_context(own_ray_folder())
         try:
             ray.init(
                 address=address or "local",
@@ -70,18 +75,32 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
                 include_dashboard=None if address else False,
                 log_to_driver=False,
                 logging_level="ERROR",
-                runtime_env={"env_vars": WORKER_ENVIRONMENT},
+                runtime_env=_runtime_env(address),
             )
-        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        except Exception as error:  # Ray raises a bare one where a process of its own does not come up
             what = f"--ray-address {address}: no Ray cluster answers" if address else "Ray cannot be started here"
             raise InputError(f"{what}: {' '.join(str(error).split())}") from None
         if threading.current_thread() is threading.main_thread():
             # In place of Ray's own handler, which ends the process there and then.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
+            if address is not None:  # only now: `auto` looks for the cluster in the folder that Ray had at its start
+                ray_folder.enter_context(own_ray_folder())
             yield
         finally:
             ray.shutdown()
+
+
+def _runtime_env(address: str | None) -> dict[str, Any]:
+    """What workers are started with.
+
+    Ray has their Python started by a shell and does not quote its path, in which a space would end the command. A path
+    without such characters is left to each node: on a cluster it may have its own.
+    """
+    python = shlex.quote(sys.executable)
+    is_remote = (address or "").startswith("ray://")
+    quoted = {} if python == sys.executable or is_remote else {"py_executable": python}
+    return {"env_vars": WORKER_ENVIRONMENT, **quoted}
 
 
 @contextmanager

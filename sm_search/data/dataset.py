@@ -3,15 +3,16 @@
 It is on this machine, or on S3-compatible storage (`sm_search.data.storage`).
 """
 
+import hashlib
 import itertools
 import json
 import tempfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -36,14 +37,26 @@ FIELDS: tuple[FieldName, FieldName] = ("low", "high")
 _UUID_SPACE = uuid.UUID("5f1d7c1e-9b56-4c83-8f0e-53b0a5b0d8a4")
 
 
+class FileHashes(NamedTuple):
+    """SHA-256 of a file as it lies there, and of what it says: the same but for the time of its making."""
+
+    file: str
+    content: str
+
+
 class Manifest(Settings):
-    """What `manifest.json` holds: the settings, their hash, and the SHA-256 of every finished file."""
+    """What `manifest.json` holds: the settings, their hash, and the hashes of every finished file.
+
+    Attributes:
+        contents: of the files' contents; older versions noted none.
+    """
 
     format: int = Field(default=1, ge=1, le=1)
     created: str
     settings: DatasetSettings
     settings_hash: str
     files: dict[str, str] = Field(default={})
+    contents: dict[str, str] = Field(default={})
 
 
 @dataclass(frozen=True)
@@ -197,14 +210,32 @@ class Dataset:
         path = self.folder / name
         return sha256(path) if path.is_file() else None
 
-    def record(self, hashes: dict[str, str]) -> None:
+    def record(self, hashes: Mapping[str, FileHashes]) -> None:
         """Note finished files in the manifest."""
-        self.manifest = self.manifest.model_copy(update={"files": {**self.manifest.files, **hashes}})
+        files = {**self.manifest.files, **{name: found.file for name, found in hashes.items()}}
+        contents = {**self.manifest.contents, **{name: found.content for name, found in hashes.items()}}
+        self.manifest = self.manifest.model_copy(update={"files": files, "contents": contents})
         self._write_manifest()
 
     def content_hash(self) -> str:
-        """Hash of the settings and of every file: what a run was trained on. Empty as long as files are missing."""
-        return "" if self.missing() else content_hash([self.manifest.settings_hash, self.manifest.files])
+        """Hash of the settings and of what every file says, whenever it was made: what a run was trained on.
+
+        Empty as long as files are missing.
+        """
+        return next(iter(self.known_hashes()), "")
+
+    def known_hashes(self) -> tuple[str, ...]:
+        """The content hash, and the one by which older versions knew this dataset: it contained when files were made.
+
+        A dataset that such a version began has only that one. None as long as files are missing.
+        """
+        if self.missing():
+            return ()
+        manifest = self.manifest
+        by_files = content_hash([manifest.settings_hash, manifest.files])
+        if manifest.files.keys() != manifest.contents.keys():
+            return (by_files,)
+        return content_hash([manifest.settings_hash, "contents", manifest.contents]), by_files
 
     def origin_hash(self) -> str:
         """Hash of the settings and of the time of its beginning: which dataset this is, finished or not."""
@@ -260,8 +291,8 @@ def file_name(scan: Scan, which: FieldName) -> str:
 
 def write_scan(
     folder: str | Path, settings: DatasetSettings, created: str, scan: Scan, which: FieldName, sm: SystemMatrix
-) -> str:
-    """Send a simulated magnetisation through the receive chain, write it as one file of a dataset, return its SHA-256.
+) -> FileHashes:
+    """Send a simulated magnetisation through the receive chain, write it as one file of a dataset, return its hashes.
 
     The noise comes from a stream named after the scan and the field: identical settings give identical bytes, in
     whatever order the files are made.
@@ -270,9 +301,9 @@ def write_scan(
     if is_uri(folder):
         remote = S3Folder(folder)
         with tempfile.TemporaryDirectory() as local:
-            digest = write_scan(local, settings, created, scan, which, sm)
+            hashes = write_scan(local, settings, created, scan, which, sm)
             remote.write(name, Path(local, name).read_bytes())
-        return digest
+        return hashes
     identity = uuid.uuid5(_UUID_SPACE, f"{settings.physics_hash()}/{name}")
     path = Path(folder, name)
     try:
@@ -282,4 +313,10 @@ def write_scan(
     stored, chain = received(settings, scan, which, sm)
     extra = receive_fields(chain) | scanner_record(settings.scanner_of(scan), settings.field(which), scan.scanner)
     write_mdf(path, stored, uuid=str(identity), time=created, averages=chain.averages, extra=extra)
-    return sha256(path)
+    return FileHashes(sha256(path), content_digest(path, created))
+
+
+def content_digest(path: Path, created: str) -> str:
+    """SHA-256 of a file in which `created`, the time that was written into it, is blank."""
+    time = created.encode()
+    return hashlib.sha256(path.read_bytes().replace(time, b" " * len(time))).hexdigest()

@@ -36,8 +36,8 @@ def is_uri(place: str | Path) -> bool:
 
 
 def absolute(place: str | Path) -> str:
-    """`place` as another process finds it: a URI as it is, a path absolute."""
-    return str(place) if is_uri(place) else str(Path(place).absolute())
+    """`place` as another process finds it: a URI as it is, a path absolute, with the home folder for a leading `~`."""
+    return str(place) if is_uri(place) else str(Path(os.path.expanduser(place)).absolute())
 
 
 def cache_folder(*identity: str) -> Path:

@@ -4,12 +4,14 @@ Both matrices are scaled per component to unit maximum modulus; PSNR and SSIM ar
 imaginary parts; nRMSE is of the physical values. Shapes: K components, 2 parts (real, imaginary), Y and X pixels.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError
 
 PEAK_TO_PEAK = 2.0
@@ -63,6 +65,25 @@ def ssim(estimate: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray
     return gaussian_ssim(estimate, truth, PEAK_TO_PEAK)
 
 
+def require_ssim_window(shape: Sequence[int]) -> None:
+    """Raise a DataError if an image of this shape, (Y, X), is smaller than the Gaussian window of SSIM."""
+    size_y, size_x = shape
+    if min(size_y, size_x) < SSIM_WINDOW:
+        raise DataError(f"SSIM needs a grid of at least {SSIM_WINDOW} × {SSIM_WINDOW} voxels, not {size_x} × {size_y}")
+
+
+def require_rateable(settings: DatasetSettings) -> None:
+    """Every model is rated by SSIM: where that has no room, none need be trained.
+
+    Raises:
+        DataError: the grid is too small.
+    """
+    try:
+        require_ssim_window(settings.grid.size[::-1])
+    except DataError as error:
+        raise DataError(f"dataset {settings.name!r}: no model can be rated on it: {error}") from None
+
+
 def gaussian_ssim(
     estimate: NDArray[np.floating], truth: NDArray[np.floating], data_range: float
 ) -> NDArray[np.float64]:
@@ -73,9 +94,7 @@ def gaussian_ssim(
     Raises:
         DataError: the grid is smaller than the Gaussian window.
     """
-    size_y, size_x = truth.shape[-2:]
-    if min(size_y, size_x) < SSIM_WINDOW:
-        raise DataError(f"SSIM needs a grid of at least {SSIM_WINDOW} × {SSIM_WINDOW} voxels, not {size_x} × {size_y}")
+    require_ssim_window(truth.shape[-2:])
     margin = SSIM_WINDOW // 2
 
     def local(values: NDArray[np.float64]) -> NDArray[np.float64]:

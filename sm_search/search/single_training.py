@@ -13,6 +13,7 @@ from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
 from sm_search.config.run_settings import RunSettings
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import SETTINGS_FILE
+from sm_search.evaluation.metrics import require_rateable
 from sm_search.evaluation.validation import Validation
 from sm_search.search.schedule.base_schedule import untrained_guidance
 from sm_search.synthesis import Synthesiser
@@ -29,8 +30,10 @@ def train_single(
     """Train one model into the checkpoint folder `out`; an interrupted call resumes. The validation metrics.
 
     Raises:
+        DataError: the grid of the dataset is too small to rate a model.
         CheckpointError: `out` holds a finished checkpoint and `force` is false, or the state of another run.
     """
+    require_rateable(dataset.settings)
     if (out / SETTINGS_FILE).exists() and not force:
         raise CheckpointError(f"{out}: holds a finished checkpoint; use --force to overwrite it")
     try:
@@ -50,7 +53,8 @@ def train_single(
     trainer = Trainer(settings.training, images, device)
     state, identity = out / STATE_FILE, {"settings": settings.content_hash(), "dataset": dataset.content_hash()}
     if state.exists():
-        if json.loads((out / RUN_FILE).read_text()) != identity:
+        known = json.loads((out / RUN_FILE).read_text())
+        if known not in [{**identity, "dataset": each} for each in dataset.known_hashes()]:
             raise CheckpointError(f"{state}: belongs to a run with other settings or data; choose another folder")
         trainer.restore(load_file(state))
         announce(f"resumed at step {trainer.step}")

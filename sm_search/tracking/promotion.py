@@ -107,7 +107,7 @@ def promote(
         what = "is being run" if status == "RUNNING" else "was interrupted; `sweep --resume` continues it"
         raise TrackingError(f"study {study!r}: {what}; its models are stored when it ends") from None
     info = read_info(folder)
-    if info.dataset_hash != dataset.content_hash():
+    if info.dataset_hash not in dataset.known_hashes():
         raise InputError(
             f"{dataset.location}: is not the dataset of study {study!r}: its hash is {dataset.content_hash()[:12]}, "
             f"the model's {info.dataset_hash[:12]}"
@@ -192,11 +192,12 @@ def _tested_once(
 
     How often the split was read is counted before it is read: an interruption cannot hide a second look.
     """
-    identity = dataset.content_hash()[:12]
-    record, count = f"test_scores.{identity}", f"test_reads.{identity}"
+    records = [f"test_scores.{known[:12]}" for known in dataset.known_hashes()]
+    record, count = records[0], f"test_reads.{dataset.content_hash()[:12]}"
     tags = version_tags(store, name, version)
-    if record in tags:
-        stored = json.loads(tags[record])
+    found_in = next((each for each in records if each in tags), None)
+    if found_in:
+        stored = json.loads(tags[found_in])
         return {method: Score.model_validate(score) for method, score in stored.items()}
     with store.asked(f"model {name!r}, version {version}: count of test reads"):
         store.client.set_model_version_tag(name, str(version), count, str(1 + int(tags.get(count, "0"))))

@@ -22,6 +22,7 @@ from sm_search.tracking.names import (
     KIND,
     NOTE,
     PARENT,
+    RESUMED,
     SCHEDULE,
     SPLIT,
     STATE,
@@ -79,13 +80,14 @@ class StudyLog:
     ) -> "StudyLog":
         """Create the run of a study, or find it and continue; for the driver, of which a study has one at a time.
 
-        Trials that a dead driver left RUNNING are marked KILLED, `resume_trials` excepted.
+        Trials that a dead driver left RUNNING are marked KILLED, `resume_trials` excepted. A tag keeps the value that
+        the study began with; another one now, such as that of the git commit, stands beside it as `resumed.<tag>`.
 
         Raises:
             TrackingError: a bad name, a store that does not answer, or a parameter that changed since the first time.
         """
         parent = find_study(store, study)
-        run_tags = {**(tags or {}), KIND: "study", STUDY: study, SPLIT: "validation"}
+        run_tags = {**_kept(tags or {}, parent), KIND: "study", STUDY: study, SPLIT: "validation"}
         run_tags[NOTE] = study_note(study, flat(params or {}), run_tags)
         if parent is None:
             parent = _create(store, experiment_id(store), study, run_tags)
@@ -229,7 +231,7 @@ class StudyLog:
         Raises:
             TrackingError: the store does not answer.
         """
-        if self._parent.tags.get(DATASET_HASH) == digest:
+        if DATASET_HASH in self._parent.tags:
             return
         dataset = dataset_input({**self._parent.tags, DATASET_HASH: digest})
         with self._store.asked(f"dataset of study {self._parent.study!r}"):
@@ -341,6 +343,18 @@ def flat(params: Mapping[str, Any]) -> dict[str, Any]:
         inner = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, Mapping) else None
         found |= {name: value} if inner is None else flat(inner)
     return found
+
+
+def _kept(tags: Mapping[str, str], parent: RunRecord | None) -> dict[str, str]:
+    """The tags of a study that is opened: those that it began with, and what of them is different now."""
+    before = parent.tags if parent else {}
+    kept = dict(tags)
+    for name, value in tags.items():
+        if before.get(name, value) != value:
+            later = before.get(f"{RESUMED}{name}", value)
+            kept[name] = before[name]
+            kept[f"{RESUMED}{name}"] = later if value in later.split(", ") else f"{later}, {value}"
+    return kept
 
 
 def _create(store: Store, experiment: str, name: str, tags: Mapping[str, str]) -> RunRecord:

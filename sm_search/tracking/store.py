@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from sm_search.config.errors import TrackingError, without_password
 from sm_search.tracking.database import require_database
 from sm_search.tracking.relocation import ARTIFACTS, mend_locations
 
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 PROBE_TIMEOUT_S = 4
 MAX_REASON = 300
 # What a store may throw: MLflow's own, the database's, files and sockets (requests' errors are OSErrors), bad values.
@@ -54,12 +56,14 @@ def open_store(home: Path, tracking_uri: str | None = None) -> Store:
 
     Args:
         home: folder of the default store, `mlflow.db` and `artifacts/`; created when absent.
-        tracking_uri: None for that default, `http(s)://…` for a server, or `sqlite:////absolute/file.db`, whose
-            artifacts lie in `artifacts/` beside it.
+        tracking_uri: `http(s)://…` for a server, or `sqlite:////absolute/file.db`, whose artifacts lie in `artifacts/`
+            beside it; None for what MLFLOW_TRACKING_URI names, as MLflow's own programs take it, or else that default.
 
     Raises:
         TrackingError: the URI is of another kind, the server or the database cannot be used.
     """
+    named = "--tracking-uri" if tracking_uri else TRACKING_VARIABLE
+    tracking_uri = tracking_uri or os.environ.get(TRACKING_VARIABLE) or None
     if tracking_uri is None:
         return _open_database(home.absolute() / "mlflow.db")
     if tracking_uri.lower().startswith(("http://", "https://")):
@@ -67,7 +71,7 @@ def open_store(home: Path, tracking_uri: str | None = None) -> Store:
     if tracking_uri.startswith("sqlite:////"):
         return _open_database(Path(tracking_uri.removeprefix("sqlite:///")))
     raise TrackingError(
-        f"tracking URI {without_password(tracking_uri)!r}: must be http://…, https://… or sqlite:////absolute/file.db"
+        f"{named} {without_password(tracking_uri)!r}: must be http://…, https://… or sqlite:////absolute/file.db"
     )
 
 

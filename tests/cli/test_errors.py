@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from sm_search.data.dataset import Dataset, file_name
+from sm_search.config.simulation_settings import Grid
+from sm_search.data.dataset import Dataset, FileHashes, file_name
 
 
 class _Nothing(BaseHTTPRequestHandler):
@@ -46,7 +47,11 @@ def at(study: Any, tiny_dataset: Dataset, tmp_path: Path, other: int) -> dict[st
     (tmp_path / "one_scan.yaml").write_text("training:\n  scans: {int: [1, 2]}\n")
     (tmp_path / "many_scans_run.yaml").write_text("training:\n  scans: 3\n")
     unfinished = Dataset.create(tmp_path / "unfinished", tiny_dataset.settings)
-    unfinished.record({file_name(scan, "low"): "0" * 64})
+    unfinished.record({file_name(scan, "low"): FileHashes("0" * 64, "0" * 64)})
+    # Whole by its manifest: what the settings forbid is refused before a file is read.
+    small = tiny_dataset.settings.model_copy(update={"name": "small", "grid": Grid(size=(10, 12))})
+    unrateable = Dataset.create(tmp_path / "small", small)
+    unrateable.record({name: FileHashes("0" * 64, "0" * 64) for _, name in unrateable.expected()})
     (tmp_path / "folder").mkdir()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -85,6 +90,14 @@ CASES = {
         "train --config {tmp}/many_scans_run.yaml --data {data} --out {tmp}/o",
         ["training.scans = 3: must be at most 2"],
     ),
+    "grid too small for a sweep": (
+        "sweep --space {space} --data {tmp}/small --home {tmp}/h",
+        ["dataset 'small': no model can be rated on it", "11 × 11 voxels, not 10 × 12"],
+    ),
+    "grid too small for a dry run": ("sweep --space {space} --data {tmp}/small --dry-run", ["11 × 11"]),
+    "grid too small for one model": ("train --data {tmp}/small --out {tmp}/o", ["11 × 11"]),
+    "grid too small for a schedule": ("tune-schedule --model {tmp}/m --data {tmp}/small", ["11 × 11"]),
+    "grid too small for an evaluation": ("evaluate --model {tmp}/m --data {tmp}/small --home {tmp}/h", ["11 × 11"]),
     "one training scan": (
         "sweep --space {tmp}/one_scan.yaml --data {data} --home {tmp}/h",
         ["one_scan.yaml:2", "training.scans", "greater than or equal to 2"],

@@ -171,3 +171,12 @@ def test_a_killed_sweep_is_continued_and_loses_nothing(
         assert trial.metrics["training_step"] == (1200 if trial.state == "complete" else trial.metrics["training_step"])
         losses = [step for step, _ in history(store, trial)["loss"]]
         assert losses == list(range(100, int(trial.metrics["training_step"]) + 1, 100))
+
+
+def test_a_report_from_a_store_elsewhere_makes_the_folder_that_it_is_written_to(
+    run: Any, study: Any, tmp_path: Path
+) -> None:
+    home, server = tmp_path / "not" / "there", f"sqlite:///{study.home.absolute()}/mlflow.db"
+    told = run("report", "--study", study.name, "--home", home, "--tracking-uri", server)
+    assert told.status == 0, told.stderr
+    assert (home / f"{study.name}.html").is_file()

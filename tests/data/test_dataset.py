@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sm_search.config.base import content_hash
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError, SettingsError
 from sm_search.config.receive_settings import ReceiveSettings
-from sm_search.data.dataset import FIELDS, MANIFEST, Dataset, file_name, write_scan
+from sm_search.config.simulation_settings import FieldName
+from sm_search.data.dataset import FIELDS, MANIFEST, Dataset, FileHashes, file_name, write_scan
 from sm_search.data.mdf import read_field, read_mdf
 from sm_search.data.mdf_validation import validate_mdf
 from sm_search.physics.receive import receive
@@ -81,9 +83,9 @@ def test_a_new_dataset_is_unfinished_and_resumes_where_it_stopped(
 def test_a_rewrite_gives_the_same_bytes(tiny_dataset: Dataset, tmp_path: Path) -> None:
     scan = tiny_dataset.settings.scans("train")[0]
     sm = simulate(tiny_dataset.settings, scan, "high")
-    sha = write_scan(tmp_path, tiny_dataset.settings, tiny_dataset.manifest.created, scan, "high", sm)
+    hashes = write_scan(tmp_path, tiny_dataset.settings, tiny_dataset.manifest.created, scan, "high", sm)
     name = file_name(scan, "high")
-    assert sha == tiny_dataset.manifest.files[name]
+    assert hashes.file == tiny_dataset.manifest.files[name]
     assert (tmp_path / name).read_bytes() == (tiny_dataset.folder / name).read_bytes()
 
 
@@ -113,7 +115,7 @@ def test_noise_is_that_of_scan_field_and_seed_in_any_order(tiny_settings: Datase
     reseeded = noisy.model_copy(update={"receive": NOISY.model_copy(update={"seed": 1})})
     work = [(scan, which) for scan in noisy.scans("train") for which in FIELDS]
 
-    def hashes(settings: DatasetSettings, order: list[Any], folder: str) -> dict[str, str]:
+    def hashes(settings: DatasetSettings, order: list[Any], folder: str) -> dict[str, FileHashes]:
         (tmp_path / folder).mkdir()
         return {
             file_name(scan, which): write_scan(
@@ -207,7 +209,7 @@ def test_what_does_not_exist_is_named(tiny_dataset: Dataset, tmp_path: Path) -> 
 def test_the_content_hash_changes_with_any_file(tiny_dataset: Dataset, copy: Path) -> None:
     dataset = Dataset.open(copy)
     assert dataset.content_hash() == tiny_dataset.content_hash()
-    edit_manifest(copy, lambda tree: tree["files"].update({"d25nm-fx20kHz-nd9/low.mdf": "0" * 64}))
+    edit_manifest(copy, lambda tree: tree["contents"].update({"d25nm-fx20kHz-nd9/low.mdf": "0" * 64}))
     assert Dataset.open(copy).content_hash() != tiny_dataset.content_hash()
 
 
@@ -241,7 +243,7 @@ def test_a_reader_sees_what_a_simulation_adds_and_no_hash_before_all_is_there(
     reader.refresh()
     assert reader.missing() == [last]
     (copy / "away").rename(copy / MANIFEST)
-    writer.record({last: files[last]})
+    writer.record({last: FileHashes(files[last], tiny_dataset.manifest.contents[last])})
     assert reader.missing() == [last]
     reader.refresh()
     assert (reader.missing(), reader.content_hash()) == ([], tiny_dataset.content_hash())
@@ -251,10 +253,48 @@ def test_a_reader_sees_what_a_simulation_adds_and_no_hash_before_all_is_there(
 def test_a_reader_refuses_what_became_another_dataset(copy: Path) -> None:
     reader, writer = Dataset.open(copy), Dataset.open(copy)
     name = next(iter(reader.manifest.files))
-    writer.record({name: "0" * 64})
+    writer.record({name: FileHashes("0" * 64, "0" * 64)})
     with pytest.raises(DataError, match=rf"{name}: was made again, with other content$"):
         reader.refresh()
     writer.manifest = writer.manifest.model_copy(update={"created": "2020-01-01T00:00:00.000"})
     writer.record({})
     with pytest.raises(DataError, match=r"was replaced by another dataset$"):
         reader.refresh()
+
+
+def _made_again(source: Dataset, folder: Path, created: str) -> Dataset:
+    """The same dataset, made at another time."""
+    again = Dataset.create(folder, source.settings)
+    again.manifest = again.manifest.model_copy(update={"created": created})
+    for scan, name in source.expected():
+        which: FieldName = "low" if name.endswith("low.mdf") else "high"
+        sm = simulate(source.settings, scan, which)
+        again.record({name: write_scan(folder, source.settings, created, scan, which, sm)})
+    return Dataset.open(folder)
+
+
+def test_a_dataset_that_is_made_again_is_the_same_dataset(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    again = _made_again(tiny_dataset, tmp_path / "again", "2020-01-01T00:00:00.000")
+    assert set(again.manifest.files.values()).isdisjoint(tiny_dataset.manifest.files.values())  # they tell their time
+    assert again.content_hash() == tiny_dataset.content_hash()
+    assert again.origin_hash() != tiny_dataset.origin_hash()
+
+    scan, name = tiny_dataset.expected()[0]
+    other = tiny_dataset.read(scan, "low")
+    changed = write_scan(again.folder, again.settings, again.manifest.created, scan, "high", other)
+    again.record({name: changed})
+    assert again.content_hash() != tiny_dataset.content_hash()
+
+
+def test_what_an_older_version_recorded_is_recognised(tiny_dataset: Dataset, copy: Path) -> None:
+    """It hashed the files themselves, and noted nothing else of them."""
+    manifest = tiny_dataset.manifest
+    recorded = content_hash([manifest.settings_hash, manifest.files])
+    assert recorded != tiny_dataset.content_hash()
+    assert recorded in tiny_dataset.known_hashes()
+
+    written = json.loads((copy / MANIFEST).read_text())
+    del written["contents"]
+    (copy / MANIFEST).write_text(json.dumps(written))
+    old = Dataset.open(copy)
+    assert (old.content_hash(), old.known_hashes()) == (recorded, (recorded,))

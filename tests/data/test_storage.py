@@ -26,7 +26,7 @@ from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import Scan
 from sm_search.data import storage
-from sm_search.data.dataset import FIELDS, MANIFEST, Dataset, file_name, write_scan
+from sm_search.data.dataset import FIELDS, MANIFEST, Dataset, FileHashes, file_name, write_scan
 from sm_search.data.storage import S3Folder, absolute, is_uri
 from sm_search.tracking.records import best_trials, study_runs
 from sm_search.tracking.store import open_store
@@ -407,7 +407,7 @@ def test_a_reader_of_a_dataset_that_is_being_written_sees_each_new_file(stored: 
     stored.record({})
     reader = Dataset.open(stored.location, complete=False)
     assert reader.missing() == [name]
-    stored.record({name: files[name]})
+    stored.record({name: FileHashes(files[name], stored.manifest.contents[name])})
     reader.refresh()
     assert (reader.missing(), reader.content_hash()) == ([], stored.content_hash())
     assert reader.read(scan, "low").values_CKN.shape == stored.read(scan, "low").values_CKN.shape

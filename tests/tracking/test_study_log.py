@@ -45,6 +45,22 @@ def test_a_study_is_a_parent_with_children(store: Store, study: str) -> None:
     assert mlflow.active_run() is None
 
 
+def test_a_resumed_study_tells_what_it_began_with_and_what_is_different_now(store: Store, study: str) -> None:
+    digest = "a" * 64
+    for commit in ("1111", "2222", "1111", "2222", "3333"):
+        tags = {"dataset": "d", "dataset_hash": digest, "git_commit": commit, "python": "3.11.7"}
+        StudyLog.open(store, study, tags=tags).finish("interrupted")
+        digest = "b" * 64  # how a later version names the same dataset
+    parent, _ = study_runs(store, study)
+    assert (parent.tags["git_commit"], parent.tags["resumed.git_commit"]) == ("1111", "2222, 3333")
+    assert parent.tags["dataset_hash"] == "a" * 64
+    assert "resumed.python" not in parent.tags
+    log = StudyLog.open(store, study)
+    log.name_dataset("b" * 64)
+    (used,) = store.client.get_run(log.run_id).inputs.dataset_inputs
+    assert used.dataset.digest == "a" * 12
+
+
 def test_a_study_names_its_dataset_and_describes_itself(store: Store, study: str) -> None:
     digest = "0123456789abcdef" * 4
     tags = {"dataset": "paper-54", "dataset_hash": digest, "dataset_source": "s3://bucket/data"}

@@ -116,3 +116,18 @@ def test_a_file_that_is_no_database_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="file is not a database"):
         open_store(tmp_path)
     assert time.monotonic() - start < 3
+
+
+def test_the_environment_names_a_store_as_for_mlflow_itself(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    assert open_store(tmp_path / "not used").uri == store.uri
+    assert not (tmp_path / "not used").exists()
+    given = f"sqlite:///{tmp_path}/given/mlflow.db"
+    assert open_store(tmp_path / "not used", given).uri == given
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    with pytest.raises(TrackingError, match=r"^MLFLOW_TRACKING_URI 'databricks': must be http"):
+        open_store(tmp_path / "not used")
+    with pytest.raises(TrackingError, match=r"^--tracking-uri 'mlruns': must be http"):
+        open_store(tmp_path / "not used", "mlruns")

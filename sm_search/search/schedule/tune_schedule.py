@@ -60,7 +60,7 @@ def tune_model_schedule(
     if out and out.resolve() == folder.resolve():
         raise InputError(f"{out}: is the model itself; the tuned one needs a folder of its own")
     checkpoint = load_checkpoint(folder)
-    if checkpoint.info.dataset_hash != dataset.content_hash():
+    if checkpoint.info.dataset_hash not in dataset.known_hashes():
         raise InputError(f"{model}: was trained on another dataset than {dataset.location}")
     space = _space(space_file, opened, run_id)
     guidance = [branch.get("guidance", 1.0) for branch in schedule_branches(space.schedule)]

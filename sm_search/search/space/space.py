@@ -1,5 +1,6 @@
 """A search space: what a study searches, for what objectives, on what budget."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -8,6 +9,9 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 from sm_search.config.base import Settings, content_hash
 from sm_search.config.model_settings import TrainingSettings
 from sm_search.search.space.tree import Tree
+
+STUDY_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+STUDY_RULE = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
 
 Metric = Literal["val_psnr_db", "val_ssim"]
 Objective = Literal["val_psnr_db", "val_ssim", "evaluations"]
@@ -100,7 +104,7 @@ class Space(Settings):
         warm_start: earlier studies to learn from.
     """
 
-    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    study: Annotated[str, Field(pattern=STUDY_NAME.pattern)]
     seed: Annotated[int, Field(ge=0)] = 0
     mode: Literal["two-level", "joint"] = "two-level"
     metric: Metric = "val_psnr_db"

@@ -11,7 +11,7 @@ from sm_search.config.loading import Location, YamlDocument, parse_settings, rea
 from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
 from sm_search.search.space.ranges import LEAVES
 from sm_search.search.space.resolved_settings import as_schedule, sampler_branches
-from sm_search.search.space.space import DIRECTIONS, Space
+from sm_search.search.space.space import DIRECTIONS, STUDY_NAME, STUDY_RULE, Space
 from sm_search.search.space.tree import Tree, examples, parameters_of
 
 _PACKAGE = Path(__file__).parents[2]
@@ -52,6 +52,8 @@ def load_space(name_or_path: str | Path) -> Space:
     """
     path = find_space(name_or_path)
     document = read_yaml(path)
+    if "study" not in document.tree and not STUDY_NAME.fullmatch(path.stem):
+        raise SettingsError(f"{path}: has no `study`, and its own name {path.stem!r} is none: it takes {STUDY_RULE}")
     document.tree.setdefault("study", path.stem)
     _name_objectives(document)
     space = parse_settings(document.tree, Space, document)

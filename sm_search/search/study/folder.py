@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sm_search.config.errors import InputError, SettingsError, SmSearchError
 from sm_search.data.dataset import Dataset
-from sm_search.data.storage import Place
+from sm_search.data.storage import Place, absolute
 from sm_search.search.space.space import Space
 
 STUDY_FILE = "study.json"
@@ -60,12 +60,19 @@ def check_study(space: Space, dataset: Dataset, home: Path, resume: bool, storag
             raise InputError(f"study {space.study!r}: nothing to resume in {places}")
         return
     if not resume:
-        raise InputError(f"study {space.study!r}: exists in {place}; use --resume, or another `study` name")
+        raise InputError(
+            f"study {space.study!r}: exists in {place}; --resume continues it; a new study takes another "
+            f"`study` name, and with `warm_start: [{space.study}]` learns from this one"
+        )
     try:
         noted = json.loads(place.read(STUDY_FILE))
     except (OSError, ValueError) as error:
         raise SmSearchError(f"{place}/{STUDY_FILE}: cannot be read: {error}") from None
-    for key, value in _identity(space, dataset).items():
+    identity = _identity(space, dataset)
+    if noted.get("dataset_hash") in dataset.known_hashes():
+        # The same content, made again or first noted by an older version.
+        identity = {"space_hash": identity["space_hash"]}
+    for key, value in identity.items():
         if noted.get(key, value) != value:
             raise SettingsError(
                 f"study {space.study!r}: its {key} was {str(noted.get(key))[:12]} and is {value[:12]}: "
@@ -75,7 +82,7 @@ def check_study(space: Space, dataset: Dataset, home: Path, resume: bool, storag
 
 def storage_folder(storage: str, study: str) -> str:
     """Where a study keeps what must outlive the machine that drives it."""
-    return f"{storage.rstrip('/')}/studies/{study}"
+    return f"{absolute(storage).rstrip('/')}/studies/{study}"
 
 
 def _places(space: Space, home: Path, storage: str | None) -> list[Place]:

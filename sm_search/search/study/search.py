@@ -84,7 +84,7 @@ class Search:
 
     def _begun(self, experiment: Experiment) -> tune.Tuner:
         space, study = self.space, self.study
-        earlier = earlier_trials(study.store, space, study.dataset.content_hash(), space.warm_start)
+        earlier = earlier_trials(study.store, space, study.dataset.known_hashes(), space.warm_start)
         if space.warm_start:
             observed, initial = len(earlier.observations), len(earlier.initial_points)
             self.log.log_metrics(None, 0, {"warm_observations": float(observed), "warm_guesses": float(initial)})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sm_search.config.errors import InputError
 from sm_search.data.dataset import Dataset
+from sm_search.evaluation.metrics import require_rateable
 from sm_search.search.space.space import Space
 from sm_search.search.study.confirmation import Confirmation
 from sm_search.search.study.folder import note_study
@@ -50,6 +51,7 @@ def sweep(
         KeyboardInterrupt: Ctrl-C, or SIGTERM in a `ray_session`; the study's runs are closed, as the message says.
     """
     dataset = Dataset.open(data, complete=not while_simulating)
+    require_rateable(dataset.settings)
     with open_study(space, dataset, home, storage, tracking_uri, resume, announce) as study:
         space = placed(space, dataset, study.store, resume, announce)
         if not resume:

@@ -14,6 +14,7 @@ import torch
 from ray import tune
 from safetensors.torch import load_file, save_file
 
+from sm_search.compute.ray_folder import use_own_ray_folder
 from sm_search.config.errors import DivergenceError, SettingsError, SmSearchError
 from sm_search.config.model_settings import Diffuse, Mean, ScheduleSettings
 from sm_search.config.streams import stream_seed
@@ -78,6 +79,7 @@ def run_confirmation(config: Mapping[str, Any], context: TrialContext) -> None:
 def _run(config: Mapping[str, Any], context: TrialContext, seed_offset: int = 0) -> None:
     space = Space.model_validate_json(context.space_json)
     try:
+        use_own_ray_folder()  # for the locks of checkpoints: a node of a cluster has Ray's default
         _train(space, config, context, seed_offset)
     except SmSearchError as error:
         nothing = dict.fromkeys(space.objectives(), math.nan)

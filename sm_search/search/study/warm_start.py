@@ -1,7 +1,7 @@
 """What earlier studies know: observations where they asked the same question of the same data, else initial points."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,9 @@ class EarlierTrials:
 NOTHING = EarlierTrials()
 
 
-def earlier_trials(store: Store, space: Space, dataset_hash: str, studies: Sequence[str]) -> EarlierTrials:
+def earlier_trials(
+    store: Store, space: Space, dataset_hashes: Collection[str], studies: Sequence[str]
+) -> EarlierTrials:
     """Read finished trials of earlier studies.
 
     A study with the same objectives, mode, training and schedule trees, and dataset, gives observations: Optuna counts
@@ -51,7 +53,7 @@ def earlier_trials(store: Store, space: Space, dataset_hash: str, studies: Seque
     initial_points: dict[str, Mapping[str, Any]] = {}
     for study in studies:
         parent, trials = study_runs(store, study)
-        same = parent.tags.get("dataset_hash") == dataset_hash and _question(store, study) == space.question_hash()
+        same = parent.tags.get("dataset_hash") in dataset_hashes and _question(store, study) == space.question_hash()
         if same:
             for trial in trials:
                 new = _observation(store, space, trial)

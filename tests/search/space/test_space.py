@@ -313,3 +313,12 @@ def test_a_space_that_an_earlier_version_stored_reads_as_it_did() -> None:
     assert list(space.objectives()) == ["val_psnr_db", "evaluations"]
     assert space.initial_points == ({"learning_rate": 2e-4},)
     assert Space.model_validate_json(space.model_dump_json()) == space
+
+
+def test_a_file_whose_own_name_is_no_study_name_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "my space.yaml"
+    path.write_text("training:\n  steps: 900\n")
+    with pytest.raises(SettingsError, match=r"my space\.yaml: has no `study`, and its own name 'my space' is none"):
+        load_space(path)
+    path.write_text("study: mine\ntraining:\n  steps: 900\n")
+    assert load_space(path).study == "mine"

@@ -54,7 +54,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_finished_trials_of_the_same_question_are_observations_each_once(store: Store) -> None:
-    known = earlier_trials(store, space("new", seed=7), "d", ["early", "again"])
+    known = earlier_trials(store, space("new", seed=7), ["d"], ["early", "again"])
     assert known.initial_points == ()
     told = {seen.params["learning_rate"]: (seen.values, seen.reports) for seen in known.observations}
     assert told == {
@@ -69,7 +69,7 @@ def test_finished_trials_of_the_same_question_are_observations_each_once(store: 
 
 
 def test_a_stopped_trial_is_observed_as_stopped(store: Store) -> None:
-    known = earlier_trials(store, space("new"), "d", ["early"])
+    known = earlier_trials(store, space("new"), ["d"], ["early"])
     states = {t.params["learning_rate"]: t.state for t in OptunaSearcher(space("new"), known).trials()}
     assert states == {2e-3: TrialState.COMPLETE, 3e-3: TrialState.PRUNED, 5e-3: TrialState.COMPLETE}
 
@@ -87,7 +87,7 @@ def test_the_best_trials_of_another_question_are_tried_first(
     store: Store, changes: dict[str, Any], dataset: str, initial_points: list[Any]
 ) -> None:
     new = space("new", **changes)
-    known = earlier_trials(store, new, dataset, ["early"])
+    known = earlier_trials(store, new, [dataset], ["early"])
     assert known.observations == ()
     found = [
         tuple(point.get(name) for name in ("learning_rate", "blocks_of", "batch_size"))
@@ -101,7 +101,7 @@ def test_the_best_trials_of_another_question_are_tried_first(
 
 def test_an_earlier_study_that_does_not_exist_is_named(store: Store) -> None:
     with pytest.raises(TrackingError, match=r"study 'none': not in .*; it has again, early"):
-        earlier_trials(store, space("new"), "d", ["none"])
+        earlier_trials(store, space("new"), ["d"], ["none"])
 
 
 def small(**changes: Any) -> Space:
@@ -163,4 +163,4 @@ def test_several_objectives_reach_optuna_with_their_directions() -> None:
 
 
 def test_the_store_is_not_needed_without_earlier_studies(tmp_path: Path) -> None:
-    assert earlier_trials(open_store(tmp_path), space("new"), "d", []).observations == ()
+    assert earlier_trials(open_store(tmp_path), space("new"), ["d"], []).observations == ()
