@@ -24,8 +24,8 @@ from sm_search.diffusion.checkpoint import Checkpoint, CheckpointInfo
 from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
 from sm_search.diffusion.noise_schedule import alpha_bars
-from sm_search.diffusion.objective import Draws, Objective
 from sm_search.diffusion.spectra import spectra, spectrum_condition
+from sm_search.diffusion.training_loss import Draws, TrainingLoss
 from sm_search.regression.scan_models import ScanData, ScanModels
 
 STATE_FILE = "training_state.safetensors"
@@ -124,7 +124,7 @@ class Trainer:
         self.denoiser.to(device)
         self.ema: Denoiser = copy.deepcopy(self.denoiser).requires_grad_(False)
         bars = alpha_bars(settings.diffusion).float().to(device)
-        self.objective = Objective(
+        self.training_loss = TrainingLoss(
             settings, self.denoiser, images.targets.to(device), images.condition.to(device), bars
         )
         self.on_gpu = torch.device(device).type == "cuda"
@@ -175,7 +175,7 @@ class Trainer:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        draws = self.objective.draws(self.step)
+        draws = self.training_loss.draws(self.step)
         self.step += 1
         # A young average forgets quickly, or short runs would sample their initial weights.
         ema_decay = self._number(min(self.settings.ema_decay, (1 + self.step) / (EMA_WARM_UP + self.step)))
@@ -187,7 +187,7 @@ class Trainer:
 
     def _descend(self, draws: Draws, ema_decay: Any) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.objective.loss(draws)
+        loss = self.training_loss(draws)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), CLIP_NORM)
         self.optimizer.step()

@@ -84,7 +84,7 @@ def test_where_the_condition_tells_all_regression_at_the_end_learns_it() -> None
     states = trainer.denoiser.to_state(data.targets)
     noise = torch.randn(states.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        found = trainer.ema(noise, trainer.objective.bars[-1].expand(200), data.condition)
+        found = trainer.ema(noise, trainer.training_loss.bars[-1].expand(200), data.condition)
     assert (found - states).square().mean() < 0.05 * states.square().mean()
 
 
@@ -136,7 +136,7 @@ def test_an_absurd_learning_rate_diverges_and_names_the_steps() -> None:
 def test_a_target_that_is_not_finite_diverges_at_its_step() -> None:
     trainer = Trainer(settings(batch_size=400), images())
     list(trainer.train(7, every=5))
-    trainer.objective.states[3, 0] = math.nan
+    trainer.training_loss.states[3, 0] = math.nan
     with pytest.raises(DivergenceError, match="the training loss is nan in steps 8 to 9"):
         list(trainer.train(30, every=2))
 

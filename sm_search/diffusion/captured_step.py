@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sm_search.diffusion.objective import Draws
+from sm_search.diffusion.training_loss import Draws
 
 WARM_UP_STEPS = 3
 """Steps that run as they are first: what is allocated once, and the libraries' own choices, must not be captured."""

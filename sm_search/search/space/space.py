@@ -8,14 +8,11 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from sm_search.config.base import Settings, content_hash
 from sm_search.config.model_settings import TrainingSettings
+from sm_search.search.space.objectives import DIRECTIONS, Metric, Objective
 from sm_search.search.space.tree import Tree
 
 STUDY_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 STUDY_RULE = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
-
-Metric = Literal["val_psnr_db", "val_ssim"]
-Objective = Literal["val_psnr_db", "val_ssim", "evaluations"]
-DIRECTIONS: dict[str, Literal["max", "min"]] = {"val_psnr_db": "max", "val_ssim": "max", "evaluations": "min"}
 
 
 class Confirm(Settings):

@@ -9,9 +9,10 @@ from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import SettingsError
 from sm_search.config.loading import Location, YamlDocument, parse_settings, read_yaml
 from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
+from sm_search.search.space.objectives import DIRECTIONS
 from sm_search.search.space.ranges import LEAVES
 from sm_search.search.space.resolved_settings import as_schedule, sampler_branches
-from sm_search.search.space.space import DIRECTIONS, STUDY_NAME, STUDY_RULE, Space
+from sm_search.search.space.space import STUDY_NAME, STUDY_RULE, Space
 from sm_search.search.space.tree import Tree, examples, parameters_of
 
 _PACKAGE = Path(__file__).parents[2]

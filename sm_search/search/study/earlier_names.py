@@ -15,7 +15,7 @@ from sm_search.search.space.space import Budget, Confirm, Resources, Space
 from sm_search.search.space.tree import suggest
 from sm_search.search.study.asha import RememberingASHA
 from sm_search.search.study.replacing_files import ReplacingFiles
-from sm_search.search.study.searcher import OptunaSearcher
+from sm_search.search.study.search_algorithm import OptunaSearcher
 
 
 def trial_id(trial: Any) -> str:

@@ -14,7 +14,7 @@ from sm_search.search.space.tree import parameter_names
 from sm_search.search.study.asha import make_asha
 from sm_search.search.study.experiment import TRIAL_RETRIES, Experiment, fit, trial_context
 from sm_search.search.study.recording import Recorder, Watch
-from sm_search.search.study.searcher import OptunaSearcher
+from sm_search.search.study.search_algorithm import OptunaSearcher
 from sm_search.search.study.study import Study
 from sm_search.search.study.trial import run_trial
 from sm_search.search.study.trial_summary import TrialSummary, ranked, summary

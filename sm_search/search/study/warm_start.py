@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from sm_search.config.errors import TrackingError
-from sm_search.search.space.space import DIRECTIONS, Space
+from sm_search.search.space.objectives import DIRECTIONS
+from sm_search.search.space.space import Space
 from sm_search.search.space.tree import parameters_of
 from sm_search.tracking.records import RunRecord, metric_history, read_study_text, study_runs
 from sm_search.tracking.store import Store

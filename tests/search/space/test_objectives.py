@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sm_search.evaluation.validation import QUALITIES
-from sm_search.search.space.space import DIRECTIONS, Metric, Objective, Space
+from sm_search.search.space.objectives import DIRECTIONS, Metric, Objective
+from sm_search.search.space.space import Space
 
 
 def test_every_objective_can_be_asked_for_and_has_a_direction() -> None:

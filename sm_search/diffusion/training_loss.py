@@ -1,4 +1,4 @@
-"""The training objective: what a step draws, and the loss of it (paper, Algorithm 1).
+"""The training loss: what a step draws, and the error of the network on it (paper, Algorithm 1).
 
 Shapes: B images of a step, 2 parts (real, imaginary), Y and X pixels.
 """
@@ -45,7 +45,7 @@ class Draws:
                 mine.copy_(theirs)
 
 
-class Objective:
+class TrainingLoss:
     """The loss of a step over one set of training images, all on one device.
 
     Args:
@@ -86,7 +86,7 @@ class Objective:
             mirror = torch.rand((2, batch), generator=generator, device=device) < 0.5
         return Draws(index, t, drop, epsilon, condition_noise, mirror)
 
-    def loss(self, draws: Draws) -> Tensor:
+    def __call__(self, draws: Draws) -> Tensor:
         """The mean squared error of the network's output, a scalar; nothing here waits for the device."""
         settings = self.settings
         x0, condition = self._drawn(draws)
