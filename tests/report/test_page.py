@@ -141,5 +141,5 @@ def test_what_somebody_typed_is_shown_and_never_run(benign: Elements, hostile: E
 def test_a_study_without_a_complete_trial_says_so(store: Store) -> None:
     log = StudyLog.open(store, "empty", params={"metric": "val_psnr_db"})
     log.finish("failed")
-    with pytest.raises(TrackingError, match="none of its 0 completed trials"):
+    with pytest.raises(TrackingError, match="none of its 0 trials was trained to the full budget yet"):
         study_page(store, "empty", "val_psnr_db")

@@ -66,7 +66,7 @@ def test_what_cannot_be_tuned_is_refused(
     (tmp_path / "fixed.yaml").write_text("schedule: {steps: 2}\n")
     with pytest.raises(InputError, match=r"fixed\.yaml: schedule: has no parameter"):
         tuned(model, tiny_dataset, [], space_file=str(tmp_path / "fixed.yaml"))
-    monkeypatch.setattr(Dataset, "content_hash", lambda _: "another")
+    monkeypatch.setattr(Dataset, "known_hashes", lambda _: ("another",))
     with pytest.raises(InputError, match=f"{model}: was trained on another dataset"):
         tuned(model, tiny_dataset, [], space_file=space)
 
