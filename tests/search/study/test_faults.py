@@ -71,7 +71,7 @@ class Sweep:
         while not (found := sign()):
             assert self.process.poll() is None, f"ended before {what}: {self.said}"
             assert time.monotonic() < deadline, f"no {what}: {self.said}"
-            time.sleep(0.1)
+            time.sleep(0.02)
         return found
 
     def end(self) -> tuple[int, dict[str, Any]]:
@@ -178,10 +178,19 @@ def test_an_interrupted_sweep_leaves_no_run_running_and_resumes(
     sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
     store = open_store(home)
     sweep.wait_for(lambda: len(study_runs(store, "faulty")[1]) == 2, "start of the second trial")
+    # It takes less than a second: its worker stands still until the driver has been told.
+    held = workers(sweep.process.pid)
+    assert held
+    for pid in held:
+        os.kill(pid, signal.SIGSTOP)
     if ctrl_c:  # a terminal tells all processes of the command
         os.killpg(sweep.process.pid, signal.SIGINT)
     else:
         sweep.process.send_signal(signal.SIGTERM)
+    time.sleep(1.0)
+    for pid in held:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
     assert sweep.end() == (130, {})
     assert sweep.said.splitlines()[-1] == (
         "error: study 'faulty': interrupted, its runs are closed; `sweep --resume` continues it"
