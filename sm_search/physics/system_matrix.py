@@ -17,7 +17,6 @@ from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import FieldName, FieldSettings, Grid, Scan
 from sm_search.physics.lissajous_field import LissajousField
 from sm_search.physics.particles import brownian_time_zero_field, langevin_parameter_per_tesla
-from sm_search.physics.real_scanner import real_scanner_components
 from sm_search.physics.scanner_fields import actual, in_plane, received
 from sm_search.physics.sizes import Sizes, core_sizes, node_count, size_tolerance
 from sm_search.physics.torus import Axis, equilibrium_components, langevin_mixture
@@ -162,6 +161,8 @@ def simulate(
     sizes = core_sizes(scan.core_diameter_m, particle.size_spread, nodes)
     values_CKN: Values
     if not scanner.ideal_fields:
+        from sm_search.physics.real_scanner import real_scanner_components  # numba, as below
+
         own = nominal.model_copy(update={"magnetisation": settings.magnetisation})
         values_CKN, numerics = real_scanner_components(own, scanner, scan, which, sizes, position_3N, samples)
     elif settings.magnetisation in ("equilibrium", "debye"):

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,11 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from sm_search.config.dataset_settings import DatasetSettings, Design  # noqa: E402
-from sm_search.config.model_settings import ScheduleSettings, TrainingSettings  # noqa: E402
+from sm_search.config.model_settings import Diffuse, ScheduleSettings, TrainingSettings  # noqa: E402
 from sm_search.config.simulation_settings import Grid, MixingOrders  # noqa: E402
 from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan  # noqa: E402
 from sm_search.diffusion.condition import Condition  # noqa: E402
+from sm_search.diffusion.spectra import state_shape  # noqa: E402
 from sm_search.evaluation.validation import ScheduleScorer, Validation  # noqa: E402
 from sm_search.physics.system_matrix import simulate  # noqa: E402
 from sm_search.search.space.space_file import load_space  # noqa: E402
@@ -47,10 +48,12 @@ from sm_search.training import Trainer, TrainingImages, make_checkpoint, trainin
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "linear-basis": {"backbone": "linear-basis", "coefficients": 384, "width": 1024, "blocks": 4},
+    "linear-basis, voxel": {"backbone": "linear-basis", "coefficients": 336, "width": 1024, "blocks": 4},
     "unet, patch 4": {"backbone": "unet", "patch": 4},
 }
 TINY_BACKBONES: dict[str, dict[str, Any]] = {
     "linear-basis": {"backbone": "linear-basis", "coefficients": 16, "width": 32, "blocks": 1},
+    "linear-basis, voxel": {"backbone": "linear-basis", "coefficients": 16, "width": 32, "blocks": 1},
     "unet, patch 4": {"backbone": "unet", "patch": 4, "channels": [8, 8]},
 }
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -82,6 +85,19 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def diffused(backbone: str) -> Diffuse:
+    return "voxel" if backbone.endswith("voxel") else "component"
+
+
+@cache
+def random_images(count: int, shape: tuple[int, int]) -> TrainingImages:
+    draw = torch.Generator().manual_seed(0)
+    low, high = torch.randn((2, count, 2, *shape), generator=draw)
+    orders = torch.randint(0, 13, (count, 2), generator=draw).float()
+    condition = Condition(low, orders, -torch.rand(count), torch.zeros(count, 8), torch.ones(count))
+    return TrainingImages(high, condition)
+
+
 def is_there(backbone: str) -> bool:
     """Whether what the backbone is made of is installed here."""
     if backbone != "unet":
@@ -107,6 +123,7 @@ class Check:
     def settings(self, backbone: str, batch: int, precision: str = "float32") -> TrainingSettings:
         wanted = {
             "backbone": self.backbones[backbone],
+            "diffuse": diffused(backbone),
             "batch_size": batch,
             "precision": "bfloat16" if precision == "bfloat16" else "float32",
             "steps": 1_000_000,
@@ -114,16 +131,10 @@ class Check:
         }
         return TrainingSettings.model_validate_json(json.dumps(wanted))
 
-    @cached_property
-    def images(self) -> TrainingImages:
-        """As many random images as `paper-54` has; what they show changes no time."""
-        count = 64 if self.tiny else 54 * 168
-        draw = torch.Generator().manual_seed(0)
-        low, high = torch.randn((2, count, 2, self.side, self.side), generator=draw)
-        orders = torch.randint(0, 13, (count, 2), generator=draw).float()
-        return TrainingImages(
-            high, Condition(low, orders, -torch.rand(count), torch.zeros(count, 8), torch.ones(count))
-        )
+    def images(self, backbone: str) -> TrainingImages:
+        """As many random images as `paper-54` has, or spectra; what they show changes no time."""
+        shape = state_shape(diffused(backbone), 168, (self.side, self.side))
+        return random_images(64 if self.tiny else 54 * 168, shape)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -209,11 +220,12 @@ def training_throughput(check: Check) -> Iterator[dict[str, Any]]:
                         continue
                     row = {"backbone": backbone, "batch": batch, "precision": precision, "way": way}
                     with matmul_precision(precision):
-                        yield row | _throughput(check, check.settings(backbone, batch, precision), precision, way)
+                        yield row | _throughput(check, backbone, batch, precision, way)
 
 
-def _throughput(check: Check, settings: TrainingSettings, precision: str, way: str) -> dict[str, Any]:
-    trainer = Trainer(settings, check.images, check.device, captured=way == "captured")
+def _throughput(check: Check, backbone: str, batch: int, precision: str, way: str) -> dict[str, Any]:
+    settings = check.settings(backbone, batch, precision)
+    trainer = Trainer(settings, check.images(backbone), check.device, captured=way == "captured")
     with FlopCounterMode(display=False) as counter:
         list(trainer.train(1))
     if way == "compiled":
@@ -236,7 +248,7 @@ def profile(check: Check) -> Iterator[dict[str, Any]]:
     for backbone in check.backbones:
         for captured in (False, True) if check.device == "cuda" else (False,):
             settings = check.settings(backbone, check.batches[-2], "bfloat16")
-            trainer = Trainer(settings, check.images, check.device, captured=captured)
+            trainer = Trainer(settings, check.images(backbone), check.device, captured=captured)
             list(trainer.train(6))
             check.wait()
             begin = time.perf_counter()
@@ -261,7 +273,7 @@ def synthesis(check: Check) -> Iterator[dict[str, Any]]:
     low = next(iter(check.dataset.pairs("test"))).low
     for backbone in check.backbones:
         settings = check.settings(backbone, 8)
-        images, models = training_images(check.dataset, "train", (0,), "none")
+        images, models = training_images(check.dataset, "train", (0,), "none", diffuse=diffused(backbone))
         trainer = Trainer(settings, images, check.device)
         checkpoint = make_checkpoint(trainer, check.dataset, models, ScheduleSettings(), {})
         for steps, samples in ((1, 1), (8, 1), (8, 8)):
@@ -275,9 +287,9 @@ def schedules(check: Check) -> Iterator[dict[str, Any]]:
     """Schedules a second of the inner search: 96 validation images, 2 and 24 schedules asked at once."""
     wanted = [ScheduleSettings(steps=steps, eta_max=0.1 * i) for i in range(6) for steps in (1, 4, 8, 16)]
     for backbone in check.backbones:
-        images, models = training_images(check.dataset, "train", (0,), "none")
+        images, models = training_images(check.dataset, "train", (0,), "none", diffuse=diffused(backbone))
         trainer = Trainer(check.settings(backbone, 8), images, check.device)
-        validation = Validation.of(check.dataset, models).subset(96)
+        validation = Validation.of(check.dataset, models, diffuse=diffused(backbone)).subset(96)
         for together in (2, len(wanted)):
             scorer = ScheduleScorer(trainer.ema, trainer.settings.diffusion, validation, check.device)
 
@@ -294,7 +306,7 @@ def simulation(check: Check) -> Iterator[dict[str, Any]]:
     if check.device != "cuda":
         raise NotMeasuredError("no CUDA device")
     scan = check.dataset.settings.scans("test")[0]
-    for magnetisation in ("equilibrium", "brownian", "effective-field"):
+    for magnetisation in ("equilibrium", "debye"):  # the others are compiled for the processor
         settings = check.dataset.settings.model_copy(update={"magnetisation": magnetisation})
         for which in FIELDS:
             row = {"model": magnetisation, "field": which}
@@ -329,7 +341,9 @@ def determinism(check: Check) -> Iterator[dict[str, Any]]:
     for backbone in check.backbones:
         runs = {}
         for name, captured in (("first", False), ("second", False), ("captured", True)):
-            trainer = Trainer(check.settings(backbone, check.batches[0]), check.images, check.device, captured=captured)
+            trainer = Trainer(
+                check.settings(backbone, check.batches[0]), check.images(backbone), check.device, captured=captured
+            )
             list(trainer.train(12))
             state = trainer.state()
             runs[name] = hashlib.sha256(b"".join(state[key].numpy().tobytes() for key in sorted(state))).hexdigest()
@@ -374,7 +388,7 @@ def _one_of_many(tiny: bool, folder: Path, backbone: str, batch: int, barrier: A
     torch.set_num_threads(1)
     trainer = Trainer(
         check.settings(backbone, batch, "bfloat16" if check.device == "cuda" else "float32"),
-        check.images,
+        check.images(backbone),
         check.device,
         captured=True,
     )
