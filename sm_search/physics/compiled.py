@@ -6,6 +6,10 @@ compile at the same moment both write a whole file and rename it: one of them wi
 
 numba calls the C library's exp and log, one number at a time. The two here are plain arithmetic on the bits of a
 double, so that the compiler computes four or eight at once.
+
+The numbers do not depend on who compiled: nothing is rearranged, and a product and a sum are one operation (`fma`)
+where the code says so. Left to the compiler (fastmath, "contract") it depends on what is inlined where, and a process
+that has just compiled runs other copies of the inner functions than one that has loaded them.
 """
 
 import math
@@ -17,21 +21,28 @@ from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# A product and a sum may become one instruction with one rounding; nothing else may be rearranged.
-FAST = {"contract"}
-
 
 def compiled(function: Function) -> Function:
     """The function as machine code, kept on disk, without Python's lock."""
     try:
-        return njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)(function)
+        return njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # numba: "cannot cache function …: no locator available"
-        return njit(nogil=True, error_model="numpy", fastmath=FAST)(function)
+        return njit(nogil=True, error_model="numpy")(function)
 
 
 def inlined(function: Function) -> Function:
     """A small function that becomes part of the compiled one that calls it."""
-    return njit(inline="always", error_model="numpy", fastmath=FAST)(function)
+    return njit(inline="always", error_model="numpy")(function)
+
+
+@intrinsic
+def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a·b + c with one rounding."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fma(*arguments)
+
+    return types.float64(types.float64, types.float64, types.float64), code
 
 
 @intrinsic
@@ -68,21 +79,21 @@ _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8, _L9, _L10 = (2 / (2 * n + 1) for n in ra
 def exp(x: float) -> float:
     """eˣ to 2 units of the last place; below −708 e^−708, above 709 e^709."""
     x = min(max(x, LOWEST), HIGHEST)
-    shifted = x * INVERSE_LN2 + ROUND
+    shifted = fma(x, INVERSE_LN2, ROUND)
     whole = shifted - ROUND
-    r = (x - whole * LN2_HIGH) - whole * LN2_LOW
-    p = _E12 * r + _E11
-    p = p * r + _E10
-    p = p * r + _E9
-    p = p * r + _E8
-    p = p * r + _E7
-    p = p * r + _E6
-    p = p * r + _E5
-    p = p * r + _E4
-    p = p * r + _E3
-    p = p * r + _E2
-    p = p * r + 1.0
-    p = p * r + 1.0
+    r = fma(-whole, LN2_LOW, fma(-whole, LN2_HIGH, x))
+    p = fma(_E12, r, _E11)
+    p = fma(p, r, _E10)
+    p = fma(p, r, _E9)
+    p = fma(p, r, _E8)
+    p = fma(p, r, _E7)
+    p = fma(p, r, _E6)
+    p = fma(p, r, _E5)
+    p = fma(p, r, _E4)
+    p = fma(p, r, _E3)
+    p = fma(p, r, _E2)
+    p = fma(p, r, 1.0)
+    p = fma(p, r, 1.0)
     return p * _double((_bits(shifted) << 52) + ONE_BITS)
 
 
@@ -96,13 +107,13 @@ def log(x: float) -> float:
     exponent = _double(_bits(ROUND) + k) - ROUND
     f = (m - 1.0) / (m + 1.0)
     s = f * f
-    p = _L10 * s + _L9
-    p = p * s + _L8
-    p = p * s + _L7
-    p = p * s + _L6
-    p = p * s + _L5
-    p = p * s + _L4
-    p = p * s + _L3
-    p = p * s + _L2
-    p = p * s + _L1
-    return exponent * LN2_HIGH + (f * 2.0 + (f * s * p + exponent * LN2_LOW))
+    p = fma(_L10, s, _L9)
+    p = fma(p, s, _L8)
+    p = fma(p, s, _L7)
+    p = fma(p, s, _L6)
+    p = fma(p, s, _L5)
+    p = fma(p, s, _L4)
+    p = fma(p, s, _L3)
+    p = fma(p, s, _L2)
+    p = fma(p, s, _L1)
+    return fma(exponent, LN2_HIGH, fma(f, 2.0, fma(f * s, p, exponent * LN2_LOW)))

@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from sm_search.physics.compiled import compiled, exp, inlined, log
+from sm_search.physics.compiled import compiled, exp, fma, inlined, log
 from sm_search.physics.projection_kernel import project
 
 NODES = 16
@@ -105,13 +105,22 @@ def _product(matrix_RQ, rows, values, width, result):
         m8, m9, m10, m11 = matrix_RQ[r, 8], matrix_RQ[r, 9], matrix_RQ[r, 10], matrix_RQ[r, 11]
         m12, m13, m14, m15 = matrix_RQ[r, 12], matrix_RQ[r, 13], matrix_RQ[r, 14], matrix_RQ[r, 15]
         for w in range(width):
-            first = m0 * values[w] + m1 * values[w + width] + m2 * values[w + 2 * width] + m3 * values[w + 3 * width]
-            first += m4 * values[w + 4 * width] + m5 * values[w + 5 * width]
-            first += m6 * values[w + 6 * width] + m7 * values[w + 7 * width]
-            last = m8 * values[w + 8 * width] + m9 * values[w + 9 * width]
-            last += m10 * values[w + 10 * width] + m11 * values[w + 11 * width]
-            last += m12 * values[w + 12 * width] + m13 * values[w + 13 * width]
-            last += m14 * values[w + 14 * width] + m15 * values[w + 15 * width]
+            first = m0 * values[w]
+            first = fma(m1, values[w + width], first)
+            first = fma(m2, values[w + 2 * width], first)
+            first = fma(m3, values[w + 3 * width], first)
+            first = fma(m4, values[w + 4 * width], first)
+            first = fma(m5, values[w + 5 * width], first)
+            first = fma(m6, values[w + 6 * width], first)
+            first = fma(m7, values[w + 7 * width], first)
+            last = m8 * values[w + 8 * width]
+            last = fma(m9, values[w + 9 * width], last)
+            last = fma(m10, values[w + 10 * width], last)
+            last = fma(m11, values[w + 11 * width], last)
+            last = fma(m12, values[w + 12 * width], last)
+            last = fma(m13, values[w + 13 * width], last)
+            last = fma(m14, values[w + 14 * width], last)
+            last = fma(m15, values[w + 15 * width], last)
             result[r * width + w] = first + last
 
 
@@ -186,8 +195,8 @@ def _anisotropic(field_3, size, axis_3, moments):
         for a in range(POWERS - 1, -1, -1):
             one = other = 0.0
             for b in range(POWERS - 1, -1, -1):
-                one = one * u + moments[row, column, 0, a, b]
-                other = other * u + moments[row, column, 1, a, b]
+                one = fma(one, u, moments[row, column, 0, a, b])
+                other = fma(other, u, moments[row, column, 1, a, b])
             g_along = g_along * t + one
             g_across = g_across * t + other
         g_along *= along
@@ -231,21 +240,17 @@ def _solve(turn_4W, width, level, static_3, x_3, y_3, whole, number, table_4T, r
             if c < components or kind == ANISOTROPIC:
                 field = offset_C[c, here]
                 for w in range(width):
-                    b = (
-                        static
-                        + drive_x * (cos_x[w] * c_x - sin_x[w] * s_x)
-                        + drive_y * (cos_y[w] * c_y - sin_y[w] * s_y)
-                    )
+                    turned_x = fma(cos_x[w], c_x, -sin_x[w] * s_x)
+                    turned_y = fma(cos_y[w], c_y, -sin_y[w] * s_y)
+                    b = fma(drive_x, turned_x, fma(drive_y, turned_y, static))
                     field[w] = b
-                    square[w] += b * b
+                    square[w] = fma(b, b, square[w])
             elif static != 0.0 or drive_x != 0.0 or drive_y != 0.0:
                 for w in range(width):
-                    b = (
-                        static
-                        + drive_x * (cos_x[w] * c_x - sin_x[w] * s_x)
-                        + drive_y * (cos_y[w] * c_y - sin_y[w] * s_y)
-                    )
-                    square[w] += b * b
+                    turned_x = fma(cos_x[w], c_x, -sin_x[w] * s_x)
+                    turned_y = fma(cos_y[w], c_y, -sin_y[w] * s_y)
+                    b = fma(drive_x, turned_x, fma(drive_y, turned_y, static))
+                    square[w] = fma(b, b, square[w])
     size = NODES * width
     if kind == ANISOTROPIC:
         _anisotropic(offset_C, size, easy[0], easy[1])
@@ -504,7 +509,7 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, easy, rule,
                 for c in range(components):
                     start = now_C[c]
                     for q in range(NODES):
-                        moment_PCL[line, c, b * NODES + q] = offset_nCR[node, c, q] + decay_nR[node, q] * start
+                        moment_PCL[line, c, b * NODES + q] = fma(decay_nR[node, q], start, offset_nCR[node, c, q])
                     now_C[c] = offset_nCR[node, c, NODES] + decay_nR[node, NODES] * start
                 if counts:
                     for q in range(NODES):

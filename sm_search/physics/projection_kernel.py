@@ -10,7 +10,7 @@ axis; J = Y·C.
 
 import numpy as np
 
-from sm_search.physics.compiled import compiled
+from sm_search.physics.compiled import compiled, fma
 
 COLUMNS = 128
 """Samples of all lines that are summed at once."""
@@ -49,8 +49,8 @@ def _sum_over_lines(moment_PI, turn_2YP, sums_2YI):
                 c_q = turn_2YP[0, m, q] if q > p else 0.0
                 s_q = turn_2YP[1, m, q] if q > p else 0.0
                 for i in range(begin, end):
-                    cosine[i] += c_p * even_p[i] + c_q * even_q[i]
-                    sine[i] += s_p * odd_p[i] + s_q * odd_q[i]
+                    cosine[i] = fma(c_p, even_p[i], fma(c_q, even_q[i], cosine[i]))
+                    sine[i] = fma(s_p, odd_p[i], fma(s_q, odd_q[i], sine[i]))
 
 
 @compiled
@@ -90,8 +90,8 @@ def project(moment_PCL, turn_2YP, weight_2YL, turn_2XH, values_2CXY):
             cos, sin = turn_2XH[0, m_x, i], turn_2XH[1, m_x, i]
             e_re, o_re, e_im, o_im = even_re[i], odd_re[i], even_im[i], odd_im[i]
             for j in range(width):
-                total_re[j] += cos * e_re[j] + sin * o_im[j]
-                total_im[j] += cos * e_im[j] - sin * o_re[j]
+                total_re[j] = fma(cos, e_re[j], fma(sin, o_im[j], total_re[j]))
+                total_im[j] = fma(cos, e_im[j], fma(-sin, o_re[j], total_im[j]))
         for m in range(orders_y):
             for c in range(components):
                 values_2CXY[0, c, m_x, m] = total_re[m * components + c]
