@@ -125,7 +125,7 @@ class Synthesiser:
         else:
             names = [f"{channel}/{m_x},{m_y}" for m_x, m_y in low.mixing_orders]
         noise = ImageNoise(self.seed, names, (condition.image.shape[2], condition.image.shape[3]))
-        drawn, deviation = sample_mean(
+        drawn, deviation, _ = sample_mean(
             self.checkpoint.denoiser, info.training.diffusion, self.schedule, condition.to(self.device), noise
         )
         shape = low.grid.size[1], low.grid.size[0]

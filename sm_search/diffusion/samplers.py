@@ -203,6 +203,16 @@ def sample(
     return _finite(sample_each(denoiser, diffusion, [schedule], condition, noise, draw)[0], schedule)
 
 
+class Drawn(NamedTuple):
+    """What schedules drew: mean and standard deviation over each one's draws, (S, B, 2, Y, X), and the first draws of
+    each schedule itself, S times (M, B, 2, Y, X).
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    draws: list[Tensor]
+
+
 @torch.inference_mode()
 def sample_mean_each(
     denoiser: Denoiser,
@@ -210,22 +220,30 @@ def sample_mean_each(
     schedules: Sequence[ScheduleSettings],
     condition: Condition,
     noise: ImageNoise,
-) -> tuple[Tensor, Tensor]:
+    kept: int = 0,
+) -> Drawn:
     """Mean and standard deviation over each schedule's `samples` draws; a single draw deviates by 0.
 
-    Returns:
-        Two of shape (S, B, 2, Y, X); not finite where a schedule diverges.
+    Not finite where a schedule diverges.
+
+    Args:
+        kept: how many draws of a schedule are returned themselves, at most.
     """
     mean = sample_each(denoiser, diffusion, schedules, condition, noise)
     squares = torch.zeros_like(mean)
+    draws = [[first.clone()] for first in mean] if kept else [[] for _ in schedules]
     for draw in range(1, max(schedule.samples for schedule in schedules)):
         still = [s for s, schedule in enumerate(schedules) if schedule.samples > draw]
         drawn = sample_each(denoiser, diffusion, [schedules[s] for s in still], condition, noise, draw)
         away = drawn - mean[still]
         mean[still] += away / (draw + 1)
         squares[still] += away * (drawn - mean[still])
+        if draw < kept:
+            for s, images in zip(still, drawn, strict=True):
+                draws[s].append(images)
     pairs = [max(1, schedule.samples - 1) for schedule in schedules]
-    return mean, _scaled([1 / count for count in pairs], squares).sqrt()
+    deviation = _scaled([1 / count for count in pairs], squares).sqrt()
+    return Drawn(mean, deviation, [torch.stack(each) if each else mean.new_empty(0) for each in draws])
 
 
 def sample_mean(
@@ -234,14 +252,15 @@ def sample_mean(
     schedule: ScheduleSettings,
     condition: Condition,
     noise: ImageNoise,
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over `schedule.samples` draws, each (B, 2, Y, X); a single draw deviates by 0.
+    kept: int = 0,
+) -> Drawn:
+    """The same of one schedule, without the axis S: mean and deviation (B, 2, Y, X), and one tensor of draws.
 
     Raises:
         DivergenceError: the result is not finite.
     """
-    mean, deviation = sample_mean_each(denoiser, diffusion, [schedule], condition, noise)
-    return _finite(mean[0], schedule), deviation[0]
+    drawn = sample_mean_each(denoiser, diffusion, [schedule], condition, noise, kept)
+    return Drawn(_finite(drawn.mean[0], schedule), drawn.deviation[0], drawn.draws)
 
 
 def _finite(images: Tensor, schedule: ScheduleSettings) -> Tensor:

@@ -19,6 +19,7 @@ from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser
 from sm_search.diffusion.samplers import ImageNoise, divergence, sample_mean_each
 from sm_search.diffusion.spectra import component_images, spectrum_condition
+from sm_search.evaluation.distribution import image_crps, image_spread_over_error
 from sm_search.evaluation.metrics import psnr_db, ssim
 from sm_search.regression.scan_features import scan_features
 from sm_search.regression.scan_models import ScanModels
@@ -39,8 +40,18 @@ QUALITIES: dict[str, Callable[[NDArray[np.floating], NDArray[np.floating]], NDAr
 }
 """What a study may maximise: patterns and truth, (K, 2, Y, X), to a quality of each component, (K,)."""
 
+DISTRIBUTION: dict[str, Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.float64]]] = {
+    "val_crps": image_crps,
+    "val_spread_error": image_spread_over_error,
+}
+"""What the draws of a schedule tell together: draws (M, K, 2, Y, X) and truth (K, 2, Y, X) to a score of each component,
+(K,). The first is better the smaller it is, the second the nearer to 1."""
+
+RATED_DRAWS = 8
+"""So many draws of an image are looked at, at most."""
+
 Scores = Mapping[str, NDArray[np.float64]]
-"""`QUALITIES` by schedule and image, (S, B); NaN where the schedule diverged."""
+"""`QUALITIES` and `DISTRIBUTION` by schedule and image, (S, B); NaN where the schedule diverged."""
 
 
 @dataclass(frozen=True)
@@ -201,16 +212,18 @@ class ScheduleScorer:
             chosen = self.validation.part(begin, end)
             self._parts[begin, end] = chosen, chosen.noise()
         part, noise = self._parts[begin, end]
-        drawn_S = sample_mean_each(self.denoiser, self.diffusion, schedules, part.condition.to(self.device), noise)[
-            0
-        ].cpu()
-        scores = {name: np.full((len(schedules), end - begin), np.nan) for name in QUALITIES}
-        for s, drawn in enumerate(drawn_S):
-            images = part.images(drawn)
+        condition = part.condition.to(self.device)
+        drawn = sample_mean_each(self.denoiser, self.diffusion, schedules, condition, noise, RATED_DRAWS)
+        scores = {name: np.full((len(schedules), end - begin), np.nan) for name in (*QUALITIES, *DISTRIBUTION)}
+        for s, (mean, draws) in enumerate(zip(drawn.mean.cpu(), drawn.draws, strict=True)):
+            images = part.images(mean)
             if np.isfinite(images).all():
                 patterns = ScaledImages.of(images[:, 0] + 1j * images[:, 1]).patterns
                 for name, quality in QUALITIES.items():
                     scores[name][s] = part.rated(quality(patterns, part.targets))
+                images_M = np.stack([part.images(each) for each in draws.cpu()])
+                for name, score in DISTRIBUTION.items():
+                    scores[name][s] = part.rated(score(images_M, part.targets))
         return scores
 
 

@@ -82,7 +82,7 @@ def one_at_a_time(model: Model, schedules: list[ScheduleSettings], images: Valid
     found = []
     for schedule in schedules:
         noise = ImageNoise(NOISE_SEED, images.names, images.targets.shape[2:])  # type: ignore[arg-type]
-        drawn, _ = sample_mean(model.denoiser, model.diffusion, schedule, images.condition, noise)
+        drawn, *_ = sample_mean(model.denoiser, model.diffusion, schedule, images.condition, noise)
         values = (images.mean + images.spread[:, None, None, None] * drawn).double().numpy()
         patterns = ScaledImages.of(values[:, 0] + 1j * values[:, 1]).patterns
         found.append(float(psnr_db(patterns, images.targets).mean()))
