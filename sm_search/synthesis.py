@@ -116,7 +116,8 @@ class Synthesiser:
         """Images and their deviation, (K, Y, X), and the expected error of each component, (K,)."""
         scaled = ScaledImages.of(low.channel_images(channel))
         features = scan_features(scaled.patterns, scaled.scales, low.drive_hz(channel), low.nd)
-        condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales, features)
+        noise_K = low.channel_noise(channel)
+        condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales, features, noise_K)
         info, models = self.checkpoint.info, self.checkpoint.scan_models
         by_voxel = info.training.diffuse == "voxel"
         if by_voxel:

@@ -78,7 +78,8 @@ def training_images(
             low = ScaledImages.of(pair.low.channel_images(channel))
             high = ScaledImages.of(pair.high.channel_images(channel))
             scan = ScanData.of(low, high, pair.low.drive_hz(channel), pair.low.nd)
-            condition = make_condition(low.patterns, pair.low.mixing_orders, low.scales, scan.features)
+            noise_K = pair.low.channel_noise(channel)
+            condition = make_condition(low.patterns, pair.low.mixing_orders, low.scales, scan.features, noise_K)
             conditions.append(spectrum_condition(condition, channel) if diffuse == "voxel" else condition)
             scans.append(scan)
     models, targets = ScanModels.fitted(scans, mean)
@@ -119,7 +120,9 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(settings.seed, "weights"))
             features = images.condition.features.shape[1]
-            self.denoiser = build_denoiser(settings.backbone, images.shape, settings.diffusion.prediction, features)
+            self.denoiser = build_denoiser(
+                settings.backbone, images.shape, settings.diffusion.prediction, features, settings.told_noise
+            )
         self.denoiser.fit_constants(images.targets, images.condition)
         self.denoiser.to(device)
         self.ema: Denoiser = copy.deepcopy(self.denoiser).requires_grad_(False)

@@ -47,7 +47,7 @@ def images(count: int = 40, seed: int = 0) -> TrainingImages:
     low, high = (hidden @ maps).unflatten(2, (2, *SHAPE))
     orders = torch.randint(0, 3, (count, 2), generator=generator).float()
     log_scale, features = -torch.rand(count, generator=generator), hidden[:, :2]
-    return TrainingImages(high, Condition(low, orders, log_scale, features, torch.ones(count)))
+    return TrainingImages(high, Condition(low, orders, log_scale, features, torch.zeros(count), torch.ones(count)))
 
 
 def trained(until: int, data: TrainingImages | None = None, **changes: Any) -> Trainer:

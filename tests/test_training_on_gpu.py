@@ -22,9 +22,8 @@ def images(count: int = 96) -> TrainingImages:
     draw = torch.Generator().manual_seed(0)
     patterns, conditions = torch.randn((2, count, 2, 16, 16), generator=draw)
     orders = torch.randint(0, 5, (count, 2), generator=draw).float()
-    condition = Condition(
-        conditions, orders, -torch.rand(count, generator=draw), torch.zeros(count, 4), torch.ones(count)
-    )
+    log_scale, features, nothing = -torch.rand(count, generator=draw), torch.zeros(count, 4), torch.zeros(count)
+    condition = Condition(conditions, orders, log_scale, features, nothing, torch.ones(count))
     return TrainingImages(patterns, condition)
 
 

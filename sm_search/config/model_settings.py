@@ -13,6 +13,7 @@ Prediction = Literal["epsilon", "v", "x0"]
 Mean = Literal["none", "kernel-ridge"]
 Diffuse = Literal["component", "voxel"]
 OrderEmbedding = Literal["none", "fourier"]
+NoiseDb = Annotated[float, Field(ge=0, le=200)]
 Context = Annotated[int, Field(ge=0, le=64)]
 
 
@@ -87,9 +88,17 @@ class TrainingSettings(Settings):
             about a regression over the training scans, in units of the regression's expected error.
         p_uncond: probability of replacing the condition by the null condition (Algorithm 1).
         condition_noise: `same-level` adds √(1−ᾱ_t)·ε to the condition in training (the paper's text), `none` does not.
+        measurement_noise_db: range of the strongest low-gradient component over a receiver's white noise that is added
+            to the conditions, drawn afresh in every step, each level in dB as likely as any other; above 120 dB none is
+            added. The network is told the level, and reads the condition through a Wiener filter of it: so one model
+            serves scans of any noise. None adds none.
         condition_weight: `decay` multiplies the condition by 1 − t/T in training (the paper's text), `none` does not.
         loss_weighting: `none`, or `min-snr` (Hang et al. 2023, γ = 5): the error of x_0 counts min(SNR, 5) times,
             whatever the network predicts.
+        loss: `squared` is the error of what the network predicts. `crps` trains a one-step forecaster of a distribution
+            instead: at t = T the network draws x_0 from x_T and the condition, and two draws of each image are rated by
+            fair CRPS (Gneiting and Raftery 2007, eq. 20). It needs prediction x0 and `wiener_input: false`, by which
+            x_T reaches the network.
         share_at_end: share of the draws of t that are put at t = T, where the network is a regression.
         augmentation: `parity` mirrors each drawn pair along x and along y with probability ½ each, with the sign of its
             component (see `parity`): fresh noise where there is noise, next to nothing new where there is none.
@@ -102,7 +111,7 @@ class TrainingSettings(Settings):
         receive_channels: channels to learn, 0 = x and 1 = y.
     """
 
-    added = frozenset({"diffuse"})
+    added = frozenset({"diffuse", "measurement_noise_db", "loss"})
 
     backbone: BackboneSettings = LinearBasisSettings()
     diffuse: Diffuse = "component"
@@ -111,6 +120,8 @@ class TrainingSettings(Settings):
     p_uncond: Share = 0.1
     condition_noise: Literal["none", "same-level"] = "none"
     condition_weight: Literal["none", "decay"] = "none"
+    measurement_noise_db: tuple[NoiseDb, NoiseDb] | None = None
+    loss: Literal["squared", "crps"] = "squared"
     loss_weighting: Literal["none", "min-snr"] = "none"
     share_at_end: Share = 0.5
     augmentation: Literal["none", "parity"] = "none"
@@ -132,6 +143,24 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"diffuse: voxel knows no mirror images: augmentation is {self.augmentation}, must be none"
             )
+        return self
+
+    @property
+    def told_noise(self) -> bool:
+        """Whether the network is told how noisy its condition is."""
+        return self.measurement_noise_db is not None
+
+    @model_validator(mode="after")
+    def _suits_noise_and_loss(self) -> "TrainingSettings":
+        if self.measurement_noise_db and self.measurement_noise_db[0] > self.measurement_noise_db[1]:
+            raise ValueError(f"measurement_noise_db: the range {list(self.measurement_noise_db)} must go upwards")
+        if self.loss == "crps":
+            if self.diffusion.prediction != "x0":
+                raise ValueError(f"loss: crps needs diffusion.prediction x0, not {self.diffusion.prediction}")
+            if self.backbone.backbone == "linear-basis" and self.backbone.wiener_input:
+                raise ValueError("loss: crps needs backbone.wiener_input false: the filter keeps x_T from the network")
+            if self.loss_weighting != "none":
+                raise ValueError(f"loss: crps knows no loss_weighting {self.loss_weighting}")
         return self
 
 

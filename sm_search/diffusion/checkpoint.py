@@ -132,7 +132,9 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
             training, shape = info.training, (info.grid.size[1], info.grid.size[0])
             features = feature_count(len(info.orders))
             diffused = state_shape(training.diffuse, len(info.orders), shape)
-            denoiser = build_denoiser(training.backbone, diffused, training.diffusion.prediction, features)
+            denoiser = build_denoiser(
+                training.backbone, diffused, training.diffusion.prediction, features, training.told_noise
+            )
             models = _empty_scan_models(info, shape)
     except (SettingsError, RuntimeError) as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: no such model can be built: {error}") from None

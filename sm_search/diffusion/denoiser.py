@@ -60,14 +60,19 @@ def noise_features(alpha_bar: Tensor) -> Tensor:
 NOISE_FEATURES = 16
 
 
+NO_NOISE = 1e-6
+"""A level of noise, in the image's unit, that counts as none."""
+
+
 class ComponentFeatures(nn.Module):
-    """What a network is told beside images: mixing orders, scale of the component, and what the whole matrix tells.
+    """What a network is told beside images: mixing orders, scale of the component, and what the whole matrix tells;
+    with `noise` also the level of the condition's noise, and the trajectory, which noise does not touch.
 
     Attributes:
         size: how many numbers that is.
     """
 
-    def __init__(self, settings: BackboneSettings, features: int) -> None:
+    def __init__(self, settings: BackboneSettings, features: int, noise: bool) -> None:
         super().__init__()
         if settings.context > features:
             raise SettingsError(
@@ -75,11 +80,14 @@ class ComponentFeatures(nn.Module):
             )
         self.with_orders = settings.order_embedding == "fourier"
         self.context = FeatureBasis(features, settings.context) if settings.context else None
-        self.size = 1 + settings.context + (4 * ORDER_FREQUENCIES if self.with_orders else 0)
+        self.trajectory = FeatureBasis(2, 2) if noise else None
+        self.size = 1 + settings.context + (4 * ORDER_FREQUENCIES if self.with_orders else 0) + (3 if noise else 0)
 
     def fit(self, condition: Condition) -> None:
         if self.context is not None:
             self.context.fit(condition.features)
+        if self.trajectory is not None:
+            self.trajectory.fit(condition.features[:, -2:])
 
     def forward(self, condition: Condition) -> Tensor:
         """Shape (B, size); of a dropped condition only the orders are told."""
@@ -87,6 +95,9 @@ class ComponentFeatures(nn.Module):
         parts = [condition.log_scale[:, None] / LOG_SCALE_UNIT * keep]
         if self.context is not None:
             parts.append(self.context(condition.features) * keep)
+        if self.trajectory is not None:
+            level = condition.noise.clamp(min=NO_NOISE).log10()[:, None] / LOG_SCALE_UNIT + 1
+            parts += [level * keep, self.trajectory(condition.features[:, -2:]) * keep]
         if self.with_orders:
             frequencies = math.pi / 2.0 ** torch.arange(ORDER_FREQUENCIES, device=condition.image.device)
             phases = condition.orders[:, :, None] * frequencies
@@ -101,7 +112,12 @@ class LinearBasisDenoiser(Denoiser):
     """
 
     def __init__(
-        self, settings: LinearBasisSettings, shape: tuple[int, int], prediction: Prediction, features: int
+        self,
+        settings: LinearBasisSettings,
+        shape: tuple[int, int],
+        prediction: Prediction,
+        features: int,
+        noise: bool,
     ) -> None:
         super().__init__()
         self.prediction = prediction
@@ -113,7 +129,7 @@ class LinearBasisDenoiser(Denoiser):
         self.condition_basis = LinearBasis(pixels, count)
         self.register_buffer("scale", torch.ones(()))
         width = settings.width
-        self.component = ComponentFeatures(settings, features)
+        self.component = ComponentFeatures(settings, features, noise)
         self.inlet = nn.Linear(2 * count + 1 + self.component.size, width)
         self.noise_inlet = nn.Sequential(nn.Linear(NOISE_FEATURES, 128), nn.SiLU())
         self.blocks = nn.ModuleList(_ModulatedBlock(width, 128) for _ in range(settings.blocks))
@@ -147,7 +163,10 @@ class LinearBasisDenoiser(Denoiser):
         else:
             x_in = x_t / (a * spread_D.square() + 1 - a).sqrt()
         keep = condition.keep[:, None]
-        seen = self.condition_basis.encode(condition.image) / self.condition_basis.spread_D * keep
+        # Wiener's estimate of each coefficient in units of its spread; half of the noise is in either part.
+        seen_spread_D = self.condition_basis.spread_D
+        variance = condition.noise.square()[:, None] / 2
+        seen = self.condition_basis.encode(condition.image) / (seen_spread_D + variance / seen_spread_D) * keep
         h = self.inlet(torch.cat((x_in, seen, keep, self.component(condition)), 1))
         modulation = self.noise_inlet(noise_features(alpha_bar))
         for block in self.blocks:
@@ -189,7 +208,9 @@ class UNetDenoiser(Denoiser):
     With `patch` > 1 the convolutions see the image as squares of pixels, a rearrangement that the state does not feel.
     """
 
-    def __init__(self, settings: UNetSettings, shape: tuple[int, int], prediction: Prediction, features: int) -> None:
+    def __init__(
+        self, settings: UNetSettings, shape: tuple[int, int], prediction: Prediction, features: int, noise: bool
+    ) -> None:
         super().__init__()
         levels, patch = len(settings.channels), settings.patch
         factor = patch * 2 ** (levels - 1)
@@ -215,7 +236,7 @@ class UNetDenoiser(Denoiser):
             class_embed_type="identity",
         )
         embedding = settings.channels[0] * 4
-        self.component = ComponentFeatures(settings, features)
+        self.component = ComponentFeatures(settings, features, noise)
         self.features = nn.Sequential(
             nn.Linear(self.component.size + NOISE_FEATURES, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
@@ -252,16 +273,17 @@ BACKBONES: dict[str, Callable[..., Denoiser]] = {"linear-basis": LinearBasisDeno
 
 
 def build_denoiser(
-    settings: BackboneSettings, shape: tuple[int, int], prediction: Prediction, features: int = 0
+    settings: BackboneSettings, shape: tuple[int, int], prediction: Prediction, features: int = 0, noise: bool = False
 ) -> Denoiser:
     """A freshly initialised denoiser.
 
     Args:
         shape: of its images, (Y, X).
         prediction: what its output means.
-        features: numbers in `Condition.features`; only `context` needs them.
+        features: numbers in `Condition.features`; only `context` and `noise` need them.
+        noise: whether it is told how noisy its condition is.
 
     Raises:
         SettingsError: the shape does not suit the backbone, or there are fewer features than `context` asks for.
     """
-    return BACKBONES[settings.backbone](settings, shape, prediction, features)
+    return BACKBONES[settings.backbone](settings, shape, prediction, features, noise)

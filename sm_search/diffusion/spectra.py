@@ -4,6 +4,9 @@ A scanner's field errors and receive profile act on each voxel by itself. The K 
 where in the field it lies and how sensitive the coil is there, and the K high-gradient values follow. A spectrum is
 held as an image of one row and K columns, so that denoisers of vectors and all samplers serve it unchanged.
 
+The spectra of the condition are in units of the matrix's strongest component, all components alike: noise that is white
+in the receiver is white in them, and what principal components leave out is mostly noise.
+
 Shapes: K components, N = Y·X voxels with x fastest, 2 parts (real, imaginary), Y and X pixels.
 """
 
@@ -30,9 +33,11 @@ def component_images(spectra_N21K: Tensor, shape: tuple[int, int]) -> Tensor:
 def spectrum_condition(components: Condition, channel: int) -> Condition:
     """The condition of every voxel from those of the K components of one matrix and channel.
 
-    In the place of mixing orders stands the position, in that of the component's scale the receive channel.
+    In the place of mixing orders stands the position, in that of the component's scale the receive channel. The noise
+    counts as white: root mean square over the components.
     """
-    image = spectra(components.image)
+    relative_K = 10**components.log_scale
+    image = spectra(components.image * relative_K[:, None, None, None])
     height, width = components.image.shape[2:]
     y, x = (POSITION_UNIT * (2 * torch.arange(size) + 1 - size) / size for size in (height, width))
     position = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).flatten(0, 1)
@@ -42,6 +47,7 @@ def spectrum_condition(components: Condition, channel: int) -> Condition:
         orders=position.float(),
         log_scale=torch.full((voxels,), float(channel)),
         features=components.features[:1].expand(voxels, -1),
+        noise=(components.noise * relative_K).square().mean().sqrt().expand(voxels),
         keep=torch.ones(voxels),
     )
 

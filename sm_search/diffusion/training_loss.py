@@ -25,8 +25,11 @@ class Draws:
         index: of the training images, (B,).
         t: of the diffusion, (B,).
         drop: whether the condition is dropped, bool, (B,).
-        epsilon: white noise on the states, (B, …).
+        epsilon: white noise on the states, (B, …); with `loss: crps` of two draws, (2·B, …).
         condition_noise: white noise on the conditions, (B, 2, Y, X); None where none is asked for.
+        level: of the measurement noise, √E|n|² in units of a matrix's strongest component, (B,); None where none is
+            asked for.
+        measurement: white noise of unit variance on both parts of a condition, (B, 2, Y, X); None likewise.
         mirror: whether to mirror along x and along y, bool, (2, B); None without `augmentation: parity`.
     """
 
@@ -35,6 +38,8 @@ class Draws:
     drop: Tensor
     epsilon: Tensor
     condition_noise: Tensor | None
+    level: Tensor | None
+    measurement: Tensor | None
     mirror: Tensor | None
 
     def copy_(self, other: Self) -> None:
@@ -43,6 +48,10 @@ class Draws:
             mine, theirs = getattr(self, part.name), getattr(other, part.name)
             if mine is not None:
                 mine.copy_(theirs)
+
+
+SILENT_DB = 120
+"""Above this, measurement noise is none."""
 
 
 class TrainingLoss:
@@ -76,21 +85,31 @@ class TrainingLoss:
         index = torch.randint(len(self.states), (batch,), **draw)
         t = torch.randint(1, timesteps + 1, (batch,), **draw)
         t = torch.where(torch.rand(batch, **draw) < settings.share_at_end, timesteps, t)
+        forecast = settings.loss == "crps"
+        if forecast:
+            t = torch.full_like(t, timesteps)
         drop = torch.rand(batch, **draw) < settings.p_uncond
-        epsilon = torch.randn((batch, *self.states.shape[1:]), **draw)
-        condition_noise = mirror = None
+        epsilon = torch.randn((batch * (2 if forecast else 1), *self.states.shape[1:]), **draw)
+        condition_noise = level = measurement = mirror = None
         if settings.condition_noise == "same-level":
             condition_noise = torch.randn((batch, *self.condition.image.shape[1:]), **draw)
+        if settings.measurement_noise_db is not None:
+            quiet, loud = (-decibels for decibels in settings.measurement_noise_db[::-1])
+            decibels = quiet + (loud - quiet) * torch.rand(batch, **draw)
+            level = torch.where(decibels < -SILENT_DB, 0.0, 10 ** (decibels / 20))
+            measurement = torch.randn((batch, *self.condition.image.shape[1:]), **draw)
         if self.targets is not None:
             generator = self._mirror_generator.manual_seed(stream_seed(settings.seed, "mirror", step))
             mirror = torch.rand((2, batch), generator=generator, device=device) < 0.5
-        return Draws(index, t, drop, epsilon, condition_noise, mirror)
+        return Draws(index, t, drop, epsilon, condition_noise, level, measurement, mirror)
 
     def __call__(self, draws: Draws) -> Tensor:
-        """The mean squared error of the network's output, a scalar; nothing here waits for the device."""
+        """The mean loss of the images drawn, a scalar; nothing here waits for the device."""
         settings = self.settings
         x0, condition = self._drawn(draws)
-        condition = self._perturbed(condition.dropped(draws.drop), draws)
+        condition = self._perturbed(self._measured(condition, draws).dropped(draws.drop), draws)
+        if settings.loss == "crps":
+            return self._forecast_crps(x0, condition, draws)
         alpha_bar = self.bars[draws.t]
         broadcast = alpha_bar.reshape(-1, *(1,) * (x0.ndim - 1))
         with torch.autocast(x0.device.type, torch.bfloat16, settings.precision == "bfloat16"):
@@ -100,6 +119,26 @@ class TrainingLoss:
         if settings.loss_weighting == "min-snr":
             error = error * min_snr_weight(settings.diffusion.prediction, broadcast)
         return error.mean()
+
+    def _forecast_crps(self, x0: Tensor, condition: Condition, draws: Draws) -> Tensor:
+        """Fair CRPS of two draws at t = T, mean over the numbers of the images, in units of their spread."""
+        start = torch.cat([x0, x0])
+        alpha_bar = self.bars[torch.cat([draws.t, draws.t])]
+        broadcast = alpha_bar.reshape(-1, *(1,) * (x0.ndim - 1))
+        with torch.autocast(x0.device.type, torch.bfloat16, self.settings.precision == "bfloat16"):
+            output = self.denoiser(diffuse(start, draws.epsilon, broadcast), alpha_bar, condition.repeated(2)).float()
+        first, second = self.denoiser.to_images(output).chunk(2)
+        truth = self.denoiser.to_images(x0)
+        return 0.5 * ((first - truth).abs() + (second - truth).abs() - (first - second).abs()).mean()
+
+    def _measured(self, condition: Condition, draws: Draws) -> Condition:
+        """The condition as a noisy receiver would have it."""
+        if draws.level is None or draws.measurement is None:
+            return condition
+        # The spectra of voxels are in units of the strongest component already, each component's image in its own.
+        unit = 1.0 if self.settings.diffuse == "voxel" else 10**condition.log_scale
+        added = draws.level / unit
+        return condition.with_noise(draws.measurement, added)
 
     def _drawn(self, draws: Draws) -> tuple[Tensor, Condition]:
         """States and conditions of the images drawn, under `augmentation: parity` mirrored at random."""

@@ -44,8 +44,8 @@ DISTRIBUTION: dict[str, Callable[[NDArray[np.floating], NDArray[np.floating]], N
     "val_crps": image_crps,
     "val_spread_error": image_spread_over_error,
 }
-"""What the draws of a schedule tell together: draws (M, K, 2, Y, X) and truth (K, 2, Y, X) to a score of each component,
-(K,). The first is better the smaller it is, the second the nearer to 1."""
+"""What the draws of a schedule tell together: draws (M, K, 2, Y, X) and truth (K, 2, Y, X) to a score of each
+component, (K,). The first is better the smaller it is, the second the nearer to 1."""
 
 RATED_DRAWS = 8
 """So many draws of an image are looked at, at most."""
@@ -80,7 +80,8 @@ class Validation:
             low = ScaledImages.of(pair.low.channel_images(0))
             targets.append(ScaledImages.of(pair.high.channel_images(0)).patterns)
             features = scan_features(low.patterns, low.scales, pair.low.drive_hz(0), pair.low.nd)
-            condition = make_condition(low.patterns, pair.low.mixing_orders, low.scales, features)
+            noise_K = pair.low.channel_noise(0)
+            condition = make_condition(low.patterns, pair.low.mixing_orders, low.scales, features, noise_K)
             components, _, height, width = low.patterns.shape
             origins.append(models.origin(features, (components, height, width)))
             if diffuse == "voxel":

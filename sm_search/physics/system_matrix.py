@@ -102,6 +102,13 @@ class SystemMatrix:
             return images
         return images[swapped_orders(self.mixing_orders, self.grid)].transpose(0, 2, 1)
 
+    def channel_noise(self, channel: int) -> NDArray[np.float64] | None:
+        """Standard deviation √E|n|² of the noise of `channel_images`, (K,), from background frames; None without."""
+        if self.background_CKE is None or self.background_CKE.shape[-1] < 2:
+            return None
+        noise_K: NDArray[np.float64] = np.asarray(self.background_CKE[channel]).std(axis=-1, ddof=1)
+        return noise_K if channel == 0 else noise_K[swapped_orders(self.mixing_orders, self.grid)]
+
 
 def with_channels(sm: SystemMatrix, count: int) -> SystemMatrix:
     """The first `count` receive channels."""

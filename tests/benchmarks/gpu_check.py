@@ -94,7 +94,7 @@ def random_images(count: int, shape: tuple[int, int]) -> TrainingImages:
     draw = torch.Generator().manual_seed(0)
     low, high = torch.randn((2, count, 2, *shape), generator=draw)
     orders = torch.randint(0, 13, (count, 2), generator=draw).float()
-    condition = Condition(low, orders, -torch.rand(count), torch.zeros(count, 8), torch.ones(count))
+    condition = Condition(low, orders, -torch.rand(count), torch.zeros(count, 8), torch.zeros(count), torch.ones(count))
     return TrainingImages(high, condition)
 
 

@@ -53,6 +53,7 @@ def make_condition() -> Callable[..., Condition]:
             orders=torch.randint(0, 13, (batch, 2), generator=generator).float(),
             log_scale=-4 * torch.rand(batch, generator=generator),
             features=torch.randn((batch, FEATURES), generator=generator),
+            noise=torch.zeros(batch),
             keep=torch.ones(batch),
         )
 

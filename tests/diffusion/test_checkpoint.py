@@ -32,7 +32,8 @@ BACKBONES = [LinearBasisSettings(coefficients=8, width=16, blocks=1, context=2),
 
 def condition(batch: int) -> Condition:
     features = torch.randn(batch, feature_count(3))
-    return Condition(torch.randn(batch, 2, 4, 6), torch.ones(batch, 2), torch.zeros(batch), features, torch.ones(batch))
+    nothing, one = torch.zeros(batch), torch.ones(batch)
+    return Condition(torch.randn(batch, 2, 4, 6), torch.ones(batch, 2), nothing, features, nothing, one)
 
 
 def checkpoint(

@@ -77,8 +77,12 @@ def test_a_dropped_condition_makes_the_output_independent_of_the_image(
 ) -> None:
     x, level, condition = states(denoiser, 3), torch.tensor([0.9, 0.5, 1e-4]), make_condition(3)
     drop = torch.tensor([True, True, False])
-    other = Condition(
-        condition.image + 1, condition.orders, condition.log_scale - 1, condition.features + 1, condition.keep
+    other = replace(
+        condition,
+        image=condition.image + 1,
+        log_scale=condition.log_scale - 1,
+        features=condition.features + 1,
+        noise=condition.noise + 1,
     )
     with torch.no_grad():
         first, second = (denoiser(x, level, each.dropped(drop)) for each in (condition, other))
@@ -206,11 +210,11 @@ def test_features_are_finite_at_both_ends_and_told_apart(make_condition: Make) -
     assert torch.cdist(features, features).add(torch.eye(6)).min() > 0.1
     orders = torch.cartesian_prod(torch.arange(13.0), torch.arange(13.0))
     every = replace(make_condition(169), orders=orders, log_scale=torch.zeros(169))
-    component = ComponentFeatures(SMALL, 0)
+    component = ComponentFeatures(SMALL, 0, noise=False)
     features = component(every)
     assert features.shape == (169, component.size)
     assert torch.cdist(features, features).add(torch.eye(169)).min() > 0.1
-    without = ComponentFeatures(SMALL.model_copy(update={"order_embedding": "none"}), 0)
+    without = ComponentFeatures(SMALL.model_copy(update={"order_embedding": "none"}), 0, noise=False)
     assert not without(every).any()
     assert without(make_condition(3)).shape == (3, without.size)
 

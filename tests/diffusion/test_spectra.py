@@ -41,9 +41,12 @@ def test_training_spectra_are_the_training_images(tiny_dataset: Dataset, mean: A
     voxels, _ = training_images(tiny_dataset, "train", (0, 1), mean, diffuse="voxel")
     scans, components, side = 4, 8, 12
     assert voxels.targets.shape == (scans * side**2, 2, 1, components)
-    for theirs, ours in ((images.targets, voxels.targets), (images.condition.image, voxels.condition.image)):
+    # The condition's are in units of the matrix's strongest component.
+    relative = images.condition.image * 10 ** images.condition.log_scale[:, None, None, None]
+    assert relative.unflatten(0, (scans, -1)).square().sum(2).amax((1, 2, 3)) == pytest.approx(np.ones(scans), rel=1e-5)
+    for theirs, ours in ((images.targets, voxels.targets), (relative, voxels.condition.image)):
         for scan, rows in zip(theirs.unflatten(0, (scans, -1)), ours.unflatten(0, (scans, -1)), strict=True):
-            assert torch.equal(component_images(rows, (side, side)), scan)
+            torch.testing.assert_close(component_images(rows, (side, side)), scan, rtol=1e-6, atol=0)
     position = voxels.condition.orders[: side**2] / POSITION_UNIT
     grid = tiny_dataset.settings.grid
     expected = np.stack(voxel_centres(grid), 1) / (np.array(grid.fov_m) / 2)
