@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sm_search.config.errors import DataError
 from sm_search.config.model_settings import ScheduleSettings
@@ -19,7 +20,7 @@ from sm_search.data.mdf_reading import read_field, read_mdf
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.diffusion.condition import make_condition
-from sm_search.diffusion.samplers import ImageNoise, sample_mean
+from sm_search.diffusion.samplers import Drawn, ImageNoise, sample_mean
 from sm_search.diffusion.spectra import component_images, spectrum_condition
 from sm_search.physics.system_matrix import SystemMatrix, from_channel_images, swapped_orders
 from sm_search.regression.scan_features import scan_features, trajectories
@@ -51,6 +52,27 @@ class Synthesis:
     matrix: SystemMatrix
     deviation_CKN: NDArray[np.float64] | None
     expected_error_CK: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a schedule drew of one channel, and what makes patterns of it: `mean` (K, 2, Y, X) and `spread_K`."""
+
+    drawn: Drawn
+    mean: Tensor
+    spread_K: Tensor
+    features: Tensor
+    low_scales_K: NDArray[np.float64]
+    by_voxel: bool
+
+    def images(self, drawn: Tensor) -> Tensor:
+        """Component images (K, 2, Y, X), float64, also of spectra."""
+        height, width = self.mean.shape[2:]
+        return (component_images(drawn.cpu(), (height, width)) if self.by_voxel else drawn.cpu()).double()
+
+    def pattern(self, drawn: Tensor) -> Tensor:
+        """A draw or a mean of draws as patterns, (K, 2, Y, X)."""
+        return self.mean + self.spread_K[:, None, None, None] * self.images(drawn)
 
 
 class Synthesiser:
@@ -114,33 +136,50 @@ class Synthesiser:
         self, low: SystemMatrix, channel: int
     ) -> tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.float64]]:
         """Images and their deviation, (K, Y, X), and the expected error of each component, (K,)."""
+        made = self._drawn(low, channel, self.schedule)
+        mean = made.pattern(made.drawn.mean)
+        deviation = made.spread_K[:, None, None, None] * made.images(made.drawn.deviation)
+        unit = ScaledImages.of(torch.complex(mean[:, 0], mean[:, 1]).numpy())
+        scales_K = self.checkpoint.scan_models.gain(made.features, torch.from_numpy(made.low_scales_K)).numpy()
+        images = ScaledImages(unit.patterns, scales_K).images()
+        per_pattern = (scales_K / np.where(unit.scales > 0, unit.scales, 1.0))[:, None, None]
+        deviations = per_pattern * deviation.square().sum(1).sqrt().numpy().astype(np.complex128)
+        return images, deviations, math.sqrt(2) * made.spread_K.numpy()
+
+    def pattern_draws(self, low: SystemMatrix, channel: int, count: int) -> NDArray[np.float64]:
+        """Draws of one channel's patterns, (M, K, 2, Y, X), in units of each component's maximum modulus in their mean.
+
+        Raises:
+            DataError, DivergenceError: as `predict`.
+        """
+        self.check(low)
+        made = self._drawn(low, channel, self.schedule.model_copy(update={"samples": count}), kept=count)
+        mean = made.pattern(made.drawn.mean)
+        scale_K = mean.square().sum(1).sqrt().amax((1, 2))
+        scale_K = torch.where(scale_K > 0, scale_K, 1.0)
+        draws_M = torch.stack([made.pattern(draw) for draw in made.drawn.draws[0]])
+        patterns: NDArray[np.float64] = (draws_M / scale_K[:, None, None, None]).numpy()
+        return patterns
+
+    def _drawn(self, low: SystemMatrix, channel: int, schedule: ScheduleSettings, kept: int = 0) -> "_Made":
+        """What a schedule draws of one channel."""
         scaled = ScaledImages.of(low.channel_images(channel))
         features = scan_features(scaled.patterns, scaled.scales, low.drive_hz(channel), low.nd)
         noise_K = low.channel_noise(channel)
         condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales, features, noise_K)
-        info, models = self.checkpoint.info, self.checkpoint.scan_models
-        by_voxel = info.training.diffuse == "voxel"
+        training = self.checkpoint.info.training
+        by_voxel = training.diffuse == "voxel"
         if by_voxel:
             condition = spectrum_condition(condition, channel)
             names = [f"{channel}/voxel {voxel}" for voxel in range(low.grid.voxels)]
         else:
             names = [f"{channel}/{m_x},{m_y}" for m_x, m_y in low.mixing_orders]
         noise = ImageNoise(self.seed, names, (condition.image.shape[2], condition.image.shape[3]))
-        drawn, deviation, _ = sample_mean(
-            self.checkpoint.denoiser, info.training.diffusion, self.schedule, condition.to(self.device), noise
-        )
+        denoiser, conditions = self.checkpoint.denoiser, condition.to(self.device)
+        drawn = sample_mean(denoiser, training.diffusion, schedule, conditions, noise, kept)
         shape = low.grid.size[1], low.grid.size[0]
-        if by_voxel:
-            drawn, deviation = component_images(drawn, shape), component_images(deviation, shape)
-        mean, spread_K = models.origin(features, (len(low.mixing_orders), *shape))
-        spread = spread_K[:, None, None, None]
-        patterns, deviation = ((mean + spread * drawn.cpu()).double(), (spread * deviation.cpu()).double())
-        unit = ScaledImages.of(torch.complex(patterns[:, 0], patterns[:, 1]).numpy())
-        scales_K = models.gain(features, torch.from_numpy(scaled.scales)).numpy()
-        images = ScaledImages(unit.patterns, scales_K).images()
-        per_pattern = (scales_K / np.where(unit.scales > 0, unit.scales, 1.0))[:, None, None]
-        deviations = per_pattern * deviation.square().sum(1).sqrt().numpy().astype(np.complex128)
-        return images, deviations, math.sqrt(2) * spread_K.double().numpy()
+        mean, spread_K = self.checkpoint.scan_models.origin(features, (len(low.mixing_orders), *shape))
+        return _Made(drawn, mean.double(), spread_K.double(), features, scaled.scales, by_voxel)
 
     def check(self, low: SystemMatrix) -> None:
         """Raise a DataError if `low` is outside what the model was trained for."""

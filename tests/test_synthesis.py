@@ -100,6 +100,22 @@ def test_the_y_channel_is_the_x_channel_of_exchanged_axes(checkpoint: Checkpoint
     assert difference < 0.2
 
 
+@pytest.mark.parametrize("channel", [0, 1])
+def test_draws_scatter_about_the_pattern_that_is_predicted(checkpoint: Checkpoint, pair: Pair, channel: int) -> None:
+    schedule = ScheduleSettings(sampler="ddpm", steps=4, samples=3)
+    draws = Synthesiser(checkpoint, schedule).pattern_draws(pair.low, channel, 3)
+    assert draws.shape == (3, 8, 2, 12, 12)
+    predicted = Synthesiser(checkpoint, schedule).synthesise(pair.low)
+    pattern = ScaledImages.of(predicted.matrix.channel_images(channel)).patterns
+    np.testing.assert_allclose(draws.mean(axis=0), pattern, atol=1e-5)
+    assert predicted.deviation_CKN is not None
+    scales = np.abs(predicted.matrix.values_CKN[0]).max(axis=1)
+    deviation = np.sqrt(draws.var(axis=0, ddof=1).sum(axis=1)).reshape(8, -1)
+    if channel == 0:
+        np.testing.assert_allclose(deviation, predicted.deviation_CKN[0] / scales[:, None], atol=1e-5)
+    assert deviation.max() > 1e-3
+
+
 def test_the_same_seed_gives_the_same_bytes_also_from_the_folder(
     checkpoint: Checkpoint, pair: Pair, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sm_search.evaluation.baselines import Method
     from sm_search.evaluation.calibration import Calibration
     from sm_search.evaluation.comparison import Row
+    from sm_search.evaluation.distribution import ScanDistribution
     from sm_search.evaluation.image_comparison import ImageRow
     from sm_search.evaluation.reconstruction import ReconstructionResult
     from sm_search.physics.system_matrix import SystemMatrix
@@ -29,12 +30,14 @@ class Evaluation:
         rows: quality of each method on each scan; `row.as_dict()` is a line of a table.
         images: of a phantom with each method's matrix, if one was asked for.
         calibration: how well the model's expected errors are met on each scan; empty for a model that expects none.
+        distribution: scores of the model's draws on each scan, if draws were asked for.
     """
 
     split: str
     rows: "list[Row]"
     images: "list[ImageRow]"
     calibration: "list[Calibration]"
+    distribution: "list[ScanDistribution]"
 
 
 def evaluation_methods(
@@ -65,13 +68,20 @@ def evaluate(
     methods: "Mapping[str, Method] | None" = None,
     noise_free: bool = False,
     phantom: str | None = None,
+    draws: int = 0,
 ) -> Evaluation:
-    """PSNR, SSIM, nRMSE and gain error of a model and of all baselines on every scan of a split.
+    """PSNR, SSIM, nRMSE and gain error of a model and of all baselines on every scan of a split, over all receive
+    channels that the model serves.
 
     Args:
         methods: what is compared, to spare fitting it again for another split; default `evaluation_methods`.
         noise_free: rate against the truth simulated without its noise.
         phantom: also image `dots`, `bars`, `shape` or `vessel` with every matrix.
+        draws: also rate so many draws of the model, at least 2, as a distribution; the intervals whose coverage is told
+            are fitted to the validation split.
+
+    Raises:
+        InputError: fewer than two draws, or draws of a model whose schedule has no steps.
     """
     from sm_search.evaluation.calibration import calibration
     from sm_search.evaluation.comparison import compare
@@ -81,15 +91,37 @@ def evaluate(
     require_rateable(dataset.settings)
     dataset.settings.scans(split)  # one that does not exist is told before any work
     methods = evaluation_methods(model, dataset) if methods is None else methods
-    rows = compare(methods, dataset, split, noise_free=noise_free)
+    channels = dataset.settings.channels
+    spread = _distribution(model, dataset, split, draws, noise_free) if draws else []
+    rows = compare(methods, dataset, split, noise_free=noise_free, channels=channels)
     made = [(pair, model.synthesise(pair.low)) for pair in dataset.pairs(split)]
     trust = [
-        calibration(each.matrix, each.expected_error_CK, pair)
+        calibration(each.matrix, each.expected_error_CK, pair, channels)
         for pair, each in made
         if each.expected_error_CK is not None
     ]
     images = compare_images(methods, dataset, split, phantom) if phantom else []
-    return Evaluation(split, rows, images, trust)
+    return Evaluation(split, rows, images, trust, spread)
+
+
+def _distribution(
+    model: "Synthesiser", dataset: "Dataset", split: str, draws: int, noise_free: bool
+) -> "list[ScanDistribution]":
+    from sm_search.evaluation.comparison import without_noise
+    from sm_search.evaluation.distribution import DistributionScores, ScanDistribution, fitted_factors, pair_draws
+
+    if draws < 2:
+        raise InputError(f"draws = {draws}: a distribution needs at least 2")
+    if not model.schedule.steps:
+        raise InputError(f"draws = {draws}: the schedule of this model has no steps, so it draws nothing")
+    channels = dataset.settings.channels
+    factors = fitted_factors(model, dataset.pairs("validation"), channels, draws)
+    scores = []
+    for pair in dataset.pairs(split):
+        rated = without_noise(pair, dataset.settings) if noise_free else pair
+        made = DistributionScores.of(*pair_draws(model, rated, channels, draws), factors)
+        scores.append(ScanDistribution(pair.scan.id, made))
+    return scores
 
 
 def reconstruct(

@@ -17,6 +17,7 @@ from sm_search.config.errors import InputError
 if TYPE_CHECKING:
     from sm_search.evaluation.calibration import Calibration
     from sm_search.evaluation.comparison import Row
+    from sm_search.evaluation.distribution import ScanDistribution
     from sm_search.evaluation.image_comparison import ImageRow
 
 
@@ -92,6 +93,7 @@ def add_verbs(add: Adder) -> None:
     p.add_argument("--split", default=["test"], nargs="+", metavar="NAME", help="splits of the dataset (default test)")
     p.add_argument("--regression", action="store_true", help="train a regression network as a further baseline")
     p.add_argument("--noise-free", action="store_true", help="rate against the truth simulated without its noise")
+    p.add_argument("--draws", type=int, default=0, metavar="N", help="rate N draws of the model as a distribution too")
     p.add_argument("--phantom", metavar="NAME", help="also image dots, bars, shape or vessel with every matrix")
     p.add_argument("--figure", type=place, metavar="FILE", help="write the comparison figure of the first scan (PNG)")
     p.add_argument("--force", action="store_true", help="overwrite the figure")
@@ -234,19 +236,28 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
         pair = next(iter(dataset.pairs(options.split[0])))
         title = f"{pair.scan.id} ({options.split[0]})"
         save_figure(comparison_figure(pair.high, pair.low, model.predict(pair.low), title), Path(options.figure))
-    told: dict[str, Any] = {"rows": [], "images": [], "calibration": []}
+    told: dict[str, Any] = {"rows": [], "images": [], "calibration": [], "distribution": []}
     for split in options.split:
         found = api.evaluate(
-            model, dataset, split, methods=methods, noise_free=options.noise_free, phantom=options.phantom
+            model,
+            dataset,
+            split,
+            methods=methods,
+            noise_free=options.noise_free,
+            phantom=options.phantom,
+            draws=options.draws,
         )
         listed = [row.as_dict() for row in found.rows]
         logged_as = f"{split}_noise_free" if options.noise_free else split
-        title = f"Split {split} of {dataset.settings.name}, x-channel, {options.model}"
+        channels = "both channels" if len(dataset.settings.channels) > 1 else "x-channel"
+        title = f"Split {split} of {dataset.settings.name}, {channels}, {options.model}"
         _show_evaluation(output, title, found.rows, found.calibration)
+        _show_distribution(output, found.distribution, options.draws)
         _show_images(output, found.images)
         logged = log_evaluation(store, options.model, logged_as, listed)
         told["rows"] += [{"split": split, **row} for row in listed]
         told["images"] += [{"split": split, **asdict(image)} for image in found.images]
+        told["distribution"] += [{"split": split, **each.as_dict()} for each in found.distribution]
         told["calibration"] += [{"split": split, **asdict(each)} for each in found.calibration]
     output.result(METRIC_DEFINITION)
     if logged is None and not Path(options.model).is_dir():
@@ -260,6 +271,25 @@ def _show_evaluation(output: Output, title: str, rows: "list[Row]", trust: "list
         output.result(
             f"{found.scan}: error over the model's expected error {found.ratio:.2g} (10 to 90 % of the components: "
             f"{found.ratio_p10:.2g} to {found.ratio_p90:.2g}), rank correlation {found.rank_correlation:.2f}"
+        )
+
+
+def _show_distribution(output: Output, scans: "list[ScanDistribution]", draws: int) -> None:
+    if scans:
+        output.table(
+            f"{draws} draws of the model: fair CRPS of the patterns, error of their mean, spread over error, and what "
+            "the intervals fitted to the validation scans cover",
+            ["scan", "CRPS", "mean |error|", "spread/error", "50 %", "90 %"],
+            [
+                [
+                    each.scan,
+                    f"{each.scores.crps:.3g}",
+                    f"{each.scores.absolute_error:.3g}",
+                    f"{each.scores.spread_over_error:.2f}",
+                    *(f"{100 * covered:.0f} %" for covered in each.scores.coverages.values()),
+                ]
+                for each in scans
+            ],
         )
 
 

@@ -3,6 +3,7 @@
 Shapes: K components, N voxels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from sm_search.data.dataset import Pair
-from sm_search.evaluation.comparison import RECEIVE_CHANNEL
 from sm_search.physics.system_matrix import SystemMatrix
 
 
@@ -31,8 +31,10 @@ class Calibration:
     rank_correlation: float
 
 
-def calibration(estimate: SystemMatrix, expected_error_CK: NDArray[np.float64], pair: Pair) -> Calibration:
-    """Root-mean-square errors of the x-channel's patterns against the expected ones.
+def calibration(
+    estimate: SystemMatrix, expected_error_CK: NDArray[np.float64], pair: Pair, channels: Sequence[int] = (0,)
+) -> Calibration:
+    """Root-mean-square errors of the patterns of these channels against the expected ones.
 
     Args:
         estimate: of `pair.high`.
@@ -40,10 +42,10 @@ def calibration(estimate: SystemMatrix, expected_error_CK: NDArray[np.float64], 
     """
     patterns = []
     for sm in (estimate, pair.high):
-        values_KN = sm.values_CKN[RECEIVE_CHANNEL]
+        values_KN = np.concatenate([sm.values_CKN[channel] for channel in channels])
         patterns.append(values_KN / np.abs(values_KN).max(axis=1, keepdims=True))
     error_K = np.sqrt((np.abs(patterns[0] - patterns[1]) ** 2).mean(axis=1))
-    expected_K = expected_error_CK[RECEIVE_CHANNEL]
+    expected_K = np.concatenate([expected_error_CK[channel] for channel in channels])
     log_ratio_K = np.log(error_K / expected_K)
     low, high = np.exp(np.percentile(log_ratio_K, [10, 90]))
     correlation = spearmanr(error_K, expected_K).statistic

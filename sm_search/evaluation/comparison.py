@@ -1,9 +1,11 @@
 """Methods against the truth, scan by scan."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.data.dataset import Dataset, Pair
@@ -13,14 +15,13 @@ from sm_search.evaluation.metrics import Quality, quality
 from sm_search.physics.receive import SILENT, as_read, receive
 from sm_search.physics.system_matrix import SystemMatrix, simulate
 
-RECEIVE_CHANNEL = 0
 MEASURED = "measured"
 """A high-gradient matrix as it was measured, rated against the truth without noise."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """The quality of one method on one scan (x-channel)."""
+    """The quality of one method on one scan."""
 
     method: str
     scan: str
@@ -30,12 +31,20 @@ class Row:
         return {"scan": self.scan, "method": self.method, **self.quality.as_dict()}
 
 
-def compare(methods: Mapping[str, Method], dataset: Dataset, split: str, *, noise_free: bool = False) -> list[Row]:
+def compare(
+    methods: Mapping[str, Method],
+    dataset: Dataset,
+    split: str,
+    *,
+    noise_free: bool = False,
+    channels: Sequence[int] = (0,),
+) -> list[Row]:
     """The quality of every method on every scan of a split, scan by scan.
 
     Args:
         noise_free: compare with the truth simulated without noise, which the measured one, noise and all, is then
             compared with too, as a method of its own.
+        channels: whose components count, 0 = x and 1 = y.
     """
     rows = []
     for pair in dataset.pairs(split):
@@ -43,7 +52,7 @@ def compare(methods: Mapping[str, Method], dataset: Dataset, split: str, *, nois
         if noise_free:
             estimates = {MEASURED: pair.high} | estimates
             pair = without_noise(pair, dataset.settings)
-        rows += [Row(name, pair.scan.id, pair_quality(each, pair)) for name, each in estimates.items()]
+        rows += [Row(name, pair.scan.id, pair_quality(each, pair, channels)) for name, each in estimates.items()]
     return rows
 
 
@@ -54,8 +63,8 @@ def without_noise(pair: Pair, settings: DatasetSettings) -> Pair:
     return dataclasses.replace(pair, high=high)
 
 
-def pair_quality(estimate: SystemMatrix, pair: Pair) -> Quality:
-    """The metrics of an estimate of `pair.high`, x-channel."""
-    values = estimate.channel_images(RECEIVE_CHANNEL), pair.high.channel_images(RECEIVE_CHANNEL)
+def pair_quality(estimate: SystemMatrix, pair: Pair, channels: Sequence[int] = (0,)) -> Quality:
+    """The metrics of an estimate of `pair.high`, over the components of these channels."""
+    values = tuple(np.concatenate([sm.channel_images(c) for c in channels]) for sm in (estimate, pair.high))
     patterns = ScaledImages.of(values[0]).patterns, ScaledImages.of(values[1]).patterns
-    return quality(patterns, values)
+    return quality(patterns, (values[0], values[1]))

@@ -7,16 +7,27 @@ without spread is its absolute error.
 Shapes: M draws, … values, Q levels.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sm_search.data.dataset import Pair
+from sm_search.data.scaling import ScaledImages
+from sm_search.physics.system_matrix import SystemMatrix
 
 LEVELS = (0.5, 0.9)
 """What the intervals that are stated shall cover."""
 
 Array = NDArray[np.floating]
+
+
+class Forecaster(Protocol):
+    """What draws patterns: `Synthesiser`."""
+
+    def pattern_draws(self, low: SystemMatrix, channel: int, count: int) -> NDArray[np.float64]: ...
 
 
 def fair_crps(draws_M: Array, truth: Array) -> NDArray[np.float64]:
@@ -122,3 +133,31 @@ class DistributionScores:
             coverages=dict(zip(LEVELS, coverage(deviation, mean - truth, factors), strict=True)),
             ranks=tuple(rank_histogram(draws_M, truth).tolist()),
         )
+
+
+@dataclass(frozen=True)
+class ScanDistribution:
+    """The scores of a model's draws of one scan."""
+
+    scan: str
+    scores: DistributionScores
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"scan": self.scan, **asdict(self.scores)}
+
+
+def pair_draws(model: Forecaster, pair: Pair, channels: Sequence[int], count: int) -> tuple[Array, Array]:
+    """Draws of the patterns of `pair.high`, (M, K, 2, Y, X), and the patterns, (K, 2, Y, X), of all these channels."""
+    draws = [model.pattern_draws(pair.low, channel, count) for channel in channels]
+    truth = [ScaledImages.of(pair.high.channel_images(channel)).patterns for channel in channels]
+    return np.concatenate(draws, axis=1), np.concatenate(truth)
+
+
+def fitted_factors(model: Forecaster, pairs: Iterable[Pair], channels: Sequence[int], count: int) -> tuple[float, ...]:
+    """`conformal_factors` on pairs that the model has not been trained on."""
+    deviations, errors = [], []
+    for pair in pairs:
+        draws_M, truth = pair_draws(model, pair, channels, count)
+        deviations.append(draws_M.std(axis=0, ddof=1))
+        errors.append(draws_M.mean(axis=0) - truth)
+    return conformal_factors(np.concatenate(deviations), np.concatenate(errors))

@@ -15,7 +15,7 @@ import pytest
 import sm_search
 from sm_search import api
 from sm_search.config.dataset_settings import DatasetSettings, preset
-from sm_search.config.errors import DataError, SettingsError
+from sm_search.config.errors import DataError, InputError, SettingsError
 from sm_search.config.model_settings import ScheduleSettings
 from sm_search.data.dataset import FIELDS, Dataset, write_scan
 from sm_search.evaluation.comparison import pair_quality
@@ -125,9 +125,26 @@ def test_an_evaluation_has_every_method_on_every_scan(model: Synthesiser, tiny_d
     pair = next(iter(tiny_dataset.pairs("test")))
     quality = {row.method: row.quality for row in found.rows}
     assert list(quality) == [*sm_search.evaluation_methods(model, tiny_dataset)]
-    assert quality["model"] == pair_quality(model.predict(pair.low), pair)
+    assert quality["model"] == pair_quality(model.predict(pair.low), pair, (0, 1))
     assert [each.scan for each in found.calibration] == [pair.scan.id]
     assert found.images == []
+    assert found.distribution == []
+
+
+def test_draws_are_rated_as_a_distribution_against_intervals_of_the_validation_scans(
+    model: Synthesiser, tiny_dataset: Dataset
+) -> None:
+    schedule = ScheduleSettings(sampler="ddpm", steps=2)
+    drawing = Synthesiser(model.checkpoint, schedule)
+    validation = sm_search.evaluate(drawing, tiny_dataset, "validation", methods={"model": drawing}, draws=4)
+    scores = validation.distribution[0].scores
+    # The intervals are fitted to these very numbers.
+    assert list(scores.coverages.values()) == pytest.approx([0.5, 0.9], abs=0.001)
+    assert 0 < scores.crps < scores.absolute_error
+    assert len(scores.ranks) == 5
+    for few, alone in ((drawing, 1), (Synthesiser(model.checkpoint, ScheduleSettings(steps=0)), 4)):
+        with pytest.raises(InputError, match=f"draws = {alone}: "):
+            sm_search.evaluate(few, tiny_dataset, "test", methods={"model": few}, draws=alone)
 
 
 def test_a_reconstruction_takes_matrices_or_files_and_one_question(tiny_dataset: Dataset) -> None:
