@@ -3,7 +3,8 @@ low-gradient ones by conditional diffusion, and the distributed hyperparameter s
 
 What the verbs of `sm-search` do, these functions do in Python:
 
-    dataset_settings, simulate, simulate_dataset, open_dataset, read_mdf, validate       matrices and datasets
+    dataset_settings, simulate, simulate_dataset, open_dataset,
+    import_measured, read_mdf, validate                                                  matrices and datasets
     train, load_model, synthesize, synthesize_file                                       models
     evaluate, evaluation_methods, reconstruct                                            scores and images
     sweep, study_models, promote, tune_schedule                                          studies
@@ -19,6 +20,7 @@ __all__ = [
     "dataset_settings",
     "evaluate",
     "evaluation_methods",
+    "import_measured",
     "load_model",
     "open_dataset",
     "promote",
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         dataset_settings,
         evaluate,
         evaluation_methods,
+        import_measured,
         load_model,
         open_dataset,
         promote,

@@ -1,5 +1,6 @@
 """Checkpoint + schedule + low-gradient system matrix → high-gradient system matrix in physical units."""
 
+import dataclasses
 import math
 import uuid
 from dataclasses import dataclass
@@ -13,16 +14,17 @@ from torch import Tensor
 
 from sm_search.config.errors import DataError
 from sm_search.config.model_settings import ScheduleSettings
-from sm_search.config.simulation_settings import FieldSettings, Grid
+from sm_search.config.simulation_settings import AGREEMENT, FieldSettings, Grid
 from sm_search.data.atomic import sha256
 from sm_search.data.mdf import write_mdf
-from sm_search.data.mdf_reading import read_field, read_mdf
+from sm_search.data.mdf_provenance import read_provenance
+from sm_search.data.mdf_reading import read_mdf
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.diffusion.condition import make_condition
 from sm_search.diffusion.samplers import Drawn, ImageNoise, sample_mean
 from sm_search.diffusion.spectra import component_images, spectrum_condition
-from sm_search.physics.system_matrix import SystemMatrix, from_channel_images, swapped_orders
+from sm_search.physics.system_matrix import SystemMatrix, from_channel_images, swapped_orders, with_orders
 from sm_search.regression.scan_features import scan_features, trajectories
 
 NOISE_FLOOR_SNR = 2.0
@@ -101,12 +103,16 @@ class Synthesiser:
         return self.checkpoint.info.low
 
     @property
+    def orders(self) -> tuple[tuple[int, int], ...]:
+        return self.checkpoint.info.orders
+
+    @property
     def unit(self) -> str:
         return self.checkpoint.info.unit
 
     def predict(self, low: SystemMatrix) -> SystemMatrix:
-        """Synthesise the high-gradient matrix with the mixing orders of `low`, and of its channels those that the model
-        serves: where the y-channel is no x-channel with exchanged axes, x alone.
+        """Synthesise the high-gradient matrix with the mixing orders of `low`, in its order, and of these and of the
+        channels those that the model serves: where the y-channel is no x-channel with exchanged axes, x alone.
 
         Raises:
             DataError: `low` is not of the grid, unit, field or orders that the model was trained for; the message says
@@ -117,7 +123,7 @@ class Synthesiser:
 
     def synthesise(self, low: SystemMatrix) -> "Synthesis":
         """`predict`, and how far to trust it."""
-        self.check(low)
+        given, low = low, self.adapted(low)
         served = [channel for channel in range(len(low.values_CKN)) if channel in self.checkpoint.info.channels]
         channels = [self._channel(low, channel) for channel in served]
         images, deviations, errors = zip(*channels, strict=True)
@@ -130,7 +136,23 @@ class Synthesiser:
         if self.checkpoint.scan_models.mean is not None:
             swapped = [other[swapped_orders(low.mixing_orders, low.grid)] for other in errors[1:]]
             expected_CK = np.stack([errors[0], *swapped])
-        return Synthesis(matrix, deviation_CKN, expected_CK)
+        in_order = [order for order in given.mixing_orders if order in set(low.mixing_orders)]
+        back_K = [low.mixing_orders.index(order) for order in in_order]
+        return Synthesis(
+            with_orders(matrix, tuple(in_order)),
+            None if deviation_CKN is None else deviation_CKN[:, back_K],
+            None if expected_CK is None else expected_CK[:, back_K],
+        )
+
+    def adapted(self, low: SystemMatrix) -> SystemMatrix:
+        """`low` in the terms of the model, with which it agrees: its grid, its field, its mixing orders in their order.
+
+        Raises:
+            DataError: it does not agree; see `check`.
+        """
+        self.check(low)
+        info = self.checkpoint.info
+        return with_orders(dataclasses.replace(low, grid=info.grid, field=info.low), info.orders)
 
     def _channel(
         self, low: SystemMatrix, channel: int
@@ -184,20 +206,19 @@ class Synthesiser:
     def check(self, low: SystemMatrix) -> None:
         """Raise a DataError if `low` is outside what the model was trained for."""
         info = self.checkpoint.info
-        if low.grid != info.grid:
+        if not low.grid.agrees(info.grid):
             raise DataError(f"the condition's grid is {_grid(low.grid)}; the model was trained for {_grid(info.grid)}")
         if low.unit != info.unit:
             raise DataError(f"the condition's values are in {low.unit}; the model was trained for {info.unit}")
         for name in ("gradient_t_per_m", "drive_mt"):
             given, trained = getattr(low.field, name), getattr(info.low, name)
-            if not np.allclose(given, trained, rtol=1e-6):
+            if not np.allclose(given, trained, rtol=AGREEMENT):
                 raise DataError(f"the condition's {name} is {given}; the model was trained for {trained}")
-        if low.mixing_orders != info.orders:
-            unknown = sorted(set(low.mixing_orders) ^ set(info.orders))
+        missing = [order for order in info.orders if order not in set(low.mixing_orders)]
+        if missing:
             raise DataError(
-                f"the condition has {len(low.mixing_orders)} mixing orders, the model was trained for "
-                f"{len(info.orders)}"
-                + (f"; first that only one has: {unknown[0]}" if unknown else ", in another order")
+                f"the condition lacks {len(missing)} of the {len(info.orders)} mixing orders that the model was "
+                f"trained for, first {missing[0]}"
             )
         for channel, values_KN in enumerate(low.values_CKN):
             if not np.any(values_KN):
@@ -251,7 +272,7 @@ def synthesise_file(
     if not target.parent.is_dir():
         raise DataError(f"{target}: its folder {target.parent} does not exist")
     try:
-        low = read_mdf(source)
+        low, provenance = read_mdf(source), read_provenance(source)
         outside = synthesiser.outside(low)
         if outside and not extrapolate:
             raise DataError(f"{outside}; --extrapolate does it anyway")
@@ -263,7 +284,9 @@ def synthesise_file(
         target,
         made.matrix,
         uuid=str(uuid.uuid5(UUID_SPACE, "/".join(map(str, origin.values())))),
-        time=str(read_field(source, "/time")),
+        time=provenance.time,
+        averages=provenance.averages,
+        provenance=provenance.fields,
         extra={**origin, **_trust(made, low), **({EXTRAPOLATED: np.array(1, dtype=np.int8)} if outside else {})},
     )
     return made

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from uuid import UUID
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -166,18 +167,67 @@ def test_a_condition_that_the_model_was_not_trained_for_is_refused(checkpoint: C
         },
         "values are in V; the model was trained for A/m": {"unit": "V"},
         "drive_mt is 3.0; the model was trained for 2.0": {"field": FieldSettings(gradient_t_per_m=0.1, drive_mt=3.0)},
-        "has 7 mixing orders, the model was trained for 8; first that only one has: \\(0, 1\\)": {
+        r"lacks 1 of the 8 mixing orders that the model was trained for, first \(0, 1\)": {
             "mixing_orders": low.mixing_orders[1:],
             "values_CKN": low.values_CKN[:, 1:],
-        },
-        "has 8 mixing orders, the model was trained for 8, in another order": {
-            "mixing_orders": low.mixing_orders[::-1]
         },
         "receive channel 1 is zero everywhere": {"values_CKN": silent},
     }
     for message, changes in cases.items():
         with pytest.raises(DataError, match=message):
             Synthesiser(checkpoint).predict(dataclasses.replace(low, **changes))  # type: ignore[arg-type]
+
+
+def test_a_condition_that_agrees_is_synthesised_whatever_its_order_and_rounding(
+    checkpoint: Checkpoint, pair: Pair
+) -> None:
+    """As MPIFiles writes them: frequencies ascending, numbers in float32 or rounded, and more of them than needed."""
+    low, synthesiser = pair.low, Synthesiser(checkpoint)
+    wanted = synthesiser.synthesise(low)
+    ascending = np.argsort(low.frequency_index())
+    orders = tuple(low.mixing_orders[k] for k in ascending)
+    values_CKN = np.concatenate((low.values_CKN[:, ascending], np.ones((2, 1, low.grid.voxels))), axis=1)
+    other = dataclasses.replace(
+        low,
+        values_CKN=values_CKN,
+        mixing_orders=(*orders, (9, 9)),
+        grid=Grid(size=(12, 12), fov_mm=(1e3 * float(np.float32(0.04)), 40.0)),
+        field=FieldSettings(gradient_t_per_m=(0.1, 0.10000001), drive_mt=(2.0013, 2.0)),
+    )
+    found = synthesiser.synthesise(other)
+    assert found.matrix.mixing_orders == orders
+    np.testing.assert_array_equal(found.matrix.values_CKN, wanted.matrix.values_CKN[:, ascending])
+
+
+def test_the_output_tells_the_inputs_origin(checkpoint: Checkpoint, pair: Pair, tmp_path: Path) -> None:
+    origin = {
+        "/tracer/name": ["perimag"],
+        "/tracer/vendor": ["micromod"],
+        "/tracer/concentration": np.array([0.1]),
+        "/tracer/volume": np.array([1e-6]),
+        "/scanner/name": "pre-clinical",
+        "/calibration/method": "robot",
+        "/experiment/isSimulation": False,
+    }
+    source, target = tmp_path / "low.mdf", tmp_path / "high.mdf"
+    time, uuid = "2018-04-19T09:49:08.000", "ee94cb6d-febf-47d9-bec9-e3afa59bfaf8"
+    write_mdf(source, pair.low, uuid=uuid, time=time, averages=1000, provenance=origin)
+    with h5py.File(source, "r+") as h5:
+        del h5["/time"]
+        h5["/time"] = "2018-04-19T09:49:08"
+    synthesise_file(Synthesiser(checkpoint), source, target, model="m", extrapolate=True)
+    assert read_field(target, "/acquisition/numAverages") == 1000
+    assert read_field(target, "/time") == time
+    for field, value in origin.items():
+        np.testing.assert_array_equal(read_field(target, field), value)
+
+
+def test_a_third_receive_channel_is_not_taken_for_y(checkpoint: Checkpoint, pair: Pair) -> None:
+    third = dataclasses.replace(pair.low, values_CKN=np.concatenate((pair.low.values_CKN, pair.low.values_CKN[:1])))
+    with pytest.raises(DataError, match="receive channel 3 is neither x nor y"):
+        third.channel_images(2)
+    found = Synthesiser(checkpoint).predict(third).values_CKN
+    np.testing.assert_array_equal(found, Synthesiser(checkpoint).predict(pair.low).values_CKN)
 
 
 def test_sampling_that_leaves_the_finite_numbers_ends_in_an_error(checkpoint: Checkpoint, pair: Pair) -> None:

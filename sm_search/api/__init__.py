@@ -5,7 +5,15 @@ and rule. `home` holds the local state, as `--home` does; `tracking_uri` names a
 function needs is imported when it is called: Ray, MLflow and torch take seconds.
 """
 
-from sm_search.api.matrices import dataset_settings, open_dataset, read_mdf, simulate, simulate_dataset, validate
+from sm_search.api.matrices import (
+    dataset_settings,
+    import_measured,
+    open_dataset,
+    read_mdf,
+    simulate,
+    simulate_dataset,
+    validate,
+)
 from sm_search.api.modelling import load_model, synthesize, synthesize_file, train
 from sm_search.api.scoring import Evaluation, evaluate, evaluation_methods, reconstruct
 from sm_search.api.searching import promote, study_models, sweep, tune_schedule
@@ -18,6 +26,7 @@ __all__ = [
     "dataset_settings",
     "evaluate",
     "evaluation_methods",
+    "import_measured",
     "load_model",
     "open_dataset",
     "promote",

@@ -1,8 +1,8 @@
 """System matrices and datasets: simulated, opened, checked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sm_search.api.defaults import Announce, Progress, silent
 from sm_search.config.errors import DataError
@@ -81,6 +81,39 @@ def simulate_dataset(
             if not has_label(label, value):
                 announce(f"no node that is up has {label}={value}: waiting for one; nodes without labels need no --on")
         return simulate_dataset(out, settings, progress, labels)
+
+
+def import_measured(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    *,
+    name: str = "measured",
+    orders: tuple[int, int] | None = None,
+    background: Literal["mean", "interpolated"] = "mean",
+    validation: Sequence[str] = (),
+    test: Sequence[str] = (),
+) -> "Dataset":
+    """Measured calibration files as a dataset for `train`, `sweep` and `evaluate`; the files themselves stay as they
+    are.
+
+    Args:
+        sources: LOW HIGH LOW HIGH … files, lists of pairs (.txt, .csv), or folders of pairs.
+        out: folder of the dataset; its `import.md` tells what was done to each file.
+        orders: largest mixing orders; by default as many as all files have.
+        background: subtract the `mean` of the background frames, or what lies `interpolated` between them.
+        validation, test: names of pairs; by default the last but one, and the last.
+
+    Raises:
+        DataError: a file or a pair is refused; the message names all, with the reasons.
+    """
+    from sm_search.data import measured_import
+
+    plan = measured_import.plan_import(
+        sources, name=name, orders=orders, background=background, validation=validation, test=test
+    )
+    if plan.refused:
+        raise DataError("; ".join(f"{pair.name}: {reason}" for pair in plan.refused for reason in pair.reasons))
+    return measured_import.import_measured(plan, out)
 
 
 def open_dataset(location: str | Path) -> "Dataset":

@@ -1,4 +1,4 @@
-"""Verbs on datasets and files: simulate, validate.
+"""Verbs on datasets and files: simulate, import, validate.
 
 Imports of Ray, MLflow and torch wait inside the verbs: `--help` and `validate` answer at once.
 """
@@ -46,6 +46,32 @@ def add_verbs(add: Adder) -> None:
     measured.add_argument("--force", action="store_true", help="overwrite the measurement file")
 
     p = add(
+        "import",
+        import_files,
+        "Measured pairs of calibration files to a dataset; the files themselves are not touched.",
+    )
+    p.add_argument(
+        "sources",
+        nargs="+",
+        type=place,
+        metavar="FILE",
+        help="LOW HIGH LOW HIGH …, lists with a pair a line (.txt, .csv), or folders of pairs",
+    )
+    p.add_argument("--out", required=True, type=place, metavar="DIR", help="dataset folder")
+    p.add_argument("--name", default="measured", metavar="NAME", help="of the dataset (default measured)")
+    p.add_argument("--orders", type=orders, metavar="X,Y", help="largest mixing orders (default: those of all files)")
+    p.add_argument(
+        "--background",
+        choices=("mean", "interpolated"),
+        default="mean",
+        help="subtract the mean of the background frames (default), or what lies between those before and after",
+    )
+    p.add_argument("--validation", action="append", default=[], metavar="PAIR", help="default: the last but one")
+    p.add_argument("--test", action="append", default=[], metavar="PAIR", help="default: the last")
+    p.add_argument("--skip-refused", action="store_true", help="import the others where pairs are refused")
+    p.add_argument("--dry-run", action="store_true", help="print the page that tells what would be done; write nothing")
+
+    p = add(
         "validate",
         validate,
         "Check an MDF calibration or measurement file against the standard; one line a fault.",
@@ -83,6 +109,39 @@ def simulate(options: Namespace, output: Output) -> dict[str, Any]:
     files, dataset_hash = len(dataset.manifest.files), dataset.content_hash()
     output.result(f"{dataset.location}: {files} files, dataset hash {dataset_hash[:12]}")
     return {"data": dataset.location, "files": files, "dataset_hash": dataset_hash}
+
+
+def orders(text: str) -> tuple[int, int]:
+    x, _, y = text.partition(",")
+    return int(x), int(y or x)
+
+
+def import_files(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.measured_import import import_measured, plan_import
+
+    plan = plan_import(
+        options.sources,
+        name=options.name,
+        orders=options.orders,
+        background=options.background,
+        validation=options.validation,
+        test=options.test,
+    )
+    refused = {pair.name: pair.reasons for pair in plan.refused}
+    result = {"pairs": [pair.name for pair in plan.pairs if not pair.reasons], "refused": refused, "data": None}
+    stopped = plan.settings is None or (refused and not options.skip_refused)
+    if options.dry_run or stopped:
+        output.result(plan.page())
+    if options.dry_run:
+        return {**result, "exit_status": 2 if stopped else 0}
+    if stopped:
+        reasons = [f"{name}: {reason}" for name, found in refused.items() for reason in found]
+        advice = [] if plan.settings is None else ["--skip-refused imports the other pairs"]
+        raise DataError("; ".join([*([plan.problem] if plan.problem else []), *reasons, *advice]))
+    dataset = import_measured(plan, options.out)
+    dataset_hash = dataset.content_hash()
+    output.result(f"{dataset.location}: {len(result['pairs'])} pairs, dataset hash {dataset_hash[:12]}; see import.md")
+    return {**result, "data": dataset.location, "dataset_hash": dataset_hash}
 
 
 def validate(options: Namespace, output: Output) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def turn(settings: DatasetSettings) -> Callable[[tuple[Scan, FieldName]], tuple[
 
     def key(item: tuple[Scan, FieldName]) -> tuple[float, ...]:
         scan, which = item
-        return turns.get(scan.id, len(turns) + 1), which != "high", -scan.core_diameter_nm, -scan.nd
+        return turns.get(scan.id, len(turns) + 1), which != "high", -(scan.core_diameter_nm or 0.0), -scan.nd
 
     return key
 

@@ -28,6 +28,7 @@ from sm_search.config.simulation_settings import (
     Scan,
     SizeSpread,
     TrajectoryNumber,
+    agree,
 )
 from sm_search.config.streams import stream
 
@@ -174,6 +175,26 @@ class ScannersDesign(Settings):
         )
 
 
+class MeasuredDesign(Settings):
+    """Scans that were measured, each with its name; `import` writes them."""
+
+    design: Literal["measured"]
+    measured: Annotated[tuple[Scan, ...], Field(min_length=1, max_length=MAX_SCANS)]
+
+    @model_validator(mode="after")
+    def _named(self) -> "MeasuredDesign":
+        if any(scan.measured is None for scan in self.measured):
+            raise ValueError("measured: every scan needs the name `measured`")
+        return self
+
+    def scans(self) -> tuple[Scan, ...]:
+        return self.measured
+
+    def spread(self) -> tuple[Scan, ...]:
+        """As `scans`: nothing is known of how they are spread."""
+        return self.measured
+
+
 def _logarithmic(limits: tuple[float, float], u: float) -> float:
     low, high = limits
     return float(f"{low * (high / low) ** u:.{DIGITS}g}")
@@ -189,8 +210,13 @@ def _kind(value: Any) -> str:
 
 
 AnyDesign = Annotated[
-    Annotated[Design, Tag("grid")] | Annotated[SobolDesign, Tag("sobol")] | Annotated[ScannersDesign, Tag("scanners")],
-    Discriminator(_kind, custom_error_type="design", custom_error_message="design must be grid, sobol or scanners"),
+    Annotated[Design, Tag("grid")]
+    | Annotated[SobolDesign, Tag("sobol")]
+    | Annotated[ScannersDesign, Tag("scanners")]
+    | Annotated[MeasuredDesign, Tag("measured")],
+    Discriminator(
+        _kind, custom_error_type="design", custom_error_message="design must be grid, sobol, scanners or measured"
+    ),
 ]
 
 
@@ -246,7 +272,7 @@ class DatasetSettings(Settings):
             if low >= high:
                 raise ValueError(f"low.gradient_t_per_m {low:g} must be below high.gradient_t_per_m {high:g}")
         for low_mm, high_mm in zip(self.low.reach_mm, self.high.reach_mm, strict=True):
-            if not math.isclose(low_mm, high_mm, rel_tol=1e-9):
+            if not agree((low_mm,), (high_mm,)):
                 raise ValueError(
                     "low and high: drive_mt / gradient_t_per_m must agree, so that both cover one field of view "
                     f"(low: {low_mm:g} mm, high: {high_mm:g} mm)"

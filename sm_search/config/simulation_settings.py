@@ -4,11 +4,14 @@ Values carry the unit that a person types in their name; the `…_m`, `…_t` pr
 """
 
 import itertools
+import math
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from sm_search.config.base import Settings
+from sm_search.config.errors import SettingsError
 from sm_search.config.receive_settings import NotNegative, Positive
 
 CoreDiameter = Annotated[float, Field(ge=1, le=1000)]
@@ -17,6 +20,17 @@ SizeSpread = Annotated[float, Field(ge=0, le=0.5)]
 TrajectoryNumber = Annotated[int, Field(ge=2, le=100_000)]
 Magnetisation = Literal["equilibrium", "debye", "brownian", "neel-brown", "effective-field", "anisotropic"]
 FieldName = Literal["low", "high"]
+SCAN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Of a measured scan, which is the name of a folder."""
+
+AGREEMENT = 1e-3
+"""Two numbers of a file, a setting or a model are the same within this share of their value: a field of view in
+float32, a phase of 1.5707, a drive of 2.0013 mT for 2. No scanner knows its fields better."""
+
+
+def agree(left: Sequence[float], right: Sequence[float]) -> bool:
+    """Whether each of these numbers is the same as its partner, within `AGREEMENT`."""
+    return all(math.isclose(a, b, rel_tol=AGREEMENT) for a, b in zip(left, right, strict=True))
 
 
 class Grid(Settings):
@@ -32,6 +46,10 @@ class Grid(Settings):
     @property
     def voxels(self) -> int:
         return self.size[0] * self.size[1]
+
+    def agrees(self, other: "Grid") -> bool:
+        """Equal numbers of voxels over fields of view that `agree`."""
+        return self.size == other.size and agree(self.fov_mm, other.fov_mm)
 
 
 class Particle(Settings):
@@ -79,6 +97,10 @@ class FieldSettings(Settings):
         (drive_x, drive_y), (gradient_x, gradient_y) = _pair(self.drive_mt), self.gradients_t_per_m
         return drive_x / gradient_x, drive_y / gradient_y
 
+    def agrees(self, other: "FieldSettings") -> bool:
+        """Gradients and drives that `agree`."""
+        return agree(self.gradients_t_per_m, other.gradients_t_per_m) and agree(self.drives_t, other.drives_t)
+
 
 def _pair(value: float | tuple[float, float]) -> tuple[float, float]:
     return value if isinstance(value, tuple) else (value, value)
@@ -111,11 +133,12 @@ class Scan(Settings):
         scanner: number of the scanner among those that the dataset's `scanners` spread; None for its `scanner`.
         deviation: factor on how far that scanner deviates from the dataset's.
         noise_db: the noise of both files, by the strongest component of the low-gradient voltage over it, in dB.
+        measured: name of a scan that was measured, not simulated; its core diameter may be unknown.
     """
 
-    added: ClassVar[frozenset[str]] = frozenset({"magnetisation", "scanner", "deviation", "noise_db"})
+    added: ClassVar[frozenset[str]] = frozenset({"magnetisation", "scanner", "deviation", "noise_db", "measured"})
 
-    core_diameter_nm: CoreDiameter
+    core_diameter_nm: CoreDiameter | None = None
     fx_khz: DriveFrequency
     nd: TrajectoryNumber
     shell_thickness_nm: NotNegative | None = None
@@ -125,9 +148,12 @@ class Scan(Settings):
     scanner: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     deviation: Annotated[float, Field(gt=0, le=10)] = 1.0
     noise_db: Annotated[float, Field(ge=0, le=200)] | None = None
+    measured: Annotated[str, Field(pattern=SCAN_NAME)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Scan":
+        if self.core_diameter_nm is None and self.measured is None:
+            raise ValueError("core_diameter_nm: only a measured scan can do without")
         if self.deviation != 1.0 and self.scanner is None:
             raise ValueError("deviation is a factor on a scanner's deviations: it needs scanner")
         if self.noise_db is not None and self.noise_nv is not None:
@@ -136,6 +162,8 @@ class Scan(Settings):
 
     @property
     def core_diameter_m(self) -> float:
+        if self.core_diameter_nm is None:
+            raise SettingsError(f"scan {self.id}: was measured with an unknown core diameter: it cannot be simulated")
         return self.core_diameter_nm * 1e-9
 
     @property
@@ -154,6 +182,8 @@ class Scan(Settings):
 
     @property
     def id(self) -> str:
+        if self.measured is not None:
+            return self.measured
         own = {
             "shell{:.10g}nm": self.shell_thickness_nm,
             "spread{:.10g}": self.size_spread,

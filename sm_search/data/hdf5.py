@@ -27,6 +27,8 @@ MAX_EXPANSION = 100
 MAX_DEPTH = 8
 MAX_NODES = 10_000
 
+_COMPLEX_NAMES = (("r", "i"), ("re", "im"), ("real", "imag"), ("real", "imaginary"))
+
 _LIBRARY_ERRORS = (
     struct.error,
     OSError,
@@ -64,12 +66,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a dataset is stored."""
+    """How a dataset is stored.
+
+    Attributes:
+        parts: names of real and imaginary part, where they are not r and i.
+    """
 
     dtype: np.dtype[Any]
     is_text: bool
     shape: tuple[int, ...]
     chunked: bool
+    parts: tuple[str, ...] = ()
 
 
 class Hdf5File:
@@ -144,7 +151,7 @@ class Hdf5File:
         """
         dataset = self.require(field)
         with self._guard(field):
-            dtype, shape = dataset.dtype, dataset.shape
+            dtype, shape = numeric(dataset.dtype), dataset.shape
             is_text = h5py.check_string_dtype(dtype) is not None
             if shape is None or not (is_text or dtype.kind in "biufc"):
                 raise self.fault(field, f"must hold numbers or text, has type {'empty' if shape is None else dtype}")
@@ -152,7 +159,7 @@ class Hdf5File:
                 raise self.fault(field, f"shape {shape} of {dtype} is larger than allowed here ({MAX_BYTES} bytes)")
             if is_text:
                 return self._texts(dataset, field)
-            return np.asarray(dataset[()])
+            return np.asarray(dataset[()]).view(dtype)
 
     def read_large(self, field: str) -> NDArray[Any]:
         """A number array of any size: memory-mapped (read-only) if it lies contiguous and plain in the file, else read.
@@ -162,17 +169,17 @@ class Hdf5File:
         """
         dataset = self.require(field)
         with self._guard(field):
-            dtype, shape = dataset.dtype, dataset.shape
+            dtype, shape = numeric(dataset.dtype), dataset.shape
             if not shape or 0 in shape or dtype.kind not in "iufc":
                 raise self.fault(field, f"must be a non-empty array of numbers, is {dtype} of shape {shape}")
             nbytes = self._claimed(dataset, field)
             if dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
-                return np.asarray(dataset[()])
+                return np.asarray(dataset[()]).view(dtype)
             offset = dataset.id.get_offset()
             if offset is None or offset + nbytes > self.size:
                 raise self.fault(field, f"needs {nbytes} bytes at offset {offset}, the file has {self.size}")
-            if not dataset.id.get_type().equal(h5py.h5t.py_create(dtype.newbyteorder("="))):
-                return np.asarray(dataset[()])
+            if not dataset.id.get_type().equal(h5py.h5t.py_create(dataset.dtype.newbyteorder("="))):
+                return np.asarray(dataset[()]).view(dtype)
             return np.memmap(self.path, dtype=dtype, mode="r", offset=offset, shape=shape)
 
     def _claimed(self, dataset: h5py.Dataset, field: str) -> int:
@@ -211,7 +218,9 @@ class Hdf5File:
         dataset = self.require(field)
         with self._guard(field):
             is_text = h5py.check_string_dtype(dataset.dtype) is not None
-            return Layout(dataset.dtype, is_text, dataset.shape or (), dataset.chunks is not None)
+            dtype = numeric(dataset.dtype)
+            parts = (dataset.dtype.names or ()) if dtype.kind == "c" else ()
+            return Layout(dtype, is_text, dataset.shape or (), dataset.chunks is not None, parts)
 
     def walk(self, begin: str = "") -> Iterator["Node"]:
         """The object at `begin`, by default the root, and everything below it, depth first; nothing where none is.
@@ -265,6 +274,17 @@ class Hdf5File:
             yield
         except _LIBRARY_ERRORS as error:
             raise FieldError(self.path, field, f"cannot be read ({_one_line(error)})") from error
+
+
+def numeric(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The complex type that a pair of floats under another name than (r, i) stands for; any other type as it is."""
+    if tuple(name.lower() for name in dtype.names or ()) not in _COMPLEX_NAMES or dtype.fields is None:
+        return dtype
+    (real, first), (imaginary, second) = (dtype.fields[name][:2] for name in dtype.names or ())
+    plain = real.kind == "f" and real == imaginary and real.itemsize in (4, 8)
+    if not plain or (first, second, dtype.itemsize) != (0, real.itemsize, 2 * real.itemsize):
+        return dtype
+    return np.dtype(f"c{dtype.itemsize}").newbyteorder(real.byteorder)
 
 
 def _heap_text(raw: BinaryIO, address: int, index: int, length: int) -> str:

@@ -30,11 +30,13 @@ def write_mdf(
     uuid: str,
     time: str,
     averages: int = 1,
+    provenance: Mapping[str, Value] = MappingProxyType({}),
     extra: Mapping[str, Value] = MappingProxyType({}),
 ) -> None:
     """Write a calibration file, atomically; equal arguments give equal bytes wherever and whenever they are written.
 
-    The tracer has the nominal concentration 1 mol/L and the volume of a voxel; the values stay in the unit of `sm`.
+    Without provenance the file is of a simulation; its tracer has the nominal concentration 1 mol/L and the volume of a
+    voxel. The values stay in the unit of `sm`.
     Background frames follow the others. Values that still contain a transfer function are stored as they are, beside
     it, and marked as not corrected.
 
@@ -43,6 +45,7 @@ def write_mdf(
         uuid: identifies the file, canonical text; study and experiment get identifiers derived from it.
         time: creation time, UTC, `yyyy-mm-ddThh:mm:ss.ms`.
         averages: repetitions behind each frame.
+        provenance: of a file that was made of another one, standard fields by path (`read_provenance`).
         extra: user fields by path, such as {"/experiment/_seed": 7}; the last name starts with `_`;
             those of /tracer come from `sm.tracer`.
 
@@ -56,8 +59,11 @@ def write_mdf(
         raise DataError(
             f"{path}: /measurement/data: shape {shape} of values_CKN: must be (C, {expected[0]}, {expected[1]})"
         )
-    fields = common_fields(path, sm, uuid, time, averages)
-    save_fields(path, fields | _calibration_fields(path, sm) | frame_fields(path, sm, fast_frame_axis=True), extra)
+    fields = common_fields(path, sm, uuid, time, averages) | _calibration_fields(path, sm)
+    for name, value in provenance.items():
+        of_channels = name == "/acquisition/receiver/inductionFactor" and isinstance(value, np.ndarray)
+        fields[name] = value[: shape[0]] if of_channels else value
+    save_fields(path, fields | frame_fields(path, sm, fast_frame_axis=True), extra)
 
 
 def _calibration_fields(path: Path, sm: SystemMatrix) -> dict[str, Value]:

@@ -1,9 +1,12 @@
 """The parts that calibration and measurement files share, read leniently: ours and those of other programs.
 
-Shapes: J periods, C receive channels, K frequencies, N foreground and E background frames.
+What a file says and what is not served is refused, not passed over; docs/measured.md says which is which.
+
+Shapes: K frequencies, D drive channels.
 """
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,136 +17,184 @@ from pydantic import ValidationError
 
 from sm_search.config.base import Settings
 from sm_search.config.errors import DataError
-from sm_search.config.simulation_settings import FieldSettings
+from sm_search.config.simulation_settings import AGREEMENT, FieldSettings
 from sm_search.data.hdf5 import FieldError, Hdf5File
 
 MAX_ND = 100_000
+BANDWIDTH_TOLERANCE = 0.01
+"""The receiver's bandwidth is often rounded; what follows from it and from the cycle may differ by this share."""
 _MAX_INDEX = 1 << 40
 _BLOCK_BYTES = 1 << 24
+_DRIVE, _RECEIVER = "/acquisition/drivefield", "/acquisition/receiver"
 
 _SettingsT = TypeVar("_SettingsT", bound=Settings)
 
 
 @dataclass(frozen=True)
-class Frames:
-    """The frames of a file in its unit, (C, K, N) and (C, K, E), views of it where its layout allows."""
+class Trajectory:
+    """A 2-D Lissajous drive.
 
-    values_CKN: NDArray[np.complex128]
-    background_CKE: NDArray[np.complex128] | None
-
-
-def frames(file: Hdf5File) -> Frames:
-    """Foreground and background frames, the transfer function divided out unless the file says that it was.
-
-    Raises:
-        FieldError: no spectra, several periods, no foreground frame, or a transfer function that cannot be divided by.
+    Attributes:
+        periods: Lissajous periods in a `cycle` of the file, whose frequency index counts 1/cycle.
     """
-    if not flag(file, "isFourierTransformed") or flag(file, "isSparsityTransformed", default=False):
-        raise file.fault("/measurement", "data must be Fourier transformed and not sparsity transformed")
-    field = "/measurement/data"
-    data = file.read_large(field)
-    if data.ndim != 4 or data.dtype.kind != "c":
-        raise file.fault(field, f"{data.dtype} of shape {data.shape}: must be complex with four axes")
-    data_JCKF = data if flag(file, "isFastFrameAxis") else np.moveaxis(data, 0, -1)
-    if data_JCKF.shape[0] != 1:
-        raise file.fault(field, f"shape {data.shape}: must hold one period per frame")
-    data_CKF = data_JCKF[0]
-    is_background_F = numbers(file, "/measurement/isBackgroundFrame", "i", data_CKF.shape[-1]) != 0
-    if is_background_F.all():
-        raise file.fault("/measurement/isBackgroundFrame", "0 foreground frames: must be at least one")
-    values_CKN, background_CKE = _at(data_CKF, ~is_background_F), None
-    if is_background_F.any():
-        background_CKE = _at(data_CKF, is_background_F)
-    a_CK = _transfer_function(file, data_CKF.shape[:2])
-    if a_CK is not None:
-        values_CKN = values_CKN / a_CK[..., None]
-        background_CKE = None if background_CKE is None else background_CKE / a_CK[..., None]
-    return Frames(values_CKN, background_CKE)
+
+    nd: int
+    fx_hz: float
+    periods: int
 
 
-def _at(data_CKF: NDArray[Any], wanted_F: NDArray[np.bool_]) -> NDArray[np.complex128]:
-    """Some frames: a view where they lie together, else a copy."""
-    index = np.flatnonzero(wanted_F)
-    together = index[-1] - index[0] + 1 == len(index)
-    chosen = data_CKF[..., index[0] : index[-1] + 1] if together else data_CKF[..., index]
-    return chosen.astype(np.complex128, copy=False)
+def all_reasons(file: Hdf5File, first: FieldError, checks: Iterable[Callable[[Hdf5File], object]]) -> FieldError:
+    """One error that names `first` and whatever else the checks find in the file."""
+    found = {(first.field, first.rule): first}
+    for check in checks:
+        try:
+            check(file)
+        except FieldError as error:
+            found.setdefault((error.field, error.rule), error)
+    others = "".join(f"; {error.field}: {error.rule}" for error in list(found.values())[1:])
+    return FieldError(file.path, first.field, f"{first.rule}{others}")
 
 
-def _transfer_function(file: Hdf5File, shape: tuple[int, ...]) -> NDArray[np.complex128] | None:
-    """The transfer function that the data still contain, of `shape` (C, K)."""
-    group = "/acquisition/receiver"
-    names = [f"{group}/{name}" for name in ("transferFunction", "transferfunction")]
-    found = [name for name in names if file.find(name) is not None]
-    if not found or flag(file, "isTransferFunctionCorrected", default=False):
-        return None
-    a_CK = file.read(found[0])
-    if a_CK.dtype.kind not in "fc" or a_CK.size != math.prod(shape):
-        raise file.fault(found[0], f"{a_CK.dtype} of shape {a_CK.shape}: must be complex, {shape[0]} × {shape[1]}")
-    a_CK = a_CK.reshape(shape).astype(np.complex128)
-    if not flag(file, "isFrequencySelection"):
-        a_CK[a_CK[:, 0] == 0, 0] = 1  # a receiver may block the constant part: the field leaves it as it is
-    if not (np.isfinite(a_CK).all() and np.all(a_CK != 0)):
-        raise file.fault(found[0], "must be finite and not 0: the data are to be divided by it")
-    return a_CK
+def require_version(file: Hdf5File) -> None:
+    """MDF 2.x; a file without version is taken at its fields' word."""
+    if file.find("/version") is None:
+        return
+    version = str(file.read("/version").ravel()[0])
+    if not version.startswith("2."):
+        raise file.fault("/version", f"{version!r}: must be 2.x; MPIFiles.jl converts older files (saveasMDF)")
 
 
-def unit(file: Hdf5File) -> str:
-    """The unit of the values; "a.u." where the file does not say."""
-    field = "/acquisition/receiver/unit"
-    value = file.read(field).ravel() if file.find(field) is not None else np.empty(0)
-    return value[0] if value.size == 1 and isinstance(value[0], str) else "a.u."
-
-
-def lissajous(file: Hdf5File) -> tuple[int, float]:
-    """N_d and f_x in Hz; both drive channels must be cosines."""
-    group = "/acquisition/drivefield"
-    base_hz = float(numbers(file, f"{group}/baseFrequency", "f", 1)[0])
-    divider_x, divider_y = (int(value) for value in numbers(file, f"{group}/divider", "i", 2))
+def lissajous(file: Hdf5File) -> Trajectory:
+    """N_d, f_x and the periods in a cycle; both drive channels must be cosines, a third one silent."""
+    base_hz = float(numbers(file, f"{_DRIVE}/baseFrequency", "f", 1)[0])
+    divider_x, divider_y = (int(value) for value in _in_plane(file, "divider", "i"))
     common = math.gcd(divider_x, divider_y)
     if not (0 < common == divider_y - divider_x and 0 < divider_x <= common * MAX_ND):
-        raise file.fault(f"{group}/divider", f"{divider_x}, {divider_y}: must be as N_d : N_d+1, N_d at most {MAX_ND}")
+        rule = f"{divider_x}, {divider_y}: must be as N_d : N_d+1, f_y below f_x, N_d at most {MAX_ND}"
+        raise file.fault(f"{_DRIVE}/divider", rule)
     if not 0 < base_hz < math.inf:
-        raise file.fault(f"{group}/baseFrequency", f"{base_hz!r}: must be positive")
-    phase = numbers(file, f"{group}/phase", "f", 2)
-    if np.any(np.abs(np.exp(1j * phase) - 1j) > 1e-6):
-        raise file.fault(f"{group}/phase", f"{phase.tolist()}: must be π/2, a cosine, on both channels")
-    require_if_present(file, f"{group}/waveform", "sine")
-    return divider_x // common, undo(base_hz, 1e3, divider_x) * 1e3
+        raise file.fault(f"{_DRIVE}/baseFrequency", f"{base_hz!r}: must be positive")
+    phase = _in_plane(file, "phase", "f")
+    if np.any(np.abs(np.exp(1j * phase) - 1j) > AGREEMENT):
+        raise file.fault(f"{_DRIVE}/phase", f"{phase.tolist()}: must be π/2, a cosine, on both channels")
+    require_if_present(file, f"{_DRIVE}/waveform", "sine")
+    period_s = math.lcm(divider_x, divider_y) / base_hz
+    periods = _periods(file, period_s)
+    return Trajectory(divider_x // common, undo(base_hz, 1e3, divider_x) * 1e3, periods)
+
+
+def _in_plane(file: Hdf5File, name: str, kind: str) -> NDArray[Any]:
+    """The numbers of the x- and the y-drive; a third channel must not drive."""
+    field, strength = f"{_DRIVE}/{name}", f"{_DRIVE}/strength"
+    count = numbers(file, f"{_DRIVE}/divider", "i").size
+    if count not in (2, 3):
+        raise file.fault(f"{_DRIVE}/divider", f"{count} drive frequencies: must be two, of channels x and y")
+    if count == 3:
+        strength_t = numbers(file, strength, "f", 3)
+        if abs(strength_t[2]) > AGREEMENT * np.abs(strength_t).max():
+            raise file.fault(strength, f"{strength_t.tolist()}: must be 0 on a third channel, trajectories are 2-D")
+    return numbers(file, field, kind, count)[:2]
+
+
+def _periods(file: Hdf5File, period_s: float) -> int:
+    """How many Lissajous periods a cycle has: several where they were grouped, or a silent drive has a share in it."""
+    field, bandwidth = f"{_DRIVE}/cycle", f"{_RECEIVER}/bandwidth"
+    if file.find(field) is None:
+        return 1
+    cycle_s = float(numbers(file, field, "f", 1)[0])
+    periods = round(cycle_s / period_s) if 0 < cycle_s < math.inf else 0
+    if periods < 1 or not math.isclose(cycle_s, periods * period_s, rel_tol=AGREEMENT):
+        rule = f"{cycle_s:g} s: must be lcm(divider)/baseFrequency = {period_s:g} s, or a multiple of it"
+        raise file.fault(field, rule)
+    samples = f"{_RECEIVER}/numSamplingPoints"
+    if file.find(bandwidth) is not None and file.find(samples) is not None:
+        half_hz = float(numbers(file, samples, "i", 1)[0]) / (2 * cycle_s)
+        stated_hz = float(numbers(file, bandwidth, "f", 1)[0])
+        if not math.isclose(half_hz, stated_hz, rel_tol=BANDWIDTH_TOLERANCE):
+            rule = f"{stated_hz:g} Hz: must be numSamplingPoints/(2·cycle) = {half_hz:g} Hz"
+            raise file.fault(bandwidth, rule)
+    return periods
 
 
 def field_settings(file: Hdf5File) -> FieldSettings:
-    strength = numbers(file, "/acquisition/drivefield/strength", "f", 2)
-    stored = numbers(file, "/acquisition/gradient", "f", 9, 3)
+    """Gradient and drive amplitudes, of a field-free point in the middle that both drives move in the plane."""
+    field = "/acquisition/gradient"
+    drives_t = _in_plane(file, "strength", "f")
+    if not (drives_t > 0).all():
+        rule = f"{drives_t.tolist()} T: must be positive on x and y; a reversed drive has a phase of −π/2"
+        raise file.fault(f"{_DRIVE}/strength", rule)
+    stored = numbers(file, field, "f", 9, 3)
     gradient = stored.reshape(3, 3) if stored.size == 9 else np.diag(stored)
-    x, y, _ = np.diag(gradient)
-    if not np.allclose(gradient, np.diag([x, y, -x - y]), rtol=1e-6, atol=1e-9):
-        raise file.fault("/acquisition/gradient", f"{gradient.tolist()}: must be diag(−G_x, −G_y, G_x + G_y)")
+    x, y, z = (float(value) for value in np.diag(gradient))
+    shown = f"diag({x:g}, {y:g}, {z:g}) T/m"
+    scale = float(np.abs(gradient).max())
+    if np.abs(gradient - np.diag([x, y, z])).max() > AGREEMENT * scale:
+        raise file.fault(field, f"{gradient.tolist()}: must be diagonal, diag(−G_x, −G_y, G_x + G_y)")
+    if abs(x + y + z) > AGREEMENT * scale:
+        raise file.fault(field, f"{shown}: must be diag(−G_x, −G_y, G_x + G_y), without trace (Maxwell)")
+    if min(abs(x), abs(y)) <= AGREEMENT * scale:
+        what = "no selection field" if scale == 0 else "a field-free line"
+        raise file.fault(field, f"{shown}: is {what}; must be a field-free point, diag(−G_x, −G_y, G_x + G_y)")
+    if x > 0 or y > 0:
+        raise file.fault(field, f"{shown}: must be diag(−G_x, −G_y, G_x + G_y), negative along x and y")
+    topology = "/scanner/topology"
+    if file.find(topology) is not None and str(file.read(topology).ravel()[0]).strip().upper() == "FFL":
+        raise file.fault(topology, "'FFL': a field-free line; must be a field-free point, FFP")
+    require_no_offset(file, float(drives_t.max()))
     values = {
-        "gradient_t_per_m": _one_if_equal(-float(x), -float(y)),
-        "drive_mt": _one_if_equal(undo(strength[0], 1e-3), undo(strength[1], 1e-3)),
+        "gradient_t_per_m": _one_if_equal(-x, -y),
+        "drive_mt": _one_if_equal(undo(drives_t[0], 1e-3), undo(drives_t[1], 1e-3)),
     }
     return build(file, "/acquisition/gradient, drivefield/strength", FieldSettings, **values)
+
+
+def require_no_offset(file: Hdf5File, drive_t: float) -> None:
+    """An offset field would move the field-free point away from the middle of the field of view."""
+    for field in ("/acquisition/offsetField", "/calibration/offsetFields"):
+        if file.find(field) is None:
+            continue
+        offset_t = numbers(file, field, "f")
+        if np.abs(offset_t).max(initial=0) > AGREEMENT * drive_t:
+            rule = f"{offset_t[:6].tolist()} T: must be 0; a shifted or emulated position is not served"
+            raise file.fault(field, rule)
 
 
 def _one_if_equal(x: float, y: float) -> float | tuple[float, float]:
     return x if math.isclose(x, y, rel_tol=1e-9) else (x, y)
 
 
-def mixing_orders(file: Hdf5File, nd: int, components: int, field: str) -> tuple[tuple[int, int], ...]:
-    """Our own at `field`, else the simplest orders of each frequency index."""
+Orders = tuple[tuple[int, int], ...]
+
+
+def mixing_orders(
+    file: Hdf5File, trajectory: Trajectory, components: int, field: str
+) -> tuple[Orders, NDArray[np.int64] | None]:
+    """Our own orders at `field`, else the simplest of each frequency index; and where they stand, unless everywhere.
+
+    In a cycle of several periods the components between the drive's harmonics hold no signal: they are left out.
+    """
+    nd = trajectory.nd
     if flag(file, "isFrequencySelection"):
         index_K = numbers(file, "/measurement/frequencySelection", "i", components).astype(np.int64) - 1
     else:
         index_K = np.arange(components)
-    if index_K.min() < 0 or index_K.max() >= _MAX_INDEX:
-        raise file.fault("/measurement/frequencySelection", f"{index_K.min() + 1}…{index_K.max() + 1}: must be 1-based")
+    if index_K.min() < 0 or index_K.max() >= _MAX_INDEX or len(np.unique(index_K)) < components:
+        rule = f"{index_K.min() + 1}…{index_K.max() + 1}: must be 1-based, none twice"
+        raise file.fault("/measurement/frequencySelection", rule)
+    chosen_K = None
+    if trajectory.periods > 1:
+        chosen_K = np.flatnonzero(index_K % trajectory.periods == 0)
+        if not chosen_K.size:
+            raise file.fault("/measurement/frequencySelection", "must have a harmonic of the drive")
+        index_K = index_K[chosen_K] // trajectory.periods
     if file.find(field) is None:
         orders_K2 = simplest_orders(index_K, nd)
     else:
         orders_K2 = numbers(file, field, "i", 2 * components).astype(np.int64).reshape(components, 2)
+        orders_K2 = orders_K2 if chosen_K is None else orders_K2[chosen_K]
         if np.abs(orders_K2).max() > _MAX_INDEX or np.any(orders_K2 @ np.array([nd + 1, nd]) != index_K):
             raise file.fault(field, f"must give frequencySelection − 1 = m_x(N_d+1) + m_y·N_d, N_d = {nd}")
-    return tuple((int(m_x), int(m_y)) for m_x, m_y in orders_K2)
+    return tuple((int(m_x), int(m_y)) for m_x, m_y in orders_K2), chosen_K
 
 
 def simplest_orders(index_K: NDArray[np.int64], nd: int) -> NDArray[np.int64]:
@@ -176,11 +227,11 @@ def tracer(file: Hdf5File) -> dict[str, float | str]:
 
 
 def numbers(file: Hdf5File, field: str, kind: str, *counts: int) -> NDArray[Any]:
-    """A field flattened; kind "i" wants integers, "f" finite reals; its size must be one of `counts`."""
+    """A field flattened; kind "i" wants integers, "f" finite reals; its size must be one of `counts`, if there are."""
     values = file.read(field)
     if values.dtype.kind not in {"i": "iub", "f": "iuf"}[kind]:
         raise file.fault(field, f"type {values.dtype}: must be {'integer' if kind == 'i' else 'real'}")
-    if values.size not in counts:
+    if counts and values.size not in counts:
         allowed = " or ".join(str(count) for count in counts)
         raise file.fault(field, f"shape {values.shape}: must hold {allowed} values")
     if not np.all(np.isfinite(values)):
@@ -188,8 +239,15 @@ def numbers(file: Hdf5File, field: str, kind: str, *counts: int) -> NDArray[Any]
     return values.ravel() if kind == "i" else values.ravel().astype(np.float64)
 
 
+_OLDER_FLAGS = {"isFastFrameAxis": "isTransposed"}
+
+
 def flag(file: Hdf5File, name: str, *, default: bool | None = None) -> bool:
+    """A flag of /measurement, under its name or its older one."""
     field = f"/measurement/{name}"
+    older = f"/measurement/{_OLDER_FLAGS.get(name, name)}"
+    if file.find(field) is None and file.find(older) is not None:
+        field = older
     if default is not None and file.find(field) is None:
         return default
     value = int(numbers(file, field, "i", 1)[0])
@@ -237,3 +295,10 @@ def undo(scaled: float, *factors: float) -> float:
         if math.prod(factors, start=candidate) == scaled:
             return candidate
     return quotient
+
+
+def unit(file: Hdf5File) -> str:
+    """The unit of the values; "a.u." where the file does not say."""
+    field = "/acquisition/receiver/unit"
+    value = file.read(field).ravel() if file.find(field) is not None else np.empty(0)
+    return value[0] if value.size == 1 and isinstance(value[0], str) else "a.u."

@@ -9,81 +9,130 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sm_search.config.simulation_settings import Grid
-from sm_search.data.hdf5 import Hdf5File
+from sm_search.data.hdf5 import FieldError, Hdf5File
+from sm_search.data.mdf_frames import Background, Frames, frames, without_background
+from sm_search.data.mdf_grid import read_grid, stored_order
 from sm_search.data.mdf_parts import (
-    Frames,
-    build,
+    all_reasons,
     field_settings,
-    flag,
-    frames,
     lissajous,
     mixing_orders,
     numbers,
     require_finite,
-    require_if_present,
+    require_version,
     tracer,
-    undo,
     unit,
 )
 from sm_search.physics.receive import signal_to_noise
 from sm_search.physics.system_matrix import SystemMatrix
 
-CORRECTIONS = ("isBackgroundCorrected", "isTransferFunctionCorrected")
+OTHER_AXIS = 4.0
+"""A channel whose harmonics of the other drive have this many times the energy of those of its own belongs to it."""
 
 
-def read_mdf(path: str | Path, *, check_values: bool = True) -> SystemMatrix:
+def read_mdf(path: str | Path, *, check_values: bool = True, background: Background = "mean") -> SystemMatrix:
     """Read a calibration file: ours, or another's with one period per frame and a 2-D Lissajous drive (N_d, N_d+1).
 
-    Where the file holds a transfer function and does not say that it was corrected, values and background are divided
-    by it, as the field does. They are otherwise taken as stored: no conversion factor is applied, and no background is
-    subtracted. Background frames may lie anywhere. `framePermutation` documents how frames were reordered, it is not
-    undone: stored frames are in grid order. The values of a plain file (ours, without a transfer function) are a
-    read-only memory map: copy what is to be changed.
+    Every field is honoured, or refused where it is set to something that is not served (docs/measured.md): receiver's
+    numbers are converted, a transfer function that was not corrected is divided out, the background is subtracted
+    unless the file says that it was, and voxels come in the order of the grid. The values of a plain file (ours,
+    without transfer function and background to correct) are a read-only memory map: copy what is to be changed.
 
     The SNR is the stored one, else that of the background frames if there are at least two; else there is none.
 
     Args:
-        check_values: read all values once, to see that they are finite, and for an SNR that is not stored. Without, a
-            plain file of any size opens at once, and `values_CKN[c, k]` reads that component alone.
+        check_values: read all values once, to see that they are finite and whose channels they are, and for an SNR that
+            is not stored. Without, a plain file of any size opens at once, and `values_CKN[c, k]` reads that component
+            alone.
+        background: subtract the mean of all background frames, or what lies between those measured before and after.
 
     Raises:
-        DataError: one line naming the file, the field, the value and the rule.
+        DataError: one line naming the file, the field, the value and the rule; if there are several reasons, all.
     """
     # Absurd numbers overflow to inf, which the rules then refuse.
     with np.errstate(all="ignore"), Hdf5File(path) as file:
-        grid = _grid(file)
-        nd, fx_hz = lissajous(file)
-        found = frames(file)
-        _, components, count = found.values_CKN.shape
-        if count != grid.voxels:
-            rule = f"{count} foreground frames: must be one per voxel, {grid.voxels}"
-            raise file.fault("/measurement/isBackgroundFrame", rule)
-        if check_values:
-            require_finite(file.path, found.values_CKN)
-            if found.background_CKE is not None:
-                require_finite(file.path, found.background_CKE, "background frame")
-        orders = mixing_orders(file, nd, components, "/calibration/_mixingOrders")
-        return SystemMatrix(
-            found.values_CKN,
-            orders,
-            grid,
-            field_settings(file),
-            fx_hz,
-            nd,
-            tracer(file),
-            unit(file),
-            found.background_CKE,
-            _snr(file, found, check_values),
-            corrections=frozenset(name for name in CORRECTIONS if flag(file, name, default=False)),
-        )
+        try:
+            return _calibration(file, check_values, background)
+        except FieldError as error:
+            checks = (require_version, read_grid, lissajous, field_settings, frames)
+            raise all_reasons(file, error, checks) from None
+
+
+def _calibration(file: Hdf5File, check_values: bool, background: Background) -> SystemMatrix:
+    require_version(file)
+    grid = read_grid(file)
+    trajectory = lissajous(file)
+    field = field_settings(file)
+    found = frames(file)
+    _, components, count = found.values_CKN.shape
+    if count != grid.voxels:
+        rule = f"{count} foreground frames: must be one per voxel, {grid.voxels}"
+        raise file.fault("/measurement/isBackgroundFrame", rule)
+    if check_values:
+        require_finite(file.path, found.values_CKN)
+        if found.background_CKE is not None:
+            require_finite(file.path, found.background_CKE, "background frame")
+    snr_CK = _snr(file, found, check_values)
+    found = without_background(file, found, background)
+    values_CKN, background_CKE = found.values_CKN, found.background_CKE
+    order_N = stored_order(file, grid, found.place_N)
+    if order_N is not None:
+        values_CKN = values_CKN[..., order_N]
+    orders, chosen_K = mixing_orders(file, trajectory, components, "/calibration/_mixingOrders")
+    if chosen_K is not None:
+        values_CKN = values_CKN[:, chosen_K]
+        background_CKE = None if background_CKE is None else background_CKE[:, chosen_K]
+        snr_CK = None if snr_CK is None else snr_CK[:, chosen_K]
+    sm = SystemMatrix(
+        values_CKN,
+        orders,
+        grid,
+        field,
+        trajectory.fx_hz,
+        trajectory.nd,
+        tracer(file),
+        unit(file),
+        background_CKE,
+        snr_CK,
+        corrections=found.corrections,
+    )
+    if check_values:
+        require_own_axis(file, sm)
+    return sm
+
+
+def require_own_axis(file: Hdf5File, sm: SystemMatrix) -> None:
+    """Refuse the y-channel in the place of x, which a file without names of channels cannot tell.
+
+    The harmonics (m, 0) of a drive are strong in the channel along it, those of the other drive, (0, m), are weak.
+    """
+    alone = [
+        [at for at, order in enumerate(sm.mixing_orders) if order[axis] and not order[1 - axis]] for axis in (0, 1)
+    ]
+    if not all(alone):
+        return
+    for channel, values_KN in enumerate(sm.values_CKN[:2]):
+        own, other = (float(sum(np.vdot(v, v).real for v in values_KN[alone[axis]])) for axis in (channel, 1 - channel))
+        if other > OTHER_AXIS * own:
+            name, drive = "xy"[channel], "yx"[channel]
+            ratio = other / max(own, np.finfo(float).tiny)
+            rule = (
+                f"receive channel {channel + 1} has {ratio:.3g} times the energy at the {drive}-drive's harmonics as "
+                f"at those of {name}: must be the {name}-channel"
+            )
+            raise file.fault("/measurement/data", rule)
 
 
 def _snr(file: Hdf5File, found: Frames, may_compute: bool) -> NDArray[np.float64] | None:
     field = "/calibration/snr"
+    components = found.values_CKN.shape[1]
     if file.find(field) is not None:
-        channels, components, _ = found.values_CKN.shape
-        return numbers(file, field, "f", channels * components).reshape(channels, components)
+        values = file.read(field)
+        if values.dtype.kind not in "iuf" or values.size != found.channels * components or np.isnan(values).any():
+            numbers(file, field, "f", found.channels * components)
+        # Without noise the ratio is infinite, or so large that it does not matter.
+        snr_CK = np.clip(values.astype(np.float64), 0.0, np.finfo(np.float64).max).reshape(found.channels, components)
+        return snr_CK[found.rows_C]
     if found.background_CKE is None or not may_compute:
         return None
     return signal_to_noise(found.values_CKN, found.background_CKE)
@@ -98,17 +147,3 @@ def read_field(path: str | Path, field: str) -> Any:
     with Hdf5File(path) as file:
         value = file.read(field)
         return value.item() if value.ndim == 0 else value
-
-
-def _grid(file: Hdf5File) -> Grid:
-    size = numbers(file, "/calibration/size", "i", 3)
-    fov_m = numbers(file, "/calibration/fieldOfView", "f", 3)
-    if size[2] != 1:
-        raise file.fault("/calibration/size", f"{size.tolist()}: must be one slice, n_z = 1")
-    require_if_present(file, "/calibration/order", "xyz")
-    if file.find("/calibration/fieldOfViewCenter") is not None:
-        centre = numbers(file, "/calibration/fieldOfViewCenter", "f", 3)
-        if np.any(centre != 0):
-            raise file.fault("/calibration/fieldOfViewCenter", f"{centre.tolist()}: must be the origin")
-    fov_mm = (undo(fov_m[0], 1e-3), undo(fov_m[1], 1e-3))
-    return build(file, "/calibration/size, fieldOfView", Grid, size=(int(size[0]), int(size[1])), fov_mm=fov_mm)

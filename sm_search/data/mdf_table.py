@@ -39,6 +39,9 @@ SPARSE = "/measurement/isSparsityTransformed"
 CORRECTED = "/measurement/isTransferFunctionCorrected"
 TRANSFER = "/acquisition/receiver/transferFunction"
 CALIBRATION = "/calibration"
+SNR = "/calibration/snr"
+SINCE_2_1 = (SPARSE,)
+"""What version 2.1.0 made mandatory."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +242,8 @@ CROSS = (
     ),
 )
 
-ALIASES = {"/acquisition/numperiods": "/acquisition/numPeriodsPerFrame"} | {
-    row.field.lower(): row.field for row in TABLE
-}
+ALIASES = {
+    "/acquisition/numperiods": "/acquisition/numPeriodsPerFrame",
+    "/measurement/istransposed": FAST_AXIS,
+} | {row.field.lower(): row.field for row in TABLE}
 """Names met in files from elsewhere, in lower case, and the names they stand for."""

@@ -80,6 +80,8 @@ class _Validation:
         for row in TABLE:
             if row.field in self.names:
                 yield from self._field(row)
+            elif row.field in table.SINCE_2_1 and self._version().startswith("2.0"):
+                continue
             elif row.need == table.M and (self.is_calibration or not row.field.startswith(f"{table.CALIBRATION}/")):
                 yield Fault("error", row.field, "is missing, and mandatory")
         yield from self._conditions()
@@ -117,6 +119,8 @@ class _Validation:
         if layout.chunked:
             severity: Severity = "error" if row.field == DATA else "warning"
             yield Fault(severity, row.field, "is chunked or compressed: must be contiguous, for memory-mapping readers")
+        if layout.parts:
+            yield Fault("warning", row.field, f"has complex numbers named {', '.join(layout.parts)}: must be r, i")
         yield from _type_faults(row, layout)
         if layout.shape == (1,) and row.shape == "":
             yield Fault("warning", row.field, "has shape (1,): must be a scalar")
@@ -198,6 +202,9 @@ class _Validation:
                     for field in cross.fields:
                         yield Fault(cross.severity, field, f"{_shown(self.values[field])}: {cross.text}")
 
+    def _version(self) -> str:
+        return str(self.values["/version"]) if "/version" in self.values else ""
+
     def _flag(self, field: str) -> bool | None:
         return bool(self.values[field]) if field in self.values else None
 
@@ -241,6 +248,9 @@ def _matches(letters: str, shape: tuple[int, ...]) -> bool:
 
 
 def _value_faults(row: Row, values: NDArray[Any]) -> Iterator[Fault]:
+    if row.field == table.SNR and np.isinf(values).any() and not np.isnan(values).any():
+        yield Fault("warning", row.field, f"{_shown(values)}: is infinite, where there is no noise")
+        return
     if values.dtype.kind in "fc" and not np.all(np.isfinite(values)):
         yield Fault("error", row.field, f"{_shown(values)}: must be finite")
         return

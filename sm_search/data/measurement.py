@@ -17,16 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sm_search.config.simulation_settings import FieldSettings, Grid
-from sm_search.data.hdf5 import Hdf5File
+from sm_search.data.hdf5 import FieldError, Hdf5File
 from sm_search.data.mdf_fields import Value, common_fields, frame_fields, save_fields
+from sm_search.data.mdf_frames import frames, without_background
 from sm_search.data.mdf_parts import (
+    all_reasons,
     build,
     field_settings,
-    frames,
     lissajous,
     mixing_orders,
     numbers,
     require_finite,
+    require_version,
     undo,
     unit,
 )
@@ -63,6 +65,7 @@ class Measurement:
     Attributes:
         signal_CK: in `unit`, the transfer function divided out.
         truth: what was measured, where the file tells.
+        corrections: what was done to the signal, by the reading or before, as in `SystemMatrix`.
     """
 
     signal_CK: NDArray[np.complex128]
@@ -72,6 +75,7 @@ class Measurement:
     nd: int
     unit: str
     truth: Truth | None
+    corrections: frozenset[str] = frozenset()
 
 
 def write_measurement(
@@ -116,23 +120,38 @@ def write_measurement(
 
 
 def read_measurement(path: str | Path) -> Measurement:
-    """Read a measurement of spectra, with one period per frame and a 2-D Lissajous drive (N_d, N_d+1).
+    """Read a measurement with one period per frame and a 2-D Lissajous drive (N_d, N_d+1), of spectra or time signals.
 
-    The transfer function is divided out as in `read_mdf`. Frames are averaged; background frames are left out, and not
-    subtracted.
+    All fields are honoured or refused as in `read_mdf`: the transfer function is divided out, the mean of the
+    background frames is subtracted unless the file says that it was. Frames are averaged.
 
     Raises:
-        DataError: one line naming the file, the field, the value and the rule.
+        DataError: one line naming the file, the field, the value and the rule; if there are several reasons, all.
     """
     with np.errstate(all="ignore"), Hdf5File(path) as file:
         if file.find("/calibration/size") is not None:
             raise file.fault("/calibration/size", "is there: this is a system matrix, not a measurement")
-        nd, fx_hz = lissajous(file)
-        values_CKN = frames(file).values_CKN
-        require_finite(file.path, values_CKN)
-        orders = mixing_orders(file, nd, values_CKN.shape[1], ORDERS)
-        signal_CK = values_CKN.mean(axis=-1)
-        return Measurement(signal_CK, orders, field_settings(file), fx_hz, nd, unit(file), _truth(file))
+        try:
+            return _measurement(file)
+        except FieldError as error:
+            raise all_reasons(file, error, (require_version, lissajous, field_settings, frames)) from None
+
+
+def _measurement(file: Hdf5File) -> Measurement:
+    require_version(file)
+    trajectory = lissajous(file)
+    field = field_settings(file)
+    found = frames(file)
+    require_finite(file.path, found.values_CKN)
+    if found.background_CKE is not None:
+        require_finite(file.path, found.background_CKE, "background frame")
+    found = without_background(file, found, "mean")
+    orders, chosen_K = mixing_orders(file, trajectory, found.values_CKN.shape[1], ORDERS)
+    signal_CK = found.values_CKN.mean(axis=-1)
+    if chosen_K is not None:
+        signal_CK = signal_CK[:, chosen_K]
+    fx_hz, nd = trajectory.fx_hz, trajectory.nd
+    return Measurement(signal_CK, orders, field, fx_hz, nd, unit(file), _truth(file), found.corrections)
 
 
 def _truth(file: Hdf5File) -> Truth | None:

@@ -93,6 +93,8 @@ class SystemMatrix:
             DataError: the y-channel is asked for on a grid that is not square, or without the swapped orders.
         """
         size_x, size_y = self.grid.size
+        if channel > 1:
+            raise DataError(f"receive channel {channel + 1} is neither x nor y")
         if channel and len({*self.field.gradients_t_per_m}) + len({*self.field.drives_t}) > 2:
             raise DataError(
                 f"the y-channel is no exchanged x-channel where the axes have different fields: {self.field}"
@@ -118,6 +120,30 @@ def with_channels(sm: SystemMatrix, count: int) -> SystemMatrix:
         background_CKE=None if sm.background_CKE is None else sm.background_CKE[:count],
         snr_CK=None if sm.snr_CK is None else sm.snr_CK[:count],
         transfer_function_CK=None if sm.transfer_function_CK is None else sm.transfer_function_CK[:count],
+    )
+
+
+def with_orders(sm: SystemMatrix, orders: tuple[tuple[int, int], ...]) -> SystemMatrix:
+    """The components of these mixing orders, in this order, found by their frequency; a view where nothing changes.
+
+    Raises:
+        DataError: `sm` lacks some of them.
+    """
+    if sm.mixing_orders == orders:
+        return sm
+    position = {int(k): at for at, k in enumerate(sm.frequency_index())}
+    index_K = [m_x * (sm.nd + 1) + m_y * sm.nd for m_x, m_y in orders]
+    missing = [order for order, k in zip(orders, index_K, strict=True) if k not in position]
+    if missing:
+        raise DataError(f"lacks {len(missing)} of {len(orders)} mixing orders, first {missing[0]}")
+    chosen = [position[k] for k in index_K]
+    return dataclasses.replace(
+        sm,
+        values_CKN=sm.values_CKN[:, chosen],
+        mixing_orders=orders,
+        background_CKE=None if sm.background_CKE is None else sm.background_CKE[:, chosen],
+        snr_CK=None if sm.snr_CK is None else sm.snr_CK[:, chosen],
+        transfer_function_CK=None if sm.transfer_function_CK is None else sm.transfer_function_CK[:, chosen],
     )
 
 

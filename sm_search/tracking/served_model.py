@@ -94,6 +94,8 @@ class Prediction:
                 f"values has {components} components of {voxels} voxels; "
                 f"mixing_orders asks for {len(orders)} components, the model for {grid.voxels} voxels"
             )
+        if set(orders) != set(self._synthesiser.orders):
+            raise DataError("mixing_orders: must be the mixing orders that the model was trained for, in any order")
         field, unit = self._synthesiser.low, self._synthesiser.unit
         low = SystemMatrix(values_CKN, orders, grid, field, fx_hz, nd, unit=unit)
         if outside := self._synthesiser.outside(low):

@@ -21,6 +21,7 @@ from sm_search.tracking.store import open_store
 
 VERBS = (
     "simulate",
+    "import",
     "train",
     "sweep",
     "tune-schedule",

@@ -90,6 +90,7 @@ def test_a_voltage_with_background_frames_comes_back_exactly_and_memory_mapped(t
     sm = received_sm(low_pass_khz=None)
     path = write(tmp_path / "a.mdf", sm, averages=10)
     assert validate_mdf(path) == []
+    edit(path, {"/measurement/isBackgroundCorrected": np.int8(1)})
     again = read_mdf(path)
     assert_equal(again, sm)
     assert isinstance(again.values_CKN, np.memmap)
@@ -113,6 +114,7 @@ def test_a_stored_transfer_function_is_divided_out_once(tmp_path: Path) -> None:
     with h5py.File(path) as h5:
         np.testing.assert_array_equal(h5["/acquisition/receiver/transferFunction"][()], sm.transfer_function_CK)
         np.testing.assert_array_equal(h5["/measurement/data"][0, ..., :12], sm.values_CKN)
+    edit(path, {"/measurement/isBackgroundCorrected": np.int8(1)})
     again = read_mdf(path)
     for found, wanted in ((again.values_CKN, plain.values_CKN), (again.background_CKE, plain.background_CKE)):
         assert found is not None
@@ -139,6 +141,7 @@ def test_a_full_spectrum_keeps_a_constant_part_that_the_receiver_blocks(file: Pa
     a_CK = np.full((2, 11), 2j)
     a_CK[:, 0] = 0
     selection = {"/measurement/isFrequencySelection": np.int8(0), "/measurement/frequencySelection": None}
+    selection |= {"/acquisition/receiver/numSamplingPoints": 20, "/acquisition/receiver/bandwidth": None}
     edit(file, {"/acquisition/receiver/transferFunction": a_CK, "/calibration/_mixingOrders": None, **selection})
     values_CKN = read_mdf(file).values_CKN
     np.testing.assert_array_equal(values_CKN[:, 0], small_sm().values_CKN[:, 0])
@@ -304,6 +307,7 @@ def with_background(h5: h5py.File) -> dict[str, Any]:
     return {
         "/measurement/data": stored,
         "/measurement/isBackgroundFrame": background,
+        "/measurement/isBackgroundCorrected": np.int8(1),
         "/measurement/isFramePermutation": np.int8(1),
         "/measurement/framePermutation": np.arange(14)[::-1] + 1,
         "/acquisition/numFrames": 14,

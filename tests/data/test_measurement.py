@@ -45,7 +45,10 @@ def file(tmp_path: Path) -> Path:
 def test_a_round_trip_divides_the_transfer_function_out(file: Path) -> None:
     found, sent = read_measurement(file), signal()
     assert sent.transfer_function_CK is not None
-    assert np.abs(found.signal_CK * sent.transfer_function_CK / sent.values_CKN[..., 0] - 1).max() < 1e-15
+    assert sent.background_CKE is not None
+    signal_CK = sent.values_CKN[..., 0] - sent.background_CKE.mean(axis=-1)
+    np.testing.assert_allclose(found.signal_CK * sent.transfer_function_CK, signal_CK, rtol=1e-12)
+    assert found.corrections == {"isBackgroundCorrected", "isTransferFunctionCorrected"}
     for name in ("mixing_orders", "field", "fx_hz", "nd", "unit"):
         assert getattr(found, name) == getattr(sent, name)
     assert found.truth is not None
@@ -53,10 +56,12 @@ def test_a_round_trip_divides_the_transfer_function_out(file: Path) -> None:
     assert (found.truth.phantom, found.truth.grid, found.truth.finer) == ("dots", TRUTH.grid, 2)
 
 
-def test_frames_are_averaged_and_background_is_left_out(tmp_path: Path) -> None:
+def test_frames_are_averaged_and_the_background_is_subtracted(tmp_path: Path) -> None:
     sent = signal(frames=3, low_pass_khz=None)
     found = read_measurement(write(tmp_path / "a.mdf", sent))
-    np.testing.assert_allclose(found.signal_CK, sent.values_CKN.mean(axis=-1), rtol=1e-14)
+    assert sent.background_CKE is not None
+    wanted = sent.values_CKN.mean(axis=-1) - sent.background_CKE.mean(axis=-1)
+    np.testing.assert_allclose(found.signal_CK, wanted, rtol=1e-12)
 
 
 def test_plain_h5py_sees_a_measurement(file: Path) -> None:
