@@ -128,7 +128,8 @@ def import_files(options: Namespace, output: Output) -> dict[str, Any]:
         test=options.test,
     )
     refused = {pair.name: pair.reasons for pair in plan.refused}
-    result = {"pairs": [pair.name for pair in plan.pairs if not pair.reasons], "refused": refused, "data": None}
+    pairs = [pair.name for pair in plan.pairs if not pair.reasons]
+    result: dict[str, Any] = {"pairs": pairs, "refused": refused, "data": None}
     stopped = plan.settings is None or (refused and not options.skip_refused)
     if options.dry_run or stopped:
         output.result(plan.page())
@@ -140,7 +141,7 @@ def import_files(options: Namespace, output: Output) -> dict[str, Any]:
         raise DataError("; ".join([*([plan.problem] if plan.problem else []), *reasons, *advice]))
     dataset = import_measured(plan, options.out)
     dataset_hash = dataset.content_hash()
-    output.result(f"{dataset.location}: {len(result['pairs'])} pairs, dataset hash {dataset_hash[:12]}; see import.md")
+    output.result(f"{dataset.location}: {len(pairs)} pairs, dataset hash {dataset_hash[:12]}; see import.md")
     return {**result, "data": dataset.location, "dataset_hash": dataset_hash}
 
 

@@ -61,8 +61,8 @@ def write_mdf(
         )
     fields = common_fields(path, sm, uuid, time, averages) | _calibration_fields(path, sm)
     for name, value in provenance.items():
-        of_channels = name == "/acquisition/receiver/inductionFactor" and isinstance(value, np.ndarray)
-        fields[name] = value[: shape[0]] if of_channels else value
+        is_of_channels = name == "/acquisition/receiver/inductionFactor"
+        fields[name] = np.asarray(value)[: shape[0]] if is_of_channels else value
     save_fields(path, fields | frame_fields(path, sm, fast_frame_axis=True), extra)
 
 
