@@ -112,7 +112,9 @@ def require_own_axis(file: Hdf5File, sm: SystemMatrix) -> None:
     if not all(alone):
         return
     for channel, values_KN in enumerate(sm.values_CKN[:2]):
-        own, other = (float(sum(np.vdot(v, v).real for v in values_KN[alone[axis]])) for axis in (channel, 1 - channel))
+        own, other = (
+            float(sum(np.vdot(values_KN[k], values_KN[k]).real for k in alone[axis])) for axis in (channel, 1 - channel)
+        )
         if other > OTHER_AXIS * own:
             name, drive = "xy"[channel], "yx"[channel]
             ratio = other / max(own, np.finfo(float).tiny)
