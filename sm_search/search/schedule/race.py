@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sm_search.config.errors import DivergenceError
 from sm_search.config.model_settings import DiffusionSettings, ScheduleSettings
-from sm_search.evaluation.validation import Scores, Validation
+from sm_search.evaluation.validation import QUALITIES, Scores, Validation
 from sm_search.search.pareto import pareto_front
 
 ASKED_AT_ONCE = 2
@@ -163,7 +163,7 @@ class Race:
 
     def _objectives(self, schedule: ScheduleSettings, images: int) -> tuple[float, ...]:
         """To be maximised."""
-        scores = [self._mean(schedule, name, images) for name in self.scores[schedule]]
+        scores = [self._mean(schedule, name, images) for name in QUALITIES]
         return (*scores, -schedule.evaluations(self.timesteps))
 
     def _measured(self, schedule: ScheduleSettings) -> int:

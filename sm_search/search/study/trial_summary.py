@@ -13,6 +13,8 @@ from sm_search.tracking.runs import TrialState
 METRICS = (
     "val_psnr_db",
     "val_ssim",
+    "val_crps",
+    "val_spread_error",
     "training_step",
     "training_seconds",
     "validation_seconds",
