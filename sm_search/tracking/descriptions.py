@@ -19,8 +19,7 @@ table, for example `tags.state = "complete"`.
 | metric | what |
 |---|---|
 | `val_psnr_db`, `val_ssim` | means over all components of the validation scans, at each rung, by training step |
-| `val_crps` | the schedule's draws as a forecast of the patterns: fair CRPS, which for a single draw is its mean absolute \
-error |
+| `val_crps` | fair CRPS of the schedule's draws as a forecast of the patterns; of a single draw its absolute error |
 | `val_spread_error` | spread of its draws over the error of their mean: 1 is calibrated, 0 a single draw |
 | `loss` | training loss, every 100 steps |
 | `training_seconds`, `validation_seconds` | cost since the rung before |
