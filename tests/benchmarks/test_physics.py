@@ -179,3 +179,47 @@ def test_cost_grows_with_voxels_and_lines() -> None:
             each = taken / (size**2 * (nd + 1)) * 1e9
             print(f"{model:12} {size:5}  {nd:3}  {taken:7.2f}  {each:21.0f}  {peak:7.0f}  {imports:7.0f}")
             assert size > 32 or peak < 1024
+
+
+AGAINST = """
+import sys, time, torch
+try:
+    from sm_search.config.dataset_settings import preset
+    from sm_search.config.simulation_settings import Scan
+except ModuleNotFoundError:  # before the rooms were rebuilt
+    from sm_search.config.dataset import preset
+    from sm_search.config.simulation import Scan
+from sm_search.physics.system_matrix import simulate
+torch.set_num_threads(1)
+settings = preset("paper-54").model_copy(update={"magnetisation": sys.argv[1]})
+scan = Scan(core_diameter_nm=30, fx_khz=25, nd=99)
+simulate(settings, scan, sys.argv[2])  # compiles, or loads what is compiled
+taken = []
+for _ in range(3):
+    begin = time.process_time()
+    simulate(settings, scan, sys.argv[2])
+    taken.append(time.process_time() - begin)
+print(min(taken))
+"""
+
+
+def test_against_an_older_checkout() -> None:
+    """Processor seconds of a full matrix here and in a checkout of another commit: OLD=PATH, from `git worktree add`.
+
+    Both in one run, the older one before and after, so that a machine that slows down shows.
+    """
+    old = os.environ.get("OLD")
+    if not old:
+        pytest.skip("OLD=PATH of an older checkout is not set")
+    print("\nmodel        field    old s    new s  ratio")
+    for model in ("equilibrium", "brownian"):
+        for which in FIELDS:
+            taken = []
+            for folder in (old, os.getcwd(), old):
+                command = [sys.executable, "-c", AGAINST, model, which]
+                environment = os.environ | {"PYTHONPATH": folder}
+                done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=folder)
+                taken.append(float(done.stdout))
+            before, new, after = taken
+            print(f"{model:12} {which:5}  {min(before, after):7.3f}  {new:7.3f}  {min(before, after) / new:5.1f}")
+            assert new > 0
