@@ -17,6 +17,7 @@ from sm_search.evaluation.validation import QUALITIES, ScheduleScorer, Validatio
 from sm_search.search.pareto import pareto_front
 from sm_search.search.schedule.base_schedule import UNPERTURBED, admits_unperturbed, early_schedules, is_perturbed
 from sm_search.search.schedule.race import ASKED_AT_ONCE, Measure, Race, ScheduleTrial, search_images
+from sm_search.search.space.prior import expected_values
 from sm_search.search.space.resolved_settings import schedule_settings
 from sm_search.search.space.tree import Tree, parameter_names, suggest
 
@@ -93,7 +94,7 @@ def search_schedule(
         samplers, repeats = (study.sampler, optuna.samplers.RandomSampler(seed)), 0
         while (done := len(tried) - len(early)) < trials and repeats < MOST_REPEATS:
             study.sampler = samplers[repeats >= REPEATS_BEFORE_RANDOM]
-            asked = [study.ask() for _ in range(min(asked_at_once, trials - done))]
+            asked = [_ask(study, tree, seed, trials) for _ in range(min(asked_at_once, trials - done))]
             schedules = [schedule_settings(suggest(trial, tree)).essential() for trial in asked]
             new = [schedule for schedule in dict.fromkeys(schedules) if schedule not in race.scores]
             race.run(new)
@@ -132,6 +133,15 @@ def _sampler(seed: int) -> optuna.samplers.TPESampler:
         return optuna.samplers.TPESampler(
             seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP_SCHEDULES
         )
+
+
+def _ask(study: optuna.Study, tree: Tree, seed: int, trials: int) -> optuna.Trial:
+    """A point to begin with, or what the sampler suggests, but for what the priors are still worth."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        expected = expected_values(tree, seed, len(study.get_trials(deepcopy=False)), trials)
+        if expected:
+            study.enqueue_trial(expected)
+    return study.ask()
 
 
 def _tell(study: optuna.Study, trial: optuna.Trial, measured: ScheduleTrial) -> None:

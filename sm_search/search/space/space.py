@@ -9,8 +9,9 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 from sm_search.config.base import Settings, content_hash
 from sm_search.config.model_settings import TrainingSettings
 from sm_search.search.space.objectives import DIRECTIONS, Metric, Objective
-from sm_search.search.space.tree import Tree
+from sm_search.search.space.tree import Tree, has_prior, without_priors
 
+Sampler = Literal["tpe", "gp", "cmaes", "random", "qmc", "grid"]
 STUDY_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 STUDY_RULE = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
 
@@ -49,6 +50,21 @@ class Budget(Settings):
     minutes: Annotated[float, Field(gt=0)] | None = None
     confirm: Confirm | None = None
     regression: bool = False
+
+
+class Algorithm(Settings):
+    """What suggests the trials of the outer level.
+
+    Attributes:
+        sampler: one of `ALGORITHMS` in `sm_search.search.study.algorithms`.
+        startup: quasi-random trials, initial points among them, before `tpe`, `gp` or `cmaes` suggest: counted when
+            they begin, so that more workers do not make more of them.
+        grid: values of a range of real numbers where the sampler is `grid`.
+    """
+
+    sampler: Sampler = "tpe"
+    startup: Annotated[int, Field(ge=0)] = 5
+    grid: Annotated[int, Field(ge=2)] = 5
 
 
 class Resources(Settings):
@@ -99,6 +115,7 @@ class Space(Settings):
         training, schedule: trees of `TrainingSettings` and `ScheduleSettings`.
         initial_points: tried before the sampler's own, as parameter names to values.
         warm_start: earlier studies to learn from.
+        search: the algorithm of the outer level.
     """
 
     study: Annotated[str, Field(pattern=STUDY_NAME.pattern)]
@@ -110,6 +127,7 @@ class Space(Settings):
     schedule: dict[str, Any] = Field(default_factory=dict)
     initial_points: tuple[dict[str, Any], ...] = Field((), validation_alias=AliasChoices("initial_points", "first"))
     warm_start: tuple[str, ...] = ()
+    search: Algorithm = Algorithm()
     budget: Budget = Budget()
     resources: Resources = Resources()
 
@@ -122,6 +140,15 @@ class Space(Settings):
             raise ValueError("budget.confirm trains with other seeds: training.seed must be one number")
         if self.study in self.warm_start:
             raise ValueError(f"warm_start: {self.study!r} is this study itself; `--resume` continues it")
+        return self
+
+    @model_validator(mode="after")
+    def _algorithm_suits(self) -> "Space":
+        sampler = self.search.sampler
+        if sampler == "cmaes" and self.further_objectives:
+            raise ValueError("search.sampler: cmaes seeks one objective; tpe and gp seek several")
+        if sampler == "grid" and has_prior(self.outer_tree()):
+            raise ValueError("search.sampler: a grid takes each value as often as any other, and knows no prior")
         return self
 
     def training_steps(self) -> int:
@@ -149,8 +176,11 @@ class Space(Settings):
 
     def question_hash(self) -> str:
         """Hash of what is searched for what: where it is equal, so is the meaning of a trial's value."""
-        return content_hash([self.mode, self.objectives(), self.training, self.schedule])
+        return content_hash([self.mode, self.objectives(), *map(without_priors, (self.training, self.schedule))])
 
     def space_hash(self) -> str:
-        """Hash of what is searched, budgets aside."""
-        return content_hash([self.question_hash(), self.seed])
+        """Hash of what is searched and how, budgets aside."""
+        # Studies from before there was a choice keep their hash.
+        how = [] if self.search == Algorithm() else [self.search.model_dump()]
+        told = [self.training, self.schedule] if has_prior([self.training, self.schedule]) else []
+        return content_hash([self.question_hash(), self.seed, *how, *told])

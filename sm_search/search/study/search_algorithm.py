@@ -1,9 +1,8 @@
-"""The search algorithm of a study: Optuna's TPE, as Ray Tune asks for it."""
+"""The searcher of a study: Optuna, as Ray Tune asks for it, with the algorithm that the space names."""
 
 import json
 import math
 import pickle
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from ray.tune.search import Searcher
 
 from sm_search.search.space.space import Space
 from sm_search.search.space.tree import parameter_names, suggest
+from sm_search.search.study.algorithms import ALGORITHMS, Algorithm, no_points
 from sm_search.search.study.warm_start import NOTHING, EarlierTrials, Observation
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-STARTUP_TRIALS = 5
 MAX_REPEATS = 100
 """Repeated suggestions in a row after which a space counts as exhausted."""
 REPEATS_BEFORE_RANDOM = 10
@@ -63,13 +62,12 @@ class OptunaSearcher(Searcher):
         self._numbers: dict[str, int] = {}
         self._waiting: dict[int, list[optuna.Trial]] = {}
         self._tree = space.outer_tree()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.TPESampler(
-                seed=space.seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
-            )
+        self._algorithm = ALGORITHMS[space.search.sampler](space)
+        # Suggestions asked for so far, those that were answered from the record as well.
+        self._asked = len(earlier.observations)
         self.study = optuna.create_study(
-            sampler=sampler, directions=["maximize" if each == "max" else "minimize" for each in directions]
+            sampler=self._algorithm.sampler or optuna.samplers.RandomSampler(seed=space.seed),
+            directions=["maximize" if each == "max" else "minimize" for each in directions],
         )
         if parameter_names(self._tree):
             for point in (*space.initial_points, *earlier.initial_points):
@@ -111,8 +109,9 @@ class OptunaSearcher(Searcher):
             for attempt in range(MAX_REPEATS):
                 if attempt == REPEATS_BEFORE_RANDOM:
                     self.study.sampler = optuna.samplers.RandomSampler(seed=len(self._trials))
-                trial = self.study.ask()
-                suggest(trial, self._tree)
+                trial = self._ask()
+                if trial is None:
+                    break
                 first = self._numbers.setdefault(_key(trial.params), trial.number)
                 if first == trial.number:
                     self._trials[trial_id] = trial
@@ -124,6 +123,19 @@ class OptunaSearcher(Searcher):
             self.study.sampler = sampler
         finished: str = Searcher.FINISHED
         return finished
+
+    def _ask(self) -> optuna.Trial | None:
+        """Another suggestion: an initial point, one of the algorithm's own, or the sampler's; None after the last."""
+        if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            point = self._algorithm.points(self._asked)
+            if point is not None:
+                self.study.enqueue_trial(dict(point))
+            elif self._algorithm.sampler is None:
+                return None
+        self._asked += 1
+        trial = self.study.ask()
+        suggest(trial, self._tree)
+        return trial
 
     def _most(self) -> float:
         return self.max_concurrent or (self.capacity() + 1 if self.capacity else math.inf)
@@ -188,7 +200,17 @@ class OptunaSearcher(Searcher):
         if "_ot_study" in state:
             state = {EARLIER_ATTRIBUTES.get(name, name): value for name, value in state.items()}
             state["_tree"] = state.pop("_space").args[0]
+        if "_algorithm" not in state:
+            state["_algorithm"] = Algorithm(no_points, state["study"].sampler)
+            state["_asked"] = len(state["study"].get_trials(deepcopy=False))
         self.__dict__.update(state)
+
+    def finished(self) -> dict[str, optuna.trial.FrozenTrial]:
+        """What has ended, by Tune's ids; what Tune never ran, such as an earlier study's trial, by its number."""
+        names = {trial.number: trial_id for trial_id, trial in self._trials.items()}
+        return {
+            names.get(each.number, f"#{each.number}"): each for each in self.study.trials if each.state.is_finished()
+        }
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """All trials as Optuna knows them."""
