@@ -67,7 +67,9 @@ def add_verbs(add: Adder) -> None:
     add_store(p)
 
     p = add("report", report, "Write the HTML report of a study.")
-    p.add_argument("--study", required=True, metavar="NAME")
+    p.add_argument(
+        "--study", required=True, action="append", metavar="NAME", help="given twice or more, a page that compares them"
+    )
     p.add_argument("--out", type=place, metavar="FILE", help="HTML file (default: NAME.html in the home folder)")
     p.add_argument("--force", action="store_true", help="overwrite FILE")
     add_store(p)
@@ -203,19 +205,24 @@ def tune_schedule(options: Namespace, output: Output) -> dict[str, Any]:
 
 def report(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.atomic import atomic_path
+    from sm_search.report.comparison_page import comparison_page
     from sm_search.report.page import study_page
     from sm_search.report.publication import published_evidence
     from sm_search.tracking.records import study_runs
 
     store = opened_store(options.home, options.tracking_uri)
-    parent, _ = study_runs(store, options.study)
-    target = Path(options.out) if options.out else options.home / f"{options.study}.html"
+    study, *others = options.study
+    parent, _ = study_runs(store, study)
+    target = Path(options.out) if options.out else options.home / f"{'-and-'.join(options.study)}.html"
     if options.out:
         require_free(target, options.force)
-    metric = parent.params.get("metric", "val_psnr_db")
-    with tempfile.TemporaryDirectory() as folder:
-        evidence = published_evidence(store, options.study, metric, Path(folder))
-        page = study_page(store, options.study, metric, evidence)
+    if others:
+        page = comparison_page(store, options.study)
+    else:
+        metric = parent.params.get("metric", "val_psnr_db")
+        with tempfile.TemporaryDirectory() as folder:
+            evidence = published_evidence(store, study, metric, Path(folder))
+            page = study_page(store, study, metric, evidence)
     with atomic_path(target) as temporary:
         target.parent.mkdir(parents=True, exist_ok=True)  # with a server nothing else has made the home
         temporary.write_text(page, encoding="utf-8")

@@ -69,15 +69,15 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         _trial_table(trials, ranked, metric, costs),
         seeds_section(store, trials, metric),
         "<h2>History</h2>",
-        _chart(_history(trials, metric), first=True),
+        chart(_history(trials, metric), first=True),
         "<h2>Rungs</h2>",
-        _chart(_rungs(store, trials, metric)),
+        chart(_rungs(store, trials, metric)),
         *_fronts(store, parent, metric),
         "<h2>Cost</h2>",
-        _chart(cost_figure(trials, costs)),
+        chart(cost_figure(trials, costs)),
         "<h2>Parameters</h2>",
-        _chart(_parallel(trials, metric)),
-        *([_chart(over, height=480)] if (over := _trial_slices(trials, metric)) else []),
+        chart(_parallel(trials, metric)),
+        *([chart(over, height=480)] if (over := _trial_slices(trials, metric)) else []),
         *_importance(importance, metric),
         quality_section(evidence.quality),
         *_schedules(evidence, metric),
@@ -86,10 +86,15 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         "<h2>Settings and versions</h2>",
         f"<pre>{html.escape(json.dumps({'params': dict(parent.params), 'tags': _plain_tags(parent)}, indent=1))}</pre>",
     ]
+    return document(f"Study {study}", parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A page of these parts."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Study {html.escape(study)}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
     )
 
 
@@ -101,7 +106,7 @@ def _why(
 ) -> list[str]:
     """What the best trial is, how far ahead it is, and what made the difference, in sentences."""
     best, *rest = ranked
-    settings = [f"{name} {_number(value)}" for name, value in sorted(best.params.items())]
+    settings = [f"{name} {number_text(value)}" for name, value in sorted(best.params.items())]
     text = [f"Its settings: {', '.join(settings) or 'all fixed'}; its sampling: {best.tags.get(SCHEDULE, 'unknown')}."]
     if rest:
         others = [trial.metrics[metric] for trial in rest]
@@ -142,7 +147,7 @@ def _fronts(store: Store, parent: RunRecord, metric: str) -> list[str]:
     directions = " and ".join(f"{name} ({direction})" for name, direction in others.items())
     about = f"A point is a trial with one of its schedules, by {metric} (max) and {directions}; of a trial's schedules "
     about += "those that another of them beats in everything are left out."
-    charts = [_chart(front_figure(points, metric, other)) for other in others]
+    charts = [chart(front_figure(points, metric, other)) for other in others]
     return ["<h2>Pareto front</h2>", f"<p>{html.escape(about)}</p>", *charts]
 
 
@@ -170,7 +175,7 @@ def _importance(importance: Importance | None, metric: str) -> list[str]:
     return [
         head,
         f"<p>{html.escape(about)}</p>",
-        _chart(importance_figure(importance.shares), height=120 + 28 * len(importance.shares)),
+        chart(importance_figure(importance.shares), height=120 + 28 * len(importance.shares)),
     ]
 
 
@@ -192,8 +197,8 @@ def _schedules(evidence: Evidence, metric: str) -> list[str]:
     return [
         "<h2>What the sampling schedule does</h2>",
         f"<p>{html.escape(about)}</p>",
-        _chart(figure, height=height),
-        *([_chart(price)] if price else []),
+        chart(figure, height=height),
+        *([chart(price)] if price else []),
     ]
 
 
@@ -228,17 +233,18 @@ def _trial_table(
     # The values of trials that were stopped early are of another budget, and stand below.
     for trial in sorted(trials, key=lambda t: (place.get(t.run_id, len(ranked)), -t.metrics.get(metric, -1e9))):
         cells = [trial.trial_id or "", trial.state or trial.status.lower()]
-        cells += [_number(trial.metrics.get(name)) for name in quality]
+        cells += [number_text(trial.metrics.get(name)) for name in quality]
         cells += [trial.tags.get(name, "–") for name in schedule]
-        cells += [_number(trial.params.get(name)) for name in params]
-        cells += [_number(trial.metrics.get(name)) for name in work]
-        cells += [_number(costs[trial.run_id][name]) for name in cost]
+        cells += [number_text(trial.params.get(name)) for name in params]
+        cells += [number_text(trial.metrics.get(name)) for name in work]
+        cells += [number_text(costs[trial.run_id][name]) for name in cost]
         mark = ' class="best"' if trial.run_id == ranked[0].run_id else ""
         rows.append(f"<tr{mark}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
-def _number(value: float | str | None) -> str:
+def number_text(value: float | str | None) -> str:
+    """A cell of a table: four digits of what is a number."""
     if value is None:
         return "–"
     try:
@@ -248,20 +254,31 @@ def _number(value: float | str | None) -> str:
 
 
 def _history(trials: Sequence[RunRecord], metric: str) -> go.Figure:
-    ended = [trial for trial in trials if trial.ended_ms and metric in trial.metrics]
-    ended.sort(key=lambda trial: trial.ended_ms or 0)
-    begin = min((trial.started_ms for trial in ended), default=0)
+    ended, begin = ended_in_order(trials, metric)
     minutes = [((trial.ended_ms or 0) - begin) / 60_000 for trial in ended]
-    values = [trial.metrics[metric] for trial in ended]
-    best = [
-        max((v for v, t in zip(values[: i + 1], ended, strict=False) if t.state == "complete"), default=None)
-        for i in range(len(values))
-    ]
     figure = go.Figure()
     names = [f"{trial.trial_id} ({trial.state})" for trial in ended]
+    values = [trial.metrics[metric] for trial in ended]
     figure.add_scatter(x=minutes, y=values, mode="markers", text=names, name="trial", marker={"size": 9})
+    best = best_so_far(ended, metric)
     figure.add_scatter(x=minutes, y=best, mode="lines", line={"shape": "hv"}, name="best so far")
     return figure.update_layout(xaxis_title="minutes", yaxis_title=metric)
+
+
+def ended_in_order(trials: Sequence[RunRecord], metric: str) -> tuple[list[RunRecord], int]:
+    """The rated trials in the order of their end, and when the first of them began, in Unix milliseconds."""
+    ended = sorted((t for t in trials if t.ended_ms and metric in t.metrics), key=lambda trial: trial.ended_ms or 0)
+    return ended, min((trial.started_ms for trial in ended), default=0)
+
+
+def best_so_far(ended: Sequence[RunRecord], metric: str) -> list[float | None]:
+    """The best metric at the full budget when each of the trials had ended; None before the first."""
+    best: list[float | None] = []
+    for trial in ended:
+        known = best[-1] if best else None
+        value = trial.metrics[metric] if trial.state == "complete" else None
+        best.append(max((each for each in (known, value) if each is not None), default=None))
+    return best
 
 
 def _rungs(store: Store, trials: Sequence[RunRecord], metric: str) -> go.Figure:
@@ -307,7 +324,8 @@ def _dimension(label: str, texts: Sequence[str]) -> dict[str, Any]:
     return {"label": label, "values": values, "tickformat": ".4~g"}
 
 
-def _chart(figure: go.Figure, first: bool = False, height: int = 380) -> str:
+def chart(figure: go.Figure, first: bool = False, height: int = 380) -> str:
+    """A figure as a part of a page; the `first` one brings the library that draws them all."""
     figure.update_layout(
         template="plotly_white",
         height=height,
