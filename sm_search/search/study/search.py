@@ -12,6 +12,7 @@ from sm_search.search.schedule.good_schedules import GoodSchedules
 from sm_search.search.space.space import Space
 from sm_search.search.space.tree import parameter_names
 from sm_search.search.study.asha import make_asha
+from sm_search.search.study.dashboard import JOURNAL_FILE, Mirror
 from sm_search.search.study.experiment import TRIAL_RETRIES, Experiment, fit, trial_context
 from sm_search.search.study.recording import Recorder, Watch
 from sm_search.search.study.search_algorithm import OptunaSearcher
@@ -74,11 +75,13 @@ class Search:
     def _attempt(self, *, is_begun: bool) -> None:
         space, study = self.space, self.study
         self.recorder = Recorder(self.log, space, study.announce, self.watch, resumed=is_begun)
-        callbacks: list[tune.Callback] = [GoodSchedules(study.place, space.metric), self.recorder]
+        mirror = Mirror(study.folder / JOURNAL_FILE, space, study.announce)
+        callbacks: list[tune.Callback] = [GoodSchedules(study.place, space.metric), self.recorder, mirror]
         if study.dataset.missing():
             callbacks.append(StallWatch(study.dataset))
         experiment = Experiment(SEARCH, study, run_trial, trial_context(space, study), space.resources, callbacks)
         tuner = (self._restored(experiment) if is_begun else None) or self._begun(experiment)
+        mirror.begin(search_algorithm(tuner).finished())
         self.results = fit(tuner, study, self.recorder)
         self.repeated = search_algorithm(tuner).repeated
 
