@@ -35,7 +35,7 @@ COLUMNS = [f"{what}_{steps}" for what in ("psnr", "seconds") for steps in STEPS]
 def points(space: Space, number: int) -> list[dict[str, Any]]:
     """Quasi-random points of a space without branches (Sobol, scrambled)."""
     leaves = parameters_of(space.outer_tree())
-    quantiles = qmc.Sobol(len(leaves), rng=space.seed).random(number)
+    quantiles = qmc.Sobol(len(leaves), rng=space.seed).random(number).tolist()
     return [{name: leaf.at(u) for (name, leaf), u in zip(leaves.items(), row, strict=True)} for row in quantiles]
 
 

@@ -147,10 +147,10 @@ def replay(
             return told
         clock, number, rung, trial = heapq.heappop(due)
         result = {space.metric: float(trial.metric[rung]), "training_step": rungs[rung]}
-        searcher.on_trial_result(trial.trial_id, result)
         stops = scheduler.on_trial_result(None, trial, result) == TrialScheduler.STOP
         is_full = rung == len(rungs) - 1
         if not (stops or is_full):
+            searcher.on_trial_result(trial.trial_id, result)
             heapq.heappush(due, (clock + trial.seconds[rung + 1] - trial.seconds[rung], number, rung + 1, trial))
             continue
         searcher.on_trial_complete(trial.trial_id, result)

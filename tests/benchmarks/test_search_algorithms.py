@@ -1,9 +1,8 @@
 """Search algorithms on recorded trials: a study of 200 trials on a simulated cluster in seconds. Prints tables.
 
-    SEEDS=0,1,2,3,4 pytest -m benchmark -s tests/benchmarks/test_search_algorithms.py -k "records or algorithms"
-    SEEDS=… WORKERS=4,32,128 SAMPLERS=tpe:5,tpe:32,random … -k algorithms     # sampler:start-up
-    … -k priors
-    … -k stopping
+    SEEDS=0,1,2,3,4 pytest -m benchmark -s tests/benchmarks/test_search_algorithms.py
+    SEEDS=… WORKERS=4,32,128 SAMPLERS=random,tpe:5,tpe:32 … -k test_algorithms     # sampler:start-up
+    … -k "test_records or test_priors or test_stopping"
 
 Values are decibels below the best of the space at the full budget, the median of the seeds, smaller is better. Time is
 the simulated clock's, in units of what the mean full training takes.

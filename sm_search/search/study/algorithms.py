@@ -52,7 +52,7 @@ class QuasiRandom:
         if not leaves or (self.number is not None and index >= self.number):
             return None
         sobol = qmc.Sobol(len(leaves), rng=stream_seed(self.seed, "quasi-random") % 2**32)
-        quantiles = sobol.fast_forward(index).random()[0] if index else sobol.random()[0]
+        quantiles = (sobol.fast_forward(index) if index else sobol).random()[0].tolist()
         return {name: leaf.expected(u) for (name, leaf), u in zip(leaves.items(), quantiles, strict=True)}
 
 

@@ -5,6 +5,7 @@
 Nothing reads it back: MLflow and the snapshots of Ray Tune are what a study is kept in.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ class Mirror(DriverCallback):
             study_name=self.space.study,
             directions=directions,
         )
-        self.study.set_metric_names(list(self.space.objectives()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.set_metric_names(list(self.space.objectives()))
         for name, trial in known.items():
             self.study.add_trial(
                 optuna.trial.create_trial(
