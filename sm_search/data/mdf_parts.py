@@ -59,7 +59,7 @@ def require_version(file: Hdf5File) -> None:
     """MDF 2.x; a file without version is taken at its fields' word."""
     if file.find("/version") is None:
         return
-    version = str(file.read("/version").ravel()[0])
+    version = text(file, "/version")
     if not version.startswith("2."):
         raise file.fault("/version", f"{version!r}: must be 2.x; MPIFiles.jl converts older files (saveasMDF)")
 
@@ -102,7 +102,8 @@ def _periods(file: Hdf5File, period_s: float) -> int:
     if file.find(field) is None:
         return 1
     cycle_s = float(numbers(file, field, "f", 1)[0])
-    periods = round(cycle_s / period_s) if 0 < cycle_s < math.inf else 0
+    ratio = cycle_s / period_s if period_s > 0 else math.inf
+    periods = round(ratio) if 0 < ratio < _MAX_INDEX else 0
     if periods < 1 or not math.isclose(cycle_s, periods * period_s, rel_tol=AGREEMENT):
         rule = f"{cycle_s:g} s: must be lcm(divider)/baseFrequency = {period_s:g} s, or a multiple of it"
         raise file.fault(field, rule)
@@ -138,7 +139,7 @@ def field_settings(file: Hdf5File) -> FieldSettings:
     if x > 0 or y > 0:
         raise file.fault(field, f"{shown}: must be diag(−G_x, −G_y, G_x + G_y), negative along x and y")
     topology = "/scanner/topology"
-    if file.find(topology) is not None and str(file.read(topology).ravel()[0]).strip().upper() == "FFL":
+    if file.find(topology) is not None and text(file, topology).strip().upper() == "FFL":
         raise file.fault(topology, "'FFL': a field-free line; must be a field-free point, FFP")
     require_no_offset(file, float(drives_t.max()))
     values = {
@@ -224,6 +225,14 @@ def tracer(file: Hdf5File) -> dict[str, float | str]:
             name, content = node.path.removeprefix("/tracer/_"), value.item()
             found[name] = content if isinstance(content, str) else float(content)
     return found
+
+
+def text(file: Hdf5File, field: str) -> str:
+    """A field that holds text, the first of several."""
+    values = file.read(field).ravel()
+    if values.dtype.kind != "O" or not values.size:
+        raise file.fault(field, f"type {values.dtype} of {values.size} values: must be text")
+    return str(values[0])
 
 
 def numbers(file: Hdf5File, field: str, kind: str, *counts: int) -> NDArray[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sm_search.data.hdf5 import Hdf5File
 from sm_search.data.mdf_fields import TIMESTAMP, Value
-from sm_search.data.mdf_parts import numbers
+from sm_search.data.mdf_parts import numbers, text
 
 UNKNOWN = "n.a."
 _TEXTS = (
@@ -80,7 +80,7 @@ def read_provenance(path: str | Path) -> Provenance:
 
 def standard_time(file: Hdf5File, field: str) -> str:
     """A time of the file as `yyyy-mm-ddThh:mm:ss.ms`: with or without fractions there, and in UTC if it has a zone."""
-    value = str(file.read(field).ravel()[0])
+    value = text(file, field)
     if TIMESTAMP.fullmatch(value):
         return value
     try:

@@ -216,6 +216,8 @@ def gradient(x: float, y: float, z: float) -> Edit:
         (lambda h5: put(h5, calibration__offsetFields=np.ones((12, 3))), "offsetFields: .* T: must be 0"),
         (lambda h5: put(h5, calibration__positions=np.zeros((12, 3))), "positions: .* a centre of the grid"),
         (lambda h5: put(h5, acquisition__drivefield__cycle=4.1e-4), "cycle: 0.00041 s: must be lcm"),
+        (lambda h5: put(h5, acquisition__drivefield__baseFrequency=1e308), "cycle: .* must be lcm"),
+        (lambda h5: put(h5, scanner__topology=np.zeros(0)), "topology: .* must be text"),
         (lambda h5: put(h5, acquisition__receiver__bandwidth=1.0), "bandwidth: 1 Hz: must be numSamplingPoints"),
         (lambda h5: put(h5, acquisition__receiver__dataConversionFactor=np.zeros((2, 2))), "must not scale by 0"),
         (lambda h5: put(h5, isSparsityTransformed=np.int8(1)), "isSparsityTransformed: 1: must be 0"),
