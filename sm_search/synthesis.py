@@ -26,16 +26,22 @@ from sm_search.diffusion.samplers import Drawn, ImageNoise, sample_mean
 from sm_search.diffusion.spectra import component_images, spectrum_condition
 from sm_search.physics.system_matrix import SystemMatrix, from_channel_images, swapped_orders, with_orders
 from sm_search.regression.scan_features import scan_features, trajectories
-
-NOISE_FLOOR_SNR = 2.0
-"""Below this the low-gradient component is mostly noise: that of pure noise is near 1."""
+from sm_search.trust import condition_distance, in_noise, unlike
 
 RANGE_SLACK = 0.1
 """A model is used this share of its value below the smallest, and above the largest, f_x and N_d that it was trained
 for: so far the features of a scan go no further than to a neighbour of the presets' grids."""
 
 EXTRAPOLATED = "/calibration/_extrapolated"
-"""User field of a file whose condition lies outside the training scans' f_x or N_d."""
+"""User field of a file whose condition is unlike the training scans."""
+
+DISTANCE = "/calibration/_distance"
+"""User field: how far the condition lies from the training scans, in units of the limit."""
+
+UNKNOWN_DISTANCE = (
+    "whether the condition is like the training scans cannot be checked: the model (of an earlier version, or of one "
+    "scan) has no record of them"
+)
 
 UUID_SPACE = uuid.UUID("0c6f2f3c-5a2e-4d0e-9a43-6a2b1d5d7a11")
 
@@ -49,11 +55,41 @@ class Synthesis:
         deviation_CKN: standard deviation of each complex value over the samples, in the matrix's unit; None from one.
         expected_error_CK: root-mean-square error of each component that the mean model expects of itself, in units of
             the component's maximum modulus; None without mean model.
+        distance: of the condition from the training scans, in units of the limit (`TrainingDomain`); None if the model
+            has no record of them.
+        in_noise_CK: components whose condition is mostly noise; None where it has no SNR.
+        outside: why the condition is unlike the training scans, where it was synthesised all the same.
     """
 
     matrix: SystemMatrix
     deviation_CKN: NDArray[np.float64] | None
     expected_error_CK: NDArray[np.float64] | None
+    distance: float | None
+    in_noise_CK: NDArray[np.bool_] | None
+    outside: str | None = None
+
+    def trust(self) -> dict[str, Any]:
+        """The same numbers by name, for JSON."""
+        expected_CK, noise_CK = self.expected_error_CK, self.in_noise_CK
+        return {
+            "expected_error": None if expected_CK is None else float(np.median(expected_CK)),
+            "in_noise": None if noise_CK is None else int(noise_CK.sum()),
+            "distance": self.distance,
+            "outside": self.outside,
+        }
+
+    def in_words(self) -> str:
+        """Expected error, components in the noise and distance, in one line."""
+        words = []
+        if self.expected_error_CK is not None:
+            words.append(f"expected error {np.median(self.expected_error_CK):.2g} of the maximum (median)")
+        if self.in_noise_CK is not None:
+            words.append(f"{self.in_noise_CK.sum()} of {self.in_noise_CK.size} conditions in the noise")
+        if self.distance is not None:
+            words.append(f"distance to the training scans {self.distance:.2g} of the limit")
+        else:
+            words.append(UNKNOWN_DISTANCE)
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -124,8 +160,7 @@ class Synthesiser:
     def synthesise(self, low: SystemMatrix) -> "Synthesis":
         """`predict`, and how far to trust it."""
         given, low = low, self.adapted(low)
-        served = [channel for channel in range(len(low.values_CKN)) if channel in self.checkpoint.info.channels]
-        channels = [self._channel(low, channel) for channel in served]
+        channels = [self._channel(low, channel) for channel in self._served(low)]
         images, deviations, errors = zip(*channels, strict=True)
         high = self.checkpoint.info.high
         values_CKN = from_channel_images(images, low.mixing_orders, low.grid)
@@ -138,10 +173,13 @@ class Synthesiser:
             expected_CK = np.stack([errors[0], *swapped])
         in_order = [order for order in given.mixing_orders if order in set(low.mixing_orders)]
         back_K = [low.mixing_orders.index(order) for order in in_order]
+        noise_CK = in_noise(low)
         return Synthesis(
             with_orders(matrix, tuple(in_order)),
             None if deviation_CKN is None else deviation_CKN[:, back_K],
             None if expected_CK is None else expected_CK[:, back_K],
+            self.distance(low),
+            None if noise_CK is None else noise_CK[:, back_K],
         )
 
     def adapted(self, low: SystemMatrix) -> SystemMatrix:
@@ -153,6 +191,14 @@ class Synthesiser:
         self.check(low)
         info = self.checkpoint.info
         return with_orders(dataclasses.replace(low, grid=info.grid, field=info.low), info.orders)
+
+    def _served(self, low: SystemMatrix) -> list[int]:
+        return [channel for channel in range(len(low.values_CKN)) if channel in self.checkpoint.info.channels]
+
+    def distance(self, low: SystemMatrix) -> float | None:
+        """How far the condition lies from the training scans, in units of the limit; None without a record of them."""
+        domain, low = self.checkpoint.scan_models.domain, self.adapted(low)
+        return None if domain is None else condition_distance(domain, low, self._served(low))
 
     def _channel(
         self, low: SystemMatrix, channel: int
@@ -225,10 +271,15 @@ class Synthesiser:
                 raise DataError(f"the condition's receive channel {channel} is zero everywhere: it has no amplitude")
 
     def outside(self, low: SystemMatrix) -> str | None:
-        """Which of f_x and N_d lies outside the range of the training scans, and that range; None if neither does.
+        """Why the condition is unlike the training scans: f_x or N_d outside their range, or a distance above the limit
+        (`TrainingDomain`); None if it is like them, or if the model has no record of them.
 
         `synthesise` answers there too, so that a split outside the range can be evaluated; nothing else vouches for it.
+
+        Raises:
+            DataError: as `predict`.
         """
+        low = self.adapted(low)
         frequencies, numbers = trajectories(self.checkpoint.scan_models.gain.regression.features_SF)
         for name, value, trained, unit in (
             ("f_x", low.fx_hz / 1e3, frequencies / 1e3, " kHz"),
@@ -241,7 +292,8 @@ class Synthesiser:
                     f"the condition's {name} is {value:g}{unit}; the model was trained for {least:g} to {most:g}{unit} "
                     f"and answers up to {RANGE_SLACK:.0%} outside"
                 )
-        return None
+        domain = self.checkpoint.scan_models.domain
+        return None if domain is None else unlike(domain, low, self._served(low))
 
 
 def _grid(grid: Grid) -> str:
@@ -261,7 +313,7 @@ def synthesise_file(
 
     Args:
         model: the name of the model for the file, such as its URI and version.
-        extrapolate: also outside the f_x and N_d that the model was trained for; the file says so then.
+        extrapolate: also for a condition that is unlike the training scans; the file says so then.
 
     Raises:
         DataError: the input cannot be used, or the output exists and `overwrite` is false.
@@ -276,7 +328,7 @@ def synthesise_file(
         outside = synthesiser.outside(low)
         if outside and not extrapolate:
             raise DataError(f"{outside}; --extrapolate does it anyway")
-        made = synthesiser.synthesise(low)
+        made = dataclasses.replace(synthesiser.synthesise(low), outside=outside)
     except DataError as error:
         raise DataError(f"{source}: {error}" if str(source) not in str(error) else str(error)) from None
     origin = origin_fields(synthesiser, source, model)
@@ -287,7 +339,7 @@ def synthesise_file(
         time=provenance.time,
         averages=provenance.averages,
         provenance=provenance.fields,
-        extra={**origin, **_trust(made, low), **({EXTRAPOLATED: np.array(1, dtype=np.int8)} if outside else {})},
+        extra={**origin, **_trust(made)},
     )
     return made
 
@@ -303,15 +355,19 @@ def origin_fields(synthesiser: Synthesiser, source: str | Path, model: str) -> d
     }
 
 
-def _trust(made: Synthesis, low: SystemMatrix) -> dict[str, NDArray[Any]]:
-    """User fields that say how far to trust a file: deviation, expected error, and conditions lost in the noise."""
+def _trust(made: Synthesis) -> dict[str, NDArray[Any]]:
+    """User fields that say how far to trust a file."""
     fields: dict[str, NDArray[Any]] = {}
     if made.deviation_CKN is not None:
         fields["/calibration/_deviation"] = made.deviation_CKN
     if made.expected_error_CK is not None:
         fields["/calibration/_expectedError"] = made.expected_error_CK
-    if low.snr_CK is not None:
-        fields["/calibration/_conditionInNoise"] = (low.snr_CK < NOISE_FLOOR_SNR).astype(np.int8)
+    if made.in_noise_CK is not None:
+        fields["/calibration/_conditionInNoise"] = made.in_noise_CK.astype(np.int8)
+    if made.distance is not None:
+        fields[DISTANCE] = np.array(made.distance)
+    if made.outside:
+        fields[EXTRAPOLATED] = np.array(1, dtype=np.int8)
     return fields
 
 

@@ -64,9 +64,11 @@ def training_images(
     mean: Mean,
     count: int | None = None,
     diffuse: Diffuse = "component",
+    base: ScanModels | None = None,
 ) -> tuple[TrainingImages, ScanModels]:
     """All components of a split, or of `count` scans of it, as training images, and the models of whole scans fitted to
-    the same components. With `diffuse` voxel the images are the voxels' spectra, (B, 2, 1, K).
+    the same components, and to those that the models `base` were fitted to. With `diffuse` voxel the images are the
+    voxels' spectra, (B, 2, 1, K).
 
     Raises:
         SettingsError: a channel is asked for that no model of the dataset's x-channel serves.
@@ -82,7 +84,7 @@ def training_images(
             condition = make_condition(low.patterns, pair.low.mixing_orders, low.scales, scan.features, noise_K)
             conditions.append(spectrum_condition(condition, channel) if diffuse == "voxel" else condition)
             scans.append(scan)
-    models, targets = ScanModels.fitted(scans, mean)
+    models, targets = ScanModels.fitted(scans, mean) if base is None else base.extended(scans)
     if diffuse == "voxel":
         targets = torch.cat([spectra(images) for images in targets.unflatten(0, (len(scans), -1))])
     return TrainingImages(targets, concatenate(conditions)), models
@@ -109,10 +111,17 @@ class Trainer:
 
     Args:
         captured: on a GPU, run the steps as one CUDA graph (`CapturedStep`); the results are the same.
+        start: a network of the same settings whose weights and constants are gone on from; the optimiser is fresh.
     """
 
     def __init__(
-        self, settings: TrainingSettings, images: TrainingImages, device: str = "cpu", *, captured: bool = False
+        self,
+        settings: TrainingSettings,
+        images: TrainingImages,
+        device: str = "cpu",
+        *,
+        captured: bool = False,
+        start: Denoiser | None = None,
     ) -> None:
         self.settings = settings
         self.device = device
@@ -123,7 +132,10 @@ class Trainer:
             self.denoiser = build_denoiser(
                 settings.backbone, images.shape, settings.diffusion.prediction, features, settings.told_noise
             )
-        self.denoiser.fit_constants(images.targets, images.condition)
+        if start is None:
+            self.denoiser.fit_constants(images.targets, images.condition)
+        else:
+            self.denoiser.load_state_dict(start.state_dict())
         self.denoiser.to(device)
         self.ema: Denoiser = copy.deepcopy(self.denoiser).requires_grad_(False)
         bars = alpha_bars(settings.diffusion).float().to(device)
@@ -245,6 +257,7 @@ def make_checkpoint(
         training_scans=len(models.gain.regression.features_SF),
         gain_rank=models.gain.rank,
         mean_rank=models.mean.rank if models.mean else None,
+        domain_rank=models.domain.rank if models.domain else None,
         metrics=metrics,
     )
     return Checkpoint(info, trainer.ema, models)

@@ -15,7 +15,7 @@ from sm_search.api.matrices import (
     validate,
 )
 from sm_search.api.modelling import load_model, synthesize, synthesize_file, train
-from sm_search.api.scoring import Evaluation, evaluate, evaluation_methods, reconstruct
+from sm_search.api.scoring import Evaluation, evaluate, evaluation_methods, reconstruct, reconstruct_images
 from sm_search.api.searching import promote, study_models, sweep, tune_schedule
 from sm_search.config.errors import InputError, SmSearchError
 
@@ -32,6 +32,7 @@ __all__ = [
     "promote",
     "read_mdf",
     "reconstruct",
+    "reconstruct_images",
     "simulate",
     "simulate_dataset",
     "study_models",

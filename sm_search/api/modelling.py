@@ -1,5 +1,6 @@
 """Models: trained, loaded, and what they synthesise."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,27 +23,30 @@ def train(
     *,
     force: bool = False,
     announce: Announce = silent,
+    base: "Synthesiser | None" = None,
 ) -> "Synthesiser":
     """Train one model without a search, into the checkpoint folder `out`; an interrupted call resumes.
 
     Args:
-        settings: training and schedule, as the file of `train --config` says them; None for the defaults.
+        settings: training and schedule, as the file of `train --config` says them; None for the defaults, or with a
+            `base` for its own settings and a short run.
         force: train again what is finished.
+        base: a model to go on from, such as one of simulated scans on a few measured pairs.
 
     Returns:
         The model; `checkpoint.info.metrics` are those of the validation split.
     """
     from sm_search.config.loading import load_settings, parse_settings
     from sm_search.config.run_settings import RunSettings
-    from sm_search.search.single_training import train_single
+    from sm_search.search.single_training import fine_tuning_settings, train_single
 
     if settings is None:
-        settings = RunSettings()
+        settings = RunSettings() if base is None else fine_tuning_settings(base.checkpoint)
     elif isinstance(settings, Mapping):
         settings = parse_settings(settings, RunSettings, "training settings")
     elif not isinstance(settings, RunSettings):
         settings = load_settings(settings, RunSettings)
-    train_single(settings, dataset, Path(out), force, announce)
+    train_single(settings, dataset, Path(out), force, announce, base and base.checkpoint)
     return load_model(str(out))
 
 
@@ -73,19 +77,20 @@ def synthesize(model: "Synthesiser", low: "SystemMatrix", *, extrapolate: bool =
     """The high-gradient matrix of a low-gradient one, and how far to trust it.
 
     Args:
-        extrapolate: also for f_x and N_d that the model was not trained for.
+        extrapolate: also for a condition that is unlike the training scans.
 
     Returns:
-        `matrix.values_CKN` in the unit of `low`, with the expected error of each component, and the deviation of each
-        value where the schedule draws several samples.
+        `matrix.values_CKN` in the unit of `low`, with the expected error of each component, the deviation of each
+        value where the schedule draws several samples, and the distance of `low` from the training scans; `in_words()`
+        says them in one line, and `outside` why it had to be extrapolated.
 
     Raises:
         DataError: `low` is unlike what the model was trained for; the message says in what.
     """
-    outside = None if extrapolate else model.outside(low)
-    if outside:
+    outside = model.outside(low)
+    if outside and not extrapolate:
         raise DataError(f"{outside}; extrapolate=True does it anyway")
-    return model.synthesise(low)
+    return dataclasses.replace(model.synthesise(low), outside=outside)
 
 
 def synthesize_file(

@@ -1,6 +1,6 @@
 """Scores of a model and of what it has to beat, and the images that its matrices give."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,9 @@ from sm_search.api.matrices import read_mdf
 from sm_search.config.errors import DataError, InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from sm_search.data.dataset import Dataset
     from sm_search.data.measurement import Measurement
     from sm_search.evaluation.baselines import Method
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from sm_search.evaluation.comparison import Row
     from sm_search.evaluation.distribution import ScanDistribution
     from sm_search.evaluation.image_comparison import ImageRow
-    from sm_search.evaluation.reconstruction import ReconstructionResult
+    from sm_search.evaluation.reconstruction import ReconstructionOptions, ReconstructionResult
     from sm_search.physics.system_matrix import SystemMatrix
     from sm_search.synthesis import Synthesiser
 
@@ -131,6 +134,7 @@ def reconstruct(
     truth: "SystemMatrix | str | Path | None" = None,
     measurement: "Measurement | str | Path | None" = None,
     snr_threshold: float | None = None,
+    options: "ReconstructionOptions | None" = None,
 ) -> "ReconstructionResult":
     """The image of a phantom, reconstructed with a system matrix and rated: `image` and `phantom` are (Y, X).
 
@@ -139,22 +143,53 @@ def reconstruct(
         truth: the matrix that the phantom is measured with; default `sm`, which shows how well it can be inverted.
         measurement: in place of a phantom an MDF measurement, which tells itself what was measured.
         snr_threshold: leave out components with a smaller SNR.
+        options: all there is to choose (`ReconstructionOptions`), for a measurement.
     """
     from sm_search.data.measurement import Measurement, read_measurement
     from sm_search.evaluation.measured import reconstruct_measurement
-    from sm_search.evaluation.reconstruction import reconstruction_check
+    from sm_search.evaluation.reconstruction import ReconstructionOptions, reconstruction_check
 
     if (phantom is None) == (measurement is None) or (measurement is not None and truth is not None):
         raise InputError("reconstruct: takes a phantom, with or without a truth, or else a measurement")
+    if options is not None and (phantom is not None or snr_threshold is not None):
+        raise InputError("reconstruct: options are for a measurement, and hold the SNR threshold themselves")
     matrix, true_matrix = _matrix(sm), None if truth is None else _matrix(truth)
     measured = measurement if isinstance(measurement, Measurement | None) else read_measurement(measurement)
     try:
         if measured is not None:
-            return reconstruct_measurement(matrix, measured, snr_threshold=snr_threshold)
+            chosen = options or ReconstructionOptions(snr_threshold=snr_threshold)
+            return reconstruct_measurement(matrix, measured, chosen)
         return reconstruction_check(matrix, str(phantom), true_matrix, snr_threshold=snr_threshold)
     except DataError as error:
-        files = [str(given) for given in (sm, measurement, truth) if isinstance(given, str | Path)]
-        raise DataError(f"{', '.join(files)}: {error}" if files else str(error)) from None
+        raise DataError(_named([sm, measurement, truth], error)) from None
+
+
+def reconstruct_images(
+    sm: "SystemMatrix | str | Path",
+    measurement: "Measurement | str | Path",
+    options: "ReconstructionOptions | None" = None,
+) -> "NDArray[np.float64]":
+    """The images of a measurement that need not tell what was measured, of its frames or of their mean: frames × Y × X,
+    in units of the point sample of the system matrix.
+
+    Args:
+        options: regularisation, iterations, frequency band, channels and so on (`ReconstructionOptions`).
+    """
+    from sm_search.data.measurement import Measurement, read_measurement
+    from sm_search.evaluation.measured import measured_images
+    from sm_search.evaluation.reconstruction import ReconstructionOptions
+
+    matrix = _matrix(sm)
+    measured = measurement if isinstance(measurement, Measurement) else read_measurement(measurement)
+    try:
+        return measured_images(matrix, measured, options or ReconstructionOptions())
+    except DataError as error:
+        raise DataError(_named([sm, measurement], error)) from None
+
+
+def _named(given: Sequence[object], error: DataError) -> str:
+    files = [str(each) for each in given if isinstance(each, str | Path)]
+    return f"{', '.join(files)}: {error}" if files else str(error)
 
 
 def _matrix(given: "SystemMatrix | str | Path") -> "SystemMatrix":

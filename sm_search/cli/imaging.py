@@ -1,23 +1,32 @@
 """The verbs that image a phantom: its measurement, and its reconstruction."""
 
+import dataclasses
+import json
 from argparse import Namespace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sm_search import api
 from sm_search.cli.output import Output, require_free
 from sm_search.cli.parsing import Adder, place
 from sm_search.config.dataset_settings import DatasetSettings
-from sm_search.config.errors import InputError
-from sm_search.config.simulation_settings import FieldName
+from sm_search.config.errors import DataError, InputError
+from sm_search.config.simulation_settings import FieldName, Grid
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sm_search.evaluation.reconstruction import ReconstructionOptions, ReconstructionResult
 
 MEASUREMENT_OPTIONS = ("scan", "field", "finer", "seed")
 SHOWN_SCANS = 3
+CHANNELS = ("x", "y")
 
 
 def add_verbs(add: Adder) -> None:
-    p = add("reconstruct", reconstruct, "Reconstruct a phantom with a system matrix and rate the image.")
+    p = add("reconstruct", reconstruct, "Image a measurement with a system matrix; rate the image of a phantom.")
     p.add_argument("--sm", required=True, type=place, metavar="FILE", help="MDF file to reconstruct with")
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -30,8 +39,21 @@ def add_verbs(add: Adder) -> None:
         "--truth", type=place, metavar="FILE", help="MDF file that the phantom is measured with (default: --sm)"
     )
     p.add_argument("--snr-threshold", type=float, metavar="X", help="leave out components with a smaller SNR")
+    p.add_argument(
+        "--lambda",
+        dest="regularisation",
+        type=float,
+        metavar="X",
+        help="Tikhonov regularisation relative to the matrix's energy per voxel (default 1e-3)",
+    )
+    p.add_argument("--iterations", type=int, metavar="N", help="Kaczmarz sweeps over all equations (default 50)")
+    p.add_argument("--min-khz", type=float, metavar="F", help="leave out components of lower frequency")
+    p.add_argument("--max-khz", type=float, metavar="F", help="leave out components of higher frequency")
+    p.add_argument("--channels", nargs="+", choices=CHANNELS, metavar="C", help="receive channels, x y (default all)")
+    p.add_argument("--each-frame", action="store_true", help="an image of each frame, not of their mean")
+    p.add_argument("--output", type=place, metavar="FILE", help="write the images as an MDF reconstruction file")
     p.add_argument("--figure", type=place, metavar="FILE", help="write phantom and image (PNG)")
-    p.add_argument("--force", action="store_true", help="overwrite the figure")
+    p.add_argument("--force", action="store_true", help="overwrite the output and the figure")
 
 
 def require_no_measurement(options: Namespace) -> None:
@@ -64,17 +86,85 @@ def simulate_phantom(settings: DatasetSettings, options: Namespace, output: Outp
 def reconstruct(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.report.figures import reconstruction_figure, save_figure
 
-    if options.measurement and options.truth:
-        raise InputError("--truth: a measurement file tells itself what was measured; give --truth with --phantom only")
-    require_free(options.figure, options.force)
+    for target in (options.output, options.figure):
+        require_free(target, options.force)
+    if options.measurement:
+        return _reconstruct_measurement(options, output)
+    for name in ("regularisation", "iterations", "min_khz", "max_khz", "channels", "output"):
+        if getattr(options, name) is not None:
+            option = "lambda" if name == "regularisation" else name.replace("_", "-")
+            raise InputError(f"--{option}: is for a measurement file; give --measurement in place of --phantom")
+    if options.each_frame:
+        raise InputError("--each-frame: is for a measurement file; give --measurement in place of --phantom")
     result = api.reconstruct(
-        options.sm,
-        phantom=options.phantom,
-        truth=options.truth,
-        measurement=options.measurement,
-        snr_threshold=options.snr_threshold,
+        options.sm, phantom=options.phantom, truth=options.truth, snr_threshold=options.snr_threshold
     )
     if options.figure:
         save_figure(reconstruction_figure(result, api.read_mdf(options.sm).grid), Path(options.figure))
+    return _rated(result, output)
+
+
+def _reconstruct_measurement(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.measurement import read_measurement
+    from sm_search.evaluation.measured import measured_images, rated
+    from sm_search.report.figures import images_figure, reconstruction_figure, save_figure
+
+    if options.truth:
+        raise InputError("--truth: a measurement file tells itself what was measured; give --truth with --phantom only")
+    chosen = _measurement_options(options)
+    sm, measurement = api.read_mdf(options.sm), read_measurement(options.measurement)
+    try:
+        images_QYX = measured_images(sm, measurement, chosen)
+        truth = None if chosen.each_frame else measurement.truth
+        result = None if truth is None else rated(images_QYX[0], truth, sm)
+    except DataError as error:
+        raise DataError(f"{options.sm}, {options.measurement}: {error}") from None
+    if options.output:
+        _write(options, images_QYX, chosen, sm.grid)
+    if options.figure:
+        figure = images_figure(images_QYX, sm.grid) if result is None else reconstruction_figure(result, sm.grid)
+        save_figure(figure, Path(options.figure))
+    frames, size_y, size_x = images_QYX.shape
+    count = f"{frames} images" if frames > 1 else "an image"
+    output.result(f"{options.measurement}: {count} of {size_x} × {size_y}, largest {images_QYX.max():.4g}")
+    told = {"frames": frames, "size": [size_x, size_y], "largest": float(images_QYX.max()), "output": options.output}
+    return told if result is None else {**told, **_rated(result, output)}
+
+
+def _rated(result: "ReconstructionResult", output: Output) -> dict[str, Any]:
     output.result(f"phantom {result.phantom_name}: PSNR {result.psnr_db:.2f} dB, SSIM {result.ssim:.4f}")
     return {"phantom": result.phantom_name, "psnr_db": result.psnr_db, "ssim": result.ssim}
+
+
+def _measurement_options(options: Namespace) -> "ReconstructionOptions":
+    from sm_search.evaluation.reconstruction import ReconstructionOptions
+
+    given = {
+        "regularisation": options.regularisation,
+        "sweeps": options.iterations,
+        "snr_threshold": options.snr_threshold,
+        "min_khz": options.min_khz,
+        "max_khz": options.max_khz,
+        "channels": options.channels and tuple(sorted({CHANNELS.index(name) for name in options.channels})),
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return ReconstructionOptions(**chosen, each_frame=options.each_frame)
+
+
+def _write(options: Namespace, images_QYX: "NDArray[np.float64]", chosen: "ReconstructionOptions", grid: Grid) -> None:
+    from sm_search.data.atomic import sha256
+    from sm_search.data.reconstruction_file import write_reconstruction
+
+    write_reconstruction(
+        options.output,
+        images_QYX,
+        grid,
+        options.measurement,
+        {
+            "systemMatrix": sha256(options.sm),
+            "lambda": chosen.regularisation,
+            "iterations": chosen.sweeps,
+            "options": json.dumps(dataclasses.asdict(chosen)),
+        },
+        time=datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds"),
+    )

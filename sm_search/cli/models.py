@@ -28,7 +28,11 @@ def add_verbs(add: Adder) -> None:
     )
     p.add_argument("--data", required=True, type=place, metavar="DIR", help="dataset folder or s3:// URI")
     p.add_argument("--out", required=True, type=place, metavar="DIR", help="checkpoint folder")
+    p.add_argument(
+        "--from", dest="base", type=place, metavar="URI", help="go on from this model, as on a few measured pairs"
+    )
     p.add_argument("--force", action="store_true", help="overwrite a finished checkpoint")
+    add_store(p)
 
     p = add("promote", promote, "Make the best model of a study the champion, if it is better than what there is.")
     what = p.add_mutually_exclusive_group(required=True)
@@ -70,7 +74,7 @@ def add_verbs(add: Adder) -> None:
     )
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling noise (default 0)")
     p.add_argument("--force", action="store_true", help="overwrite the output")
-    p.add_argument("--extrapolate", action="store_true", help="also for f_x and N_d that the model was not trained for")
+    p.add_argument("--extrapolate", action="store_true", help="also for a condition unlike the training scans")
     add_ray(p)
     add_store(p)
 
@@ -102,7 +106,10 @@ def add_verbs(add: Adder) -> None:
 
 def train(options: Namespace, output: Output) -> dict[str, Any]:
     dataset = api.open_dataset(options.data)
-    model = api.train(options.config, dataset, options.out, force=options.force, announce=output.progress)
+    base = None
+    if options.base:
+        base = api.load_model(options.base, home=options.home, tracking_uri=options.tracking_uri)
+    model = api.train(options.config, dataset, options.out, force=options.force, announce=output.progress, base=base)
     metrics = model.checkpoint.info.metrics
     output.result(f"{options.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     return {"checkpoint": options.out, "metrics": metrics}
@@ -170,8 +177,11 @@ def synthesize(options: Namespace, output: Output) -> dict[str, Any]:
         tracking_uri=options.tracking_uri,
     )
     channels, components, voxels = made.matrix.values_CKN.shape
+    if made.outside:
+        output.progress(f"warning: {made.outside}")
     output.result(f"{options.output}: {channels} × {components} components of {voxels} voxels by {name}")
-    return {"output": options.output, "model": name, "shape": [channels, components, voxels]}
+    output.result(f"{options.output}: {made.in_words()}")
+    return {"output": options.output, "model": name, "shape": [channels, components, voxels], **made.trust()}
 
 
 def _synthesize_many(options: Namespace, output: Output) -> dict[str, Any]:
@@ -187,6 +197,9 @@ def _synthesize_many(options: Namespace, output: Output) -> dict[str, Any]:
     refused = [each for each in outcomes if each.state == "refused"]
     for each in refused:
         output.error(each.reason)
+    for each in outcomes:
+        if each.state == "made" and each.reason:
+            output.progress(f"warning: {each.reason}")
     counts = {state: sum(each.state == state for each in outcomes) for state in ("made", "kept", "refused")}
     output.result(
         f"{options.output}: {counts['made']} files by {name}, {counts['kept']} kept, {counts['refused']} refused"

@@ -2,10 +2,10 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -24,12 +24,18 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file; `reason` says why it was refused."""
+    """What became of one file.
+
+    Attributes:
+        reason: why it was refused, or why it is unlike the training scans.
+        trust: how far to trust what was made.
+    """
 
     source: str
     target: str
     state: Literal["made", "kept", "refused"]
     reason: str = ""
+    trust: dict[str, Any] = field(default_factory=dict)
 
 
 def is_many(place: Path) -> bool:
@@ -136,10 +142,10 @@ def _synthesise_one(
     try:
         if Path(target).exists() and is_result(synthesiser, model, Path(source), Path(target)):
             return Outcome(source, target, "kept")
-        synthesise_file(synthesiser, source, target, model=model, overwrite=overwrite, extrapolate=extrapolate)
+        made = synthesise_file(synthesiser, source, target, model=model, overwrite=overwrite, extrapolate=extrapolate)
     except SmSearchError as error:
         return Outcome(source, target, "refused", str(error))
-    return Outcome(source, target, "made")
+    return Outcome(source, target, "made", f"{source}: {made.outside}" if made.outside else "", made.trust())
 
 
 @lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ from sm_search.config.base import Settings, content_hash
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import FieldName, Scan
+from sm_search.data.agreement import is_measured, require_agreement
 from sm_search.data.atomic import atomic_path, sha256
 from sm_search.data.mdf import write_mdf
 from sm_search.data.mdf_fields import receive_fields
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
+MEASURED = (
+    "is a measured file, not the one that was simulated here; move it away: a simulated dataset takes none, and "
+    "`simulate` does not overwrite it"
+)
 FIELDS: tuple[FieldName, FieldName] = ("low", "high")
 _UUID_SPACE = uuid.UUID("5f1d7c1e-9b56-4c83-8f0e-53b0a5b0d8a4")
 
@@ -194,15 +199,31 @@ class Dataset:
         ]
 
     def unfinished(self) -> list[tuple[Scan, FieldName]]:
-        """The files that are missing or whose hash is wrong; reads every file."""
+        """The files that are missing or whose hash is wrong; reads every file.
+
+        Raises:
+            DataError: in the place of one lies a file that was measured, which is not to be overwritten.
+        """
         found = []
         for split in self.settings.splits:
             for scan, which in itertools.product(self.settings.scans(split), FIELDS):
                 name = file_name(scan, which)
-                known = self.manifest.files.get(name)
-                if known is None or self._stored_sha256(name) != known:
+                known, stored = self.manifest.files.get(name), self._stored_sha256(name)
+                if known is None or stored != known:
+                    if stored is not None:
+                        self._require_simulated(name)
                     found.append((scan, which))
         return found
+
+    def _require_simulated(self, name: str) -> None:
+        """Refuse to make a file anew where a measured one lies."""
+        with tempfile.TemporaryDirectory() as local:
+            path = self.folder / name
+            if self.remote:
+                path = Path(local, "stored.mdf")
+                path.write_bytes(self.remote.read(name))
+            if is_measured(path):
+                raise DataError(f"{self.location}/{name}: {MEASURED}")
 
     def _stored_sha256(self, name: str) -> str | None:
         if self.remote:
@@ -242,8 +263,15 @@ class Dataset:
         return content_hash([self.manifest.settings_hash, self.manifest.created])
 
     def read(self, scan: Scan, which: FieldName) -> SystemMatrix:
-        """One system matrix, memory-mapped; see `file`."""
-        return read_mdf(self.file(scan, which))
+        """One system matrix, memory-mapped; see `file`.
+
+        Raises:
+            DataError: as `file`, or what the file says of itself is not what the manifest says.
+        """
+        path = self.file(scan, which)
+        sm = read_mdf(path)
+        require_agreement(str(path), sm, self.settings, scan, which)
+        return sm
 
     def file(self, scan: Scan, which: FieldName) -> Path:
         """One MDF file on this machine; its hash is checked at the first call, and a remote one is fetched once.
@@ -260,7 +288,7 @@ class Dataset:
             if self.remote:
                 self.remote.fetch(name, expected, path)
             elif sha256(path) != expected:
-                raise DataError(f"{path}: {WRONG_HASH}")
+                raise DataError(f"{path}: {MEASURED if is_measured(path) else WRONG_HASH}")
             self._verified.add(name)
         return path
 

@@ -66,6 +66,7 @@ class Measurement:
         signal_CK: in `unit`, the transfer function divided out.
         truth: what was measured, where the file tells.
         corrections: what was done to the signal, by the reading or before, as in `SystemMatrix`.
+        frames_CKF: the same of each frame; None where only the mean is known.
     """
 
     signal_CK: NDArray[np.complex128]
@@ -76,6 +77,7 @@ class Measurement:
     unit: str
     truth: Truth | None
     corrections: frozenset[str] = frozenset()
+    frames_CKF: NDArray[np.complex128] | None = None
 
 
 def write_measurement(
@@ -147,11 +149,10 @@ def _measurement(file: Hdf5File) -> Measurement:
         require_finite(file.path, found.background_CKE, "background frame")
     found = without_background(file, found, "mean")
     orders, chosen_K = mixing_orders(file, trajectory, found.values_CKN.shape[1], ORDERS)
-    signal_CK = found.values_CKN.mean(axis=-1)
-    if chosen_K is not None:
-        signal_CK = signal_CK[:, chosen_K]
+    frames_CKF = np.array(found.values_CKN if chosen_K is None else found.values_CKN[:, chosen_K])
     fx_hz, nd = trajectory.fx_hz, trajectory.nd
-    return Measurement(signal_CK, orders, field, fx_hz, nd, unit(file), _truth(file), found.corrections)
+    mean_CK = frames_CKF.mean(axis=-1)
+    return Measurement(mean_CK, orders, field, fx_hz, nd, unit(file), _truth(file), found.corrections, frames_CKF)
 
 
 def _truth(file: Hdf5File) -> Truth | None:

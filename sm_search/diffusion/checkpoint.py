@@ -1,4 +1,4 @@
-"""A checkpoint folder: `model.safetensors` (weights, basis, gain, mean), `checkpoint.json` (all else). No pickle."""
+"""A checkpoint folder: `model.safetensors` (network, basis, regressions), `checkpoint.json` (all else); no pickle."""
 
 import json
 import os
@@ -23,6 +23,7 @@ from sm_search.regression.gain import GainModel
 from sm_search.regression.mean import MeanModel
 from sm_search.regression.scan_features import feature_count
 from sm_search.regression.scan_models import ScanModels
+from sm_search.regression.training_domain import TrainingDomain
 
 WEIGHTS_FILE = "model.safetensors"
 SETTINGS_FILE = "checkpoint.json"
@@ -38,7 +39,8 @@ class CheckpointInfo(Settings):
         channels: receive channels that it serves.
         dataset_hash: content hash of the training dataset.
         training_scans: number of scans behind the gain and the mean model.
-        gain_rank, mean_rank: directions that their outputs are stored in; no `mean_rank` without mean model.
+        gain_rank, mean_rank, domain_rank: directions that their outputs are stored in; no `mean_rank` without mean
+            model, no `domain_rank` in checkpoints of older versions, which do not know what conditions look like.
         metrics: validation metrics by name.
     """
 
@@ -56,6 +58,7 @@ class CheckpointInfo(Settings):
     training_scans: Annotated[int, Field(ge=1)]
     gain_rank: Annotated[int, Field(ge=0)]
     mean_rank: Annotated[int, Field(ge=0)] | None
+    domain_rank: Annotated[int, Field(ge=0)] | None = None
     metrics: dict[str, float] = Field(default={})
 
 
@@ -149,13 +152,20 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
 def _empty_scan_models(info: CheckpointInfo, shape: tuple[int, int]) -> ScanModels:
     scans, components = info.training_scans, len(info.orders)
     mean = None if info.mean_rank is None else MeanModel(scans, components, shape, info.mean_rank)
-    return ScanModels(GainModel(scans, components, info.gain_rank), mean)
+    domain = None
+    if info.domain_rank is not None:
+        domain = TrainingDomain(scans, components, 2 * shape[0] * shape[1], info.domain_rank)
+    return ScanModels(GainModel(scans, components, info.gain_rank), mean, domain)
 
 
 def _modules(denoiser: Denoiser, models: ScanModels) -> dict[str, nn.Module]:
     """The parts of a checkpoint by the prefix of their tensors' names."""
     modules: dict[str, nn.Module] = {"denoiser.": denoiser, "gain.": models.gain}
-    return modules if models.mean is None else {**modules, "mean.": models.mean}
+    if models.mean is not None:
+        modules["mean."] = models.mean
+    if models.domain is not None:
+        modules["domain."] = models.domain
+    return modules
 
 
 def _tensors(denoiser: Denoiser, models: ScanModels) -> dict[str, Tensor]:

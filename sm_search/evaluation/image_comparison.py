@@ -22,7 +22,7 @@ from sm_search.evaluation.baselines import Method
 from sm_search.evaluation.measured import simulate_measurement, truth_on
 from sm_search.evaluation.reconstruction import NOISE_LEVEL, image_quality, reconstruct
 from sm_search.physics.receive import angular_frequencies, as_read, receive_chain, volts_per_magnetisation
-from sm_search.physics.system_matrix import SystemMatrix, with_channels
+from sm_search.physics.system_matrix import SystemMatrix, chosen_channels
 
 REGULARISATIONS = (1e-3, 1e-2, 1e-1, 1.0)
 
@@ -65,7 +65,7 @@ def _images(methods: Mapping[str, Method], dataset: Dataset, pair: Pair, phantom
     used = {name: (sm, signals["high"]) for name, sm in matrices.items()} | {LOW: (pair.low, signals["low"])}
     rows = []
     for name, (sm, signal) in used.items():
-        sm, expected = with_channels(sm, channels), truth_on(truth, sm.grid)
+        sm, expected = chosen_channels(sm, range(channels)), truth_on(truth, sm.grid)
         rated = []
         for regularisation in REGULARISATIONS:
             image_N = reconstruct(sm, signal.values_CKN[:channels, :, 0], regularisation=regularisation)

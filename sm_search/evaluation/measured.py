@@ -16,12 +16,13 @@ from sm_search.config.simulation_settings import FieldName, FieldSettings, Grid,
 from sm_search.data.mdf_fields import receive_fields
 from sm_search.data.measurement import Measurement, Truth, write_measurement
 from sm_search.evaluation.phantoms import phantom, resample
-from sm_search.evaluation.reconstruction import ReconstructionResult, image_quality, reconstruct
+from sm_search.evaluation.reconstruction import ReconstructionOptions, ReconstructionResult, image_quality, reconstruct
 from sm_search.physics.receive import receive, receive_chain
-from sm_search.physics.system_matrix import SystemMatrix, simulate
+from sm_search.physics.system_matrix import SystemMatrix, chosen_channels, simulate
 
 FINER = 2
 MAX_FINER = 16
+DEFAULTS = ReconstructionOptions()
 _UUID_SPACE = uuid.UUID("d6a7f0f4-0f0e-4f0b-9d52-2f6d8c3b9a40")
 
 
@@ -100,22 +101,55 @@ def write_phantom_measurement(
 
 
 def reconstruct_measurement(
-    sm: SystemMatrix, measurement: Measurement, *, snr_threshold: float | None = None
+    sm: SystemMatrix, measurement: Measurement, options: ReconstructionOptions = DEFAULTS
 ) -> ReconstructionResult:
-    """The image of a measurement, rated against its truth on the grid of `sm`.
-
-    Args:
-        snr_threshold: as in `reconstruct`.
+    """The image of a measurement's mean frame, rated against its truth on the grid of `sm`.
 
     Raises:
         DataError: the measurement has no truth, or does not pair with the matrix; the message says in what.
     """
     if measurement.truth is None:
         raise DataError("the measurement does not tell what was measured: its image cannot be rated")
-    image_N = reconstruct(sm, _paired(sm, measurement), snr_threshold=snr_threshold)
-    truth = truth_on(measurement.truth, sm.grid)
-    image = image_N.reshape(truth.shape)
-    return ReconstructionResult(measurement.truth.phantom, image, truth, *image_quality(image, truth))
+    image = measured_images(sm, measurement, dataclasses.replace(options, each_frame=False))[0]
+    return rated(image, measurement.truth, sm)
+
+
+def rated(image: NDArray[np.float64], truth: Truth, sm: SystemMatrix) -> ReconstructionResult:
+    """An image of a measurement, reconstructed with `sm`, against what was measured."""
+    expected = truth_on(truth, sm.grid)
+    return ReconstructionResult(truth.phantom, image, expected, *image_quality(image, expected))
+
+
+def measured_images(
+    sm: SystemMatrix, measurement: Measurement, options: ReconstructionOptions = DEFAULTS
+) -> NDArray[np.float64]:
+    """The images of a measurement, of its frames or of their mean, relative to the point sample, (Q, Y, X).
+
+    Raises:
+        DataError: the measurement does not pair with the matrix, or has the mean alone where frames are asked for.
+    """
+    frames_CKF = measurement.signal_CK[..., None]
+    if options.each_frame:
+        if measurement.frames_CKF is None:
+            raise DataError("the measurement holds the mean of its frames alone")
+        frames_CKF = measurement.frames_CKF
+    index_K = _pairing(sm, measurement, options.channels)
+    frames_CKF = frames_CKF[:, index_K]
+    if options.channels is not None:
+        sm, frames_CKF = chosen_channels(sm, options.channels), frames_CKF[list(options.channels)]
+    size_x, size_y = sm.grid.size
+    images = [
+        reconstruct(
+            sm,
+            frames_CKF[..., frame],
+            regularisation=options.regularisation,
+            sweeps=options.sweeps,
+            snr_threshold=options.snr_threshold,
+            band_hz=options.band_hz,
+        ).reshape(size_y, size_x)
+        for frame in range(frames_CKF.shape[-1])
+    ]
+    return np.stack(images)
 
 
 def truth_on(truth: Truth, grid: Grid) -> NDArray[np.float64]:
@@ -128,13 +162,18 @@ def _voxel_m2(grid: Grid) -> float:
     return grid.fov_m[0] * grid.fov_m[1] / grid.voxels
 
 
-def _paired(sm: SystemMatrix, measurement: Measurement) -> NDArray[np.complex128]:
-    """The measured signal in the order of the matrix, (C, K)."""
+def _pairing(sm: SystemMatrix, measurement: Measurement, channels: tuple[int, ...] | None) -> list[int]:
+    """Where the measurement has the components of the matrix."""
+    counts = len(measurement.signal_CK), len(sm.values_CKN)
+    for channel in channels or ():
+        if not 0 <= channel < min(counts):
+            rule = f"the measurement has {counts[0]} channels and the system matrix {counts[1]}"
+            raise DataError(f"receive channel {channel}: {rule}")
     for name, given, wanted in (
-        ("receive channels", len(measurement.signal_CK), len(sm.values_CKN)),
+        ("receive channels", *((None, None) if channels else counts)),
         ("unit", measurement.unit, sm.unit),
         ("N_d", measurement.nd, sm.nd),
-        ("f_x in Hz", f"{measurement.fx_hz:.9g}", f"{sm.fx_hz:.9g}"),
+        ("f_x in Hz", f"{measurement.fx_hz:.6g}", f"{sm.fx_hz:.6g}"),
         ("gradient in T/m and drive in mT", _shown(measurement.field), _shown(sm.field)),
     ):
         if given != wanted:
@@ -143,7 +182,7 @@ def _paired(sm: SystemMatrix, measurement: Measurement) -> NDArray[np.complex128
     missing = [order for order in sm.mixing_orders if order not in position]
     if missing:
         raise DataError(f"the measurement lacks {len(missing)} of the matrix's mixing orders, first {missing[0]}")
-    return measurement.signal_CK[:, [position[order] for order in sm.mixing_orders]]
+    return [position[order] for order in sm.mixing_orders]
 
 
 def _shown(field: FieldSettings) -> str:

@@ -6,6 +6,7 @@ the voltage with 1. Shapes: C receive channels, K components,
 N voxels with x fastest, R real equations; Y and X pixels.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,37 @@ class ReconstructionResult:
     phantom: NDArray[np.float64]
     psnr_db: float
     ssim: float
+
+
+@dataclass(frozen=True)
+class ReconstructionOptions:
+    """What is solved, and from which components; MPIReco's names in brackets.
+
+    Attributes:
+        regularisation: relative to ‖S‖_F²/N [lambd].
+        sweeps: passes over all equations [iterations].
+        snr_threshold: components with a smaller SNR are left out [SNRThresh].
+        min_khz, max_khz: so are those of lower and of higher frequency [minFreq, maxFreq].
+        channels: receive channels that are used, 0 = x and 1 = y; None for all [recChannels].
+        each_frame: an image for each frame of a measurement, not one of their mean [numAverages].
+    """
+
+    regularisation: float = REGULARISATION
+    sweeps: int = SWEEPS
+    snr_threshold: float | None = None
+    min_khz: float | None = None
+    max_khz: float | None = None
+    channels: tuple[int, ...] | None = None
+    each_frame: bool = False
+
+    def __post_init__(self) -> None:
+        low, high = self.band_hz
+        if not 0 <= low < high:
+            raise SettingsError(f"frequency band {self.min_khz} to {self.max_khz} kHz: must go upwards, from 0")
+
+    @property
+    def band_hz(self) -> tuple[float, float]:
+        return 1e3 * (self.min_khz or 0.0), math.inf if self.max_khz is None else 1e3 * self.max_khz
 
 
 def reconstruction_check(
@@ -96,6 +128,7 @@ def reconstruct(
     sweeps: int = SWEEPS,
     energy_threshold: float = 0.0,
     snr_threshold: float | None = None,
+    band_hz: tuple[float, float] = (0.0, math.inf),
 ) -> NDArray[np.float64]:
     """The concentration whose signal was measured, real and not negative, shape (N,), from all receive channels.
 
@@ -104,6 +137,7 @@ def reconstruct(
         energy_threshold: components whose norm, as voltage, is below this share of the largest are left out. A
             matrix without noise has no signal-to-noise ratio to select by, so its norm stands for it.
         snr_threshold: components with an SNR below it are left out.
+        band_hz: components of a lower or a higher frequency are left out.
 
     Raises:
         DataError: the measurement does not fit the matrix, no component is received or above the thresholds, or an SNR
@@ -122,6 +156,10 @@ def reconstruct(
     received = norm_K > 0
     if not received.any():
         raise DataError("the system matrix is zero in every received component: nothing can be reconstructed")
+    frequency_K = np.tile(sm.frequency_index() * sm.fx_hz / (sm.nd + 1), channels)
+    received &= (band_hz[0] <= frequency_K) & (frequency_K <= band_hz[1])
+    if not received.any():
+        raise DataError(f"no received component lies between {band_hz[0] / 1e3:g} and {band_hz[1] / 1e3:g} kHz")
     kept = received & (norm_K >= energy_threshold * norm_K.max())
     if snr_threshold is not None:
         kept &= _above(snr_threshold, sm, received)

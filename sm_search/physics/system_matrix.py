@@ -112,14 +112,15 @@ class SystemMatrix:
         return noise_K if channel == 0 else noise_K[swapped_orders(self.mixing_orders, self.grid)]
 
 
-def with_channels(sm: SystemMatrix, count: int) -> SystemMatrix:
-    """The first `count` receive channels."""
+def chosen_channels(sm: SystemMatrix, channels: Sequence[int]) -> SystemMatrix:
+    """These receive channels, in this order."""
+    chosen = list(channels)
     return dataclasses.replace(
         sm,
-        values_CKN=sm.values_CKN[:count],
-        background_CKE=None if sm.background_CKE is None else sm.background_CKE[:count],
-        snr_CK=None if sm.snr_CK is None else sm.snr_CK[:count],
-        transfer_function_CK=None if sm.transfer_function_CK is None else sm.transfer_function_CK[:count],
+        values_CKN=sm.values_CKN[chosen],
+        background_CKE=None if sm.background_CKE is None else sm.background_CKE[chosen],
+        snr_CK=None if sm.snr_CK is None else sm.snr_CK[chosen],
+        transfer_function_CK=None if sm.transfer_function_CK is None else sm.transfer_function_CK[chosen],
     )
 
 

@@ -81,6 +81,10 @@ class KernelRidge(nn.Module):
         weights_S = self.precision_SS @ self._similarity(features_F)
         return (self.mean_P + (weights_S @ self.scores_SR).float() @ self.directions_RP).double()
 
+    def outputs(self) -> Tensor:
+        """What it was fitted to, float32, (S, P), but for the directions that were dropped."""
+        return self.mean_P + self.scores_SR.float() @ self.directions_RP
+
     def variance(self, features_F: Tensor) -> Tensor:
         """Predictive variance of an output at new features (F,), in units of the process's variance."""
         similarity_S = self._similarity(features_F)

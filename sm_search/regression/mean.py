@@ -57,6 +57,13 @@ class MeanModel(nn.Module):
         spread_SK = (spread_K * variance_S[:, None].sqrt()).to(residuals.dtype)
         return model, residuals.div_(spread_SK[:, :, None, None, None])
 
+    def extended(self, features_SF: Tensor, patterns: Tensor) -> "tuple[MeanModel, Tensor]":
+        """Fitted to its own training scans and to further ones, as `fitted`; the residuals are those of the latter."""
+        known = self.regression.outputs().unflatten(1, patterns.shape[1:])
+        both_SF = torch.cat((self.regression.features_SF, features_SF))
+        model, residuals = MeanModel.fitted(both_SF, torch.cat((known, patterns)))
+        return model, residuals[len(known) :]
+
     @property
     def rank(self) -> int:
         return len(self.regression.directions_RP)

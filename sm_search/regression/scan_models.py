@@ -1,4 +1,5 @@
-"""What is fitted to whole scans and not trained by gradient: the gain, and the mean that a diffusion starts from.
+"""What is fitted to whole scans and not trained by gradient: the gain, the mean that a diffusion starts from, and what
+conditions look like.
 
 Shapes: S training scans, F features, K components, 2 parts (real, imaginary), Y and X pixels.
 """
@@ -16,6 +17,7 @@ from sm_search.config.model_settings import Mean
 from sm_search.regression.gain import GainModel
 from sm_search.regression.mean import MeanModel
 from sm_search.regression.scan_features import scan_features
+from sm_search.regression.training_domain import TrainingDomain, sketch
 
 
 class Scaled(Protocol):
@@ -36,12 +38,14 @@ class ScanData:
         features: (F,), see `scan_features`.
         low_scales, high_scales: maximum moduli of the components, (K,), A/m.
         high_patterns: components at unit maximum modulus, float32, (K, 2, Y, X).
+        low_sketch: of the low-gradient patterns, (K, J), see `training_domain`.
     """
 
     features: Tensor
     low_scales: Tensor
     high_scales: Tensor
     high_patterns: Tensor
+    low_sketch: Tensor
 
     @staticmethod
     def of(low: Scaled, high: Scaled, frequency_hz: float, nd: int) -> "ScanData":
@@ -51,15 +55,19 @@ class ScanData:
             low_scales=torch.from_numpy(low.scales),
             high_scales=torch.from_numpy(high.scales),
             high_patterns=torch.from_numpy(high.patterns).float(),
+            low_sketch=sketch(low.patterns),
         )
 
 
 @dataclass(frozen=True)
 class ScanModels:
-    """The gain model, and the mean model unless the diffusion starts from zero."""
+    """The gain model, the mean model unless the diffusion starts from zero, and the domain of the training scans: none
+    where an earlier version made the model, or of one scan alone.
+    """
 
     gain: GainModel
     mean: MeanModel | None
+    domain: TrainingDomain | None = None
 
     @staticmethod
     def fitted(scans: Sequence[ScanData], mean: Mean) -> "tuple[ScanModels, Tensor]":
@@ -68,10 +76,30 @@ class ScanModels:
         low_SK, high_SK = (torch.stack([getattr(scan, f"{name}_scales") for scan in scans]) for name in ("low", "high"))
         gain = GainModel.fitted(features_SF, low_SK, high_SK)
         patterns = torch.stack([scan.high_patterns for scan in scans])
+        domain = None
+        if len(scans) > 1:  # one alone does not tell how much scans differ
+            sketches_SKJ = torch.stack([scan.low_sketch for scan in scans])
+            domain = TrainingDomain.fitted(features_SF, sketches_SKJ, patterns[0, 0].numel())
         if mean == "none":
-            return ScanModels(gain, None), patterns.flatten(0, 1)
+            return ScanModels(gain, None, domain), patterns.flatten(0, 1)
         model, residuals = MeanModel.fitted(features_SF, patterns)
-        return ScanModels(gain, model), residuals.flatten(0, 1)
+        return ScanModels(gain, model, domain), residuals.flatten(0, 1)
+
+    def extended(self, scans: Sequence[ScanData]) -> "tuple[ScanModels, Tensor]":
+        """The models fitted to their own training scans and to further ones, and what is left of the latter to diffuse.
+
+        A model keeps what it says far from the new scans, and near them says what they do.
+        """
+        features_SF = torch.stack([scan.features for scan in scans])
+        low_SK, high_SK = (torch.stack([getattr(scan, f"{name}_scales") for scan in scans]) for name in ("low", "high"))
+        gain = self.gain.extended(features_SF, low_SK, high_SK)
+        sketches_SKJ = torch.stack([scan.low_sketch for scan in scans])
+        domain = None if self.domain is None else self.domain.extended(features_SF, sketches_SKJ)
+        patterns = torch.stack([scan.high_patterns for scan in scans])
+        if self.mean is None:
+            return ScanModels(gain, None, domain), patterns.flatten(0, 1)
+        mean, residuals = self.mean.extended(features_SF, patterns)
+        return ScanModels(gain, mean, domain), residuals.flatten(0, 1)
 
     def origin(self, features: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """Mean (K, 2, Y, X) and spread (K,) that turn a sample x of this scan into patterns: mean + spread·x.

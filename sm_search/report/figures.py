@@ -14,6 +14,7 @@ from sm_search.physics.system_matrix import SystemMatrix
 
 matplotlib.use("Agg")
 
+SHOWN_IMAGES = 16
 SHOWN_ORDERS = ((1, 0), (0, 1), (2, 1), (3, 2), (4, 4), (7, 2), (6, 6), (9, 5), (12, 12))
 
 
@@ -70,6 +71,28 @@ def reconstruction_figure(result: ReconstructionResult, grid: Grid) -> Figure:
         figure.colorbar(artist, ax=panel, shrink=0.8).ax.tick_params(labelsize=8)
     figure.axes[0].set_ylabel("y / mm", fontsize=8)
     figure.supxlabel("concentration relative to the point sample", fontsize=8)
+    return figure
+
+
+def images_figure(images_QYX: np.ndarray, grid: Grid) -> Figure:
+    """The first images of a measurement, all on one scale."""
+    shown = images_QYX[:SHOWN_IMAGES]
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(3.5 * columns + 1, 3.4 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for number, (panel, image) in enumerate(zip(panels, shown, strict=False)):
+        artist = panel.imshow(
+            image, origin="lower", cmap="viridis", vmin=0, vmax=shown.max() or 1.0, extent=_extent_mm(grid)
+        )
+        panel.set_title(f"image {number + 1} of {len(images_QYX)}", fontsize=9)
+        panel.set_xlabel("x / mm", fontsize=8)
+        panel.set_ylabel("y / mm", fontsize=8)
+        panel.tick_params(labelsize=8)
+    for panel in panels[len(shown) :]:
+        panel.set_axis_off()
+    bar = figure.colorbar(artist, ax=list(panels), shrink=0.8)
+    bar.set_label("concentration relative to the point sample", fontsize=8)
     return figure
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from sm_search.config.errors import CheckpointError
+from sm_search.config.base import content_hash
+from sm_search.config.errors import CheckpointError, DataError, SettingsError
 from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
 from sm_search.config.run_settings import RunSettings
 from sm_search.data.dataset import Dataset
-from sm_search.diffusion.checkpoint import SETTINGS_FILE
+from sm_search.diffusion.checkpoint import SETTINGS_FILE, Checkpoint
 from sm_search.evaluation.metrics import require_rateable
 from sm_search.evaluation.validation import Validation
 from sm_search.search.schedule.base_schedule import untrained_guidance
@@ -24,13 +25,55 @@ SAVES = 20
 """Times that a run saves its state."""
 
 
+FINE_TUNING = {"steps": 400, "learning_rate": 1e-4, "p_uncond": 0.0, "scans": None}
+"""Of a run that goes on from a model and says nothing else."""
+
+
+def fine_tuning_settings(base: Checkpoint) -> RunSettings:
+    """What a run that goes on from a model takes where it is told nothing: the model's own, but for `FINE_TUNING`."""
+    return RunSettings(training=base.info.training.model_copy(update=FINE_TUNING), schedule=base.info.schedule)
+
+
+def require_extendable(base: Checkpoint, training: TrainingSettings, dataset: Dataset) -> None:
+    """Refuse to go on from a model with another network, or on other data than it can take.
+
+    Raises:
+        SettingsError: with the first setting that differs, and both values.
+        DataError: the same for the dataset.
+    """
+    known, settings = base.info, dataset.settings
+    for name in ("backbone", "diffusion", "diffuse", "mean"):
+        asked, trained = getattr(training, name), getattr(known.training, name)
+        if asked != trained:
+            raise SettingsError(f"training.{name} is {asked}; the model that the run goes on from has {trained}")
+    for name, given, trained in (
+        ("grid", settings.grid, known.grid),
+        ("unit", settings.receive.unit, known.unit),
+        ("low field", settings.low, known.low),
+        ("high field", settings.high, known.high),
+        ("mixing orders", settings.orders.pairs(), known.orders),
+    ):
+        if given != trained:
+            raise DataError(f"{dataset.location}: its {name} is not the model's: {given}, {trained}"[:400])
+
+
 def train_single(
-    settings: RunSettings, dataset: Dataset, out: Path, force: bool, announce: Callable[[str], None]
+    settings: RunSettings,
+    dataset: Dataset,
+    out: Path,
+    force: bool,
+    announce: Callable[[str], None],
+    base: Checkpoint | None = None,
 ) -> dict[str, float]:
     """Train one model into the checkpoint folder `out`; an interrupted call resumes. The validation metrics.
 
+    Args:
+        base: a model to go on from: its network is trained on, with a fresh optimiser, and its models of whole scans
+            are fitted to its own training scans and to those of the dataset.
+
     Raises:
-        DataError: the grid of the dataset is too small to rate a model.
+        DataError: the grid of the dataset is too small to rate a model, or the data are not like the base's.
+        SettingsError: the settings ask for another network than the base has.
         CheckpointError: `out` holds a finished checkpoint and `force` is false, or the state of another run.
     """
     require_rateable(dataset.settings)
@@ -47,11 +90,21 @@ def train_single(
         announce(dataset.settings.channel_note)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     training = settings.training
+    if base is not None:
+        require_extendable(base, training, dataset)
     images, models = training_images(
-        dataset, "train", training.receive_channels, training.mean, training.scans, training.diffuse
+        dataset,
+        "train",
+        training.receive_channels,
+        training.mean,
+        training.scans,
+        training.diffuse,
+        base=base and base.scan_models,
     )
-    trainer = Trainer(settings.training, images, device)
+    trainer = Trainer(settings.training, images, device, start=base and base.denoiser)
     state, identity = out / STATE_FILE, {"settings": settings.content_hash(), "dataset": dataset.content_hash()}
+    if base is not None:
+        identity["base"] = content_hash([base.info.model_dump(mode="json"), base.info.dataset_hash])
     if state.exists():
         known = json.loads((out / RUN_FILE).read_text())
         if known not in [{**identity, "dataset": each} for each in dataset.known_hashes()]:

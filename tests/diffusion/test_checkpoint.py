@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,6 +26,7 @@ from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.denoiser import build_denoiser
 from sm_search.regression.scan_features import feature_count
 from sm_search.regression.scan_models import ScanData, ScanModels
+from sm_search.regression.training_domain import sketch
 
 ORDERS = ((0, 1), (1, 0), (1, 1))
 BACKBONES = [LinearBasisSettings(coefficients=8, width=16, blocks=1, context=2), UNetSettings(channels=(8, 8))]
@@ -46,7 +48,13 @@ def checkpoint(
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter)
     scans = [
-        ScanData(torch.randn(feature_count(3)), torch.rand(3) + 0.1, torch.rand(3) + 0.1, torch.randn(3, 2, 4, 6))
+        ScanData(
+            torch.randn(feature_count(3)),
+            torch.rand(3) + 0.1,
+            torch.rand(3) + 0.1,
+            torch.randn(3, 2, 4, 6),
+            sketch(np.random.default_rng(0).normal(size=(3, 2, 4, 6))),
+        )
         for _ in range(2)
     ]
     models, _ = ScanModels.fitted(scans, mean)
@@ -62,6 +70,7 @@ def checkpoint(
         training_scans=2,
         gain_rank=models.gain.rank,
         mean_rank=models.mean.rank if models.mean else None,
+        domain_rank=models.domain.rank if models.domain else None,
         metrics={"psnr_db_mean": 1 / 3},
     )
     return Checkpoint(info, denoiser, models)

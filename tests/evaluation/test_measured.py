@@ -20,7 +20,7 @@ from sm_search.evaluation.measured import (
     write_phantom_measurement,
 )
 from sm_search.evaluation.phantoms import phantom
-from sm_search.evaluation.reconstruction import measure
+from sm_search.evaluation.reconstruction import ReconstructionOptions, measure
 from sm_search.physics.receive import receive
 from sm_search.physics.system_matrix import SystemMatrix, simulate
 
@@ -83,7 +83,7 @@ def test_file_and_matrix_pair_and_the_image_is_rated(noisy: DatasetSettings, sca
     assert (measurement.truth.grid.size, measurement.truth.finer) == ((24, 24), 2)
     sm = simulate(noisy, scan, "high")
     voltage = receive(sm, NOISY.model_copy(update={"low_pass_khz": None}), scan.id, "high")
-    result = reconstruct_measurement(voltage, measurement, snr_threshold=3.0)
+    result = reconstruct_measurement(voltage, measurement, ReconstructionOptions(snr_threshold=3.0))
     assert result.image.shape == result.phantom.shape == (12, 12)
     assert result.psnr_db > 8
     assert result.image.sum() == pytest.approx(result.phantom.sum(), rel=0.2)

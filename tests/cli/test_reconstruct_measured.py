@@ -1,0 +1,139 @@
+"""`reconstruct` for a measurement as a scanner has it: frames, no truth, and options that say what is solved."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import h5py
+import numpy as np
+import pytest
+
+import sm_search
+from sm_search.config.dataset_settings import DatasetSettings
+from sm_search.config.receive_settings import ReceiveSettings
+from sm_search.config.simulation_settings import MixingOrders
+from sm_search.data.mdf import write_mdf
+from sm_search.data.mdf_reading import read_field, read_mdf
+from sm_search.data.measurement import CONCENTRATION, read_measurement, write_measurement
+from sm_search.evaluation.measured import simulate_measurement
+from sm_search.evaluation.reconstruction import reconstruct
+from sm_search.physics.receive import receive
+from sm_search.physics.system_matrix import simulate
+from tests.conftest import Finished
+
+TIME = "2025-01-31T12:00:00.000"
+
+
+@pytest.fixture(scope="module")
+def files(tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A matrix, and three frames of a phantom of 1, 2 and 3 times the concentration, of which the file says nothing."""
+    folder = tmp_path_factory.mktemp("lab")
+    chain = ReceiveSettings(signal="voltage", noise_nv=0.01, background_frames=8)
+    settings = tiny_settings.model_copy(update={"receive": chain, "orders": MixingOrders(max_x=4, max_y=4)})
+    scan = settings.scans("test")[0]
+    sm = receive(simulate(settings, scan, "high"), chain, scan.id, "high")
+    write_mdf(folder / "sm.mdf", sm, uuid=str(UUID(int=1)), time=TIME)
+    signal, truth = simulate_measurement(settings, scan, "high", "shape", finer=1)
+    signal = dataclasses.replace(signal, values_CKN=signal.values_CKN * np.array([1.0, 2.0, 3.0]))
+    write_measurement(folder / "measured.mdf", signal, truth, uuid=str(UUID(int=2)), time=TIME)
+    with h5py.File(folder / "measured.mdf", "r+") as file:
+        del file[CONCENTRATION]
+    return folder / "sm.mdf", folder / "measured.mdf"
+
+
+@pytest.fixture(scope="module")
+def call(files: tuple[Path, Path], run: Callable[..., Finished]) -> Callable[..., Finished]:
+    sm, measured = files
+
+    def call(*options: Any) -> Finished:
+        return run("reconstruct", "--sm", sm, "--measurement", measured, *options)
+
+    return call
+
+
+def test_frames_become_images_in_an_mdf_file_that_keeps_the_measurement_s_origin(
+    call: Callable[..., Finished], files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out, figure = tmp_path / "image.mdf", tmp_path / "image.png"
+    done = call("--each-frame", "--output", out, "--figure", figure, "--iterations", 20, "--json")
+    assert done.status == 0, done.stderr
+    assert done.object["frames"] == 3
+    images_QP1 = read_field(out, "/reconstruction/data")
+    assert images_QP1.shape == (3, 144, 1)
+    sums = images_QP1.sum(axis=(1, 2))
+    np.testing.assert_allclose(sums / sums[0], [1, 2, 3], rtol=0.02)
+    assert read_field(out, "/reconstruction/size").tolist() == [12, 12, 1]
+    np.testing.assert_allclose(read_field(out, "/reconstruction/fieldOfView")[:2], [0.04, 0.04])
+    for field in ("/tracer/name", "/scanner/name", "/acquisition/drivefield/divider", "/experiment/subject"):
+        assert np.array_equal(read_field(out, field), read_field(files[1], field)), field
+    assert read_field(out, "/reconstruction/_iterations") == 20
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    again = call("--output", out)
+    assert (again.status, "use --force" in again.stderr) == (2, True)
+
+
+def test_the_mean_frame_is_the_default_and_the_functions_give_the_same(
+    call: Callable[..., Finished], files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    assert call("--output", tmp_path / "a.mdf").status == 0
+    image = read_field(tmp_path / "a.mdf", "/reconstruction/data")
+    np.testing.assert_array_equal(image.ravel(), sm_search.reconstruct_images(*files).ravel())
+
+
+def test_each_option_is_what_it_says(call: Callable[..., Finished], files: tuple[Path, Path], tmp_path: Path) -> None:
+    sm, measurement = read_mdf(files[0]), read_measurement(files[1])
+    frequency_K = sm.frequency_index() * sm.fx_hz / (sm.nd + 1)
+    inside_K = (frequency_K >= 30e3) & (frequency_K <= 120e3)
+    in_band = dataclasses.replace(
+        sm,
+        values_CKN=sm.values_CKN[:, inside_K],
+        mixing_orders=tuple(order for order, inside in zip(sm.mixing_orders, inside_K, strict=True) if inside),
+        background_CKE=None,
+        snr_CK=None,
+    )
+    x_only = dataclasses.replace(sm, values_CKN=sm.values_CKN[:1], background_CKE=None, snr_CK=None)
+    signal = measurement.signal_CK
+    assert sm.snr_CK is not None
+    threshold = float(np.median(sm.snr_CK))
+    cases: dict[tuple[Any, ...], np.ndarray] = {
+        ("--lambda", 0.1): reconstruct(sm, signal, regularisation=0.1),
+        ("--iterations", 3): reconstruct(sm, signal, sweeps=3),
+        ("--min-khz", 30, "--max-khz", 120): reconstruct(in_band, signal[:, inside_K]),
+        ("--channels", "x"): reconstruct(x_only, signal[:1]),
+        ("--snr-threshold", threshold): reconstruct(sm, signal, snr_threshold=threshold),
+    }
+    plain = reconstruct(sm, signal)
+    for options, expected in cases.items():
+        out = tmp_path / "out.mdf"
+        assert call(*options, "--output", out, "--force").status == 0, options
+        found = read_field(out, "/reconstruction/data").ravel()
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+        assert not np.allclose(found, plain), options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--min-khz", 5000), "no received component lies between 5000 and inf kHz"),
+        (("--min-khz", 50, "--max-khz", 20), "frequency band 50.0 to 20.0 kHz: must go upwards"),
+        (("--iterations", 0), "must be at least 0, at least 1"),
+        (("--lambda", -1), "must be at least 0"),
+    ],
+)
+def test_what_cannot_be_solved_is_one_line(
+    call: Callable[..., Finished], options: tuple[Any, ...], message: str
+) -> None:
+    done = call(*options)
+    assert done.status == 2
+    assert message in done.stderr
+
+
+def test_options_of_a_measurement_are_refused_for_a_phantom(
+    run: Callable[..., Finished], files: tuple[Path, Path]
+) -> None:
+    for option in (("--lambda", 1), ("--channels", "x"), ("--each-frame",)):
+        done = run("reconstruct", "--sm", files[0], "--phantom", "dots", *option)
+        assert done.status == 2
+        assert f"{option[0]}: is for a measurement file" in done.stderr

@@ -1,0 +1,186 @@
+"""A condition unlike the training scans is refused with the reason: each way in which a file of a scanner may be."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from sm_search.config.dataset_settings import DatasetSettings, Design
+from sm_search.config.errors import DataError
+from sm_search.config.model_settings import ScheduleSettings
+from sm_search.config.simulation_settings import Grid, MixingOrders, Particle
+from sm_search.data.dataset import FIELDS, Dataset, write_scan
+from sm_search.data.mdf import write_mdf
+from sm_search.data.mdf_reading import read_field
+from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
+from sm_search.physics.system_matrix import SystemMatrix, simulate
+from sm_search.synthesis import UNKNOWN_DISTANCE, Synthesiser, synthesise_file
+from sm_search.training import Trainer, make_checkpoint, training_images
+from tests.conftest import TINY_TRAINING, Finished
+
+TIME = "2025-01-31T12:00:00.000"
+
+
+def design(core_diameter_nm: tuple[float, ...], fx_khz: tuple[float, ...]) -> Design:
+    return Design(core_diameter_nm=core_diameter_nm, fx_khz=fx_khz, nd=(19,))
+
+
+SETTINGS = DatasetSettings(
+    name="trust",
+    grid=Grid(size=(12, 12)),
+    orders=MixingOrders(max_x=3, max_y=3),
+    splits={
+        "train": (design((25.0, 30.0, 36.0, 43.0, 50.0), (10.0, 20.0, 30.0)),),
+        "validation": (design((40.0,), (15.0,)),),
+        "test": (design((28.0, 33.0, 47.0), (12.0, 25.0)),),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    dataset = Dataset.create(tmp_path_factory.mktemp("data") / "trust", SETTINGS)
+    for scan, name in dataset.expected():
+        which = FIELDS[name.endswith("high.mdf")]
+        sm = simulate(SETTINGS, scan, which)
+        dataset.record({name: write_scan(dataset.folder, SETTINGS, dataset.manifest.created, scan, which, sm)})
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def checkpoint(dataset: Dataset) -> Checkpoint:
+    images, models = training_images(dataset, "train", (0,), TINY_TRAINING.mean)
+    return make_checkpoint(Trainer(TINY_TRAINING, images), dataset, models, ScheduleSettings(steps=0), {})
+
+
+@pytest.fixture(scope="module")
+def low(dataset: Dataset) -> SystemMatrix:
+    return dataset.read(SETTINGS.scans("test")[3], "low")
+
+
+def with_values(low: SystemMatrix, values: np.ndarray) -> SystemMatrix:
+    return dataclasses.replace(low, values_CKN=np.ascontiguousarray(values).reshape(low.values_CKN.shape))
+
+
+def images(low: SystemMatrix) -> np.ndarray:
+    return low.values_CKN.reshape(2, -1, 12, 12)
+
+
+def delayed(low: SystemMatrix, delay_us: float) -> SystemMatrix:
+    omega_K = 2 * np.pi * low.frequency_index() * low.fx_hz / (low.nd + 1)
+    return with_values(low, low.values_CKN * np.exp(-1j * omega_K * delay_us * 1e-6)[:, None])
+
+
+def noise(low: SystemMatrix) -> np.ndarray:
+    random = np.random.default_rng(0)
+    return random.normal(size=low.values_CKN.shape) + 1j * random.normal(size=low.values_CKN.shape)
+
+
+def of_other_physics(low: SystemMatrix, **changes: object) -> SystemMatrix:
+    return simulate(SETTINGS.model_copy(update=changes), SETTINGS.scans("test")[3], "low")
+
+
+PERMUTATION = np.random.default_rng(1).permutation(144)
+UNLIKE: dict[str, tuple[Callable[[SystemMatrix], SystemMatrix], str]] = {
+    "polarity": (lambda low: with_values(low, -low.values_CKN), "the receive polarity reversed"),
+    "mirrored": (lambda low: with_values(low, images(low)[..., ::-1]), "mirrored along x|turned by 180°"),
+    "exchanged axes": (lambda low: with_values(low, images(low).swapaxes(2, 3)), "x and y of the voxels exchanged"),
+    "exchanged channels": (lambda low: with_values(low, low.values_CKN[::-1]), "channels exchanged"),
+    "shuffled": (lambda low: with_values(low, low.values_CKN[..., PERMUTATION]), "voxels in another order"),
+    "noise": (lambda low: with_values(low, noise(low)), "another particle, another physics or noise"),
+    "noise of each component's size": (
+        lambda low: with_values(low, noise(low) * np.abs(low.values_CKN).max(-1, keepdims=True)),
+        "unlike",
+    ),
+    "delay": (lambda low: delayed(low, 1.0), "delayed by 1 µs"),
+    "conjugated": (lambda low: with_values(low, low.values_CKN.conj()), "complex-conjugated"),
+    "equilibrium": (lambda low: of_other_physics(low, magnetisation="equilibrium"), "unlike"),
+    "debye": (lambda low: of_other_physics(low, magnetisation="debye"), "unlike"),
+    "viscosity": (lambda low: of_other_physics(low, particle=Particle(viscosity_mpa_s=5.0)), "unlike"),
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_a_condition_unlike_the_training_scans_is_refused_with_reason_and_number(
+    checkpoint: Checkpoint, low: SystemMatrix, name: str
+) -> None:
+    change, reason = UNLIKE[name]
+    changed = change(low)
+    synthesiser = Synthesiser(checkpoint)
+    distance, found = synthesiser.distance(changed), synthesiser.outside(changed)
+    assert distance is not None
+    assert distance > 1
+    assert found is not None
+    assert f"{distance:.3g} times as far as the limit" in found
+    assert any(words in found for words in reason.split("|")), found
+
+
+def test_scans_that_the_model_was_not_trained_on_but_for_are_served(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    synthesiser = Synthesiser(checkpoint)
+    for split in ("train", "validation", "test"):
+        for pair in dataset.pairs(split):
+            distance = synthesiser.distance(pair.low)
+            assert distance is not None
+            assert distance < 1, pair.scan.id
+            assert synthesiser.outside(pair.low) is None
+
+
+def test_the_concentration_is_no_distance(checkpoint: Checkpoint, low: SystemMatrix) -> None:
+    synthesiser = Synthesiser(checkpoint)
+    stronger = with_values(low, 1024.0 * low.values_CKN)
+    assert synthesiser.distance(stronger) == pytest.approx(synthesiser.distance(low), rel=1e-9)
+
+
+def test_a_file_tells_the_distance_and_an_extrapolated_one_why(
+    checkpoint: Checkpoint, low: SystemMatrix, tmp_path: Path, run: Callable[..., Finished]
+) -> None:
+    checkpoint.save(tmp_path / "model")
+    for name, sm in (("good", low), ("bad", with_values(low, -low.values_CKN))):
+        write_mdf(tmp_path / f"{name}.mdf", sm, uuid=str(UUID(int=1)), time=TIME)
+
+    def synthesize(name: str, *options: str) -> Finished:
+        files = ("--input", tmp_path / f"{name}.mdf", "--output", tmp_path / f"{name}.out")
+        return run("synthesize", "--model", tmp_path / "model", *files, "--home", tmp_path / "home", *options)
+
+    done = synthesize("good")
+    assert done.status == 0, done.stderr
+    assert "expected error " in done.stdout
+    assert "distance to the training scans 0." in done.stdout
+    assert 0 < read_field(tmp_path / "good.out", "/calibration/_distance") < 1
+    refused = synthesize("bad")
+    assert refused.status == 2
+    assert "bad.mdf: the condition is unlike the training scans" in refused.stderr
+    assert "the receive polarity reversed; without that it would be 0." in refused.stderr
+    assert not (tmp_path / "bad.out").exists()
+    forced = synthesize("bad", "--extrapolate", "--json")
+    assert forced.status == 0
+    assert "warning: the condition is unlike the training scans" in forced.stderr
+    assert forced.object["distance"] > 1
+    assert "polarity" in forced.object["outside"]
+    assert read_field(tmp_path / "bad.out", "/calibration/_extrapolated") == 1
+
+
+def test_the_record_is_saved_and_a_checkpoint_without_it_says_so(
+    checkpoint: Checkpoint, low: SystemMatrix, tmp_path: Path
+) -> None:
+    checkpoint.save(tmp_path / "new")
+    assert Synthesiser(load_checkpoint(tmp_path / "new")).distance(low) == Synthesiser(checkpoint).distance(low)
+    info = checkpoint.info.model_copy(update={"domain_rank": None})
+    old = Checkpoint(info, checkpoint.denoiser, dataclasses.replace(checkpoint.scan_models, domain=None))
+    old.save(tmp_path / "old")
+    assert "domain" not in str(sorted((tmp_path / "old").iterdir()))
+    reversed_low = with_values(low, -low.values_CKN)
+    write_mdf(tmp_path / "low.mdf", reversed_low, uuid=str(UUID(int=1)), time=TIME)
+    made = synthesise_file(
+        Synthesiser(load_checkpoint(tmp_path / "old")), tmp_path / "low.mdf", tmp_path / "high.mdf", model="m"
+    )
+    assert made.distance is None
+    assert UNKNOWN_DISTANCE in made.in_words()
+
+
+def test_what_a_wrong_matrix_has_of_wrong_shape_is_said_first(checkpoint: Checkpoint, low: SystemMatrix) -> None:
+    with pytest.raises(DataError, match="values are in V"):
+        Synthesiser(checkpoint).outside(dataclasses.replace(low, unit="V"))
