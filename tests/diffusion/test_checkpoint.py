@@ -176,7 +176,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     ),
     (
         lambda tree: tree.update(training_scans=3),
-        r"gain.regression.features_SF: is torch.float64 \[2, 11\], but .* \[3, 11\]",
+        r"domain.regression.features_SF: is torch.float64 \[2, 11\], but .* \[3, 11\]",
     ),
     (lambda tree: tree.update(mean_rank=None), r"mean.regression.\S+: is \S+ \[.*\], but by checkpoint.json absent"),
     (
@@ -185,7 +185,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     ),
     (lambda tree: tree.update(training_scans=0), "training_scans: "),
     # Refused by comparison: 10¹⁸ numbers are never allocated.
-    (lambda tree: tree.update(training_scans=10**9), "gain.regression.features_SF: is"),
+    (lambda tree: tree.update(training_scans=10**9), "domain.regression.features_SF: is"),
     (lambda tree: tree["grid"].update(size=[1024, 1024]), "denoiser.condition_basis.vectors_PD: is"),
     (lambda tree: tree["training"].update(backbone={"backbone": "unet", "channels": [8, 8, 8, 8]}), "cannot be halved"),
     (
