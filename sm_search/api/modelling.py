@@ -46,7 +46,7 @@ def train(
         settings = parse_settings(settings, RunSettings, "training settings")
     elif not isinstance(settings, RunSettings):
         settings = load_settings(settings, RunSettings)
-    train_single(settings, dataset, Path(out), force, announce, base and base.checkpoint)
+    train_single(settings, dataset, Path(out), force, announce, None if base is None else base.checkpoint)
     return load_model(str(out))
 
 

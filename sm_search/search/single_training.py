@@ -99,9 +99,9 @@ def train_single(
         training.mean,
         training.scans,
         training.diffuse,
-        base=base and base.scan_models,
+        base=None if base is None else base.scan_models,
     )
-    trainer = Trainer(settings.training, images, device, start=base and base.denoiser)
+    trainer = Trainer(settings.training, images, device, start=None if base is None else base.denoiser)
     state, identity = out / STATE_FILE, {"settings": settings.content_hash(), "dataset": dataset.content_hash()}
     if base is not None:
         identity["base"] = content_hash([base.info.model_dump(mode="json"), base.info.dataset_hash])
