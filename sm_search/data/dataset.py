@@ -288,9 +288,16 @@ class Dataset:
             if self.remote:
                 self.remote.fetch(name, expected, path)
             elif sha256(path) != expected:
-                raise DataError(f"{path}: {MEASURED if is_measured(path) else WRONG_HASH}")
+                raise DataError(f"{path}: {self._damage(scan, path)}")
             self._verified.add(name)
         return path
+
+    @staticmethod
+    def _damage(scan: Scan, path: Path) -> str:
+        """What is wrong with a file of another hash, and what mends it."""
+        if scan.measured is not None:
+            return "its SHA-256 is not the one in manifest.json; import the measured pair again to repair it"
+        return MEASURED if is_measured(path) else WRONG_HASH
 
     def pair(self, scan: Scan) -> Pair:
         return Pair(scan, self.read(scan, "low"), self.read(scan, "high"))

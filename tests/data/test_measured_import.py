@@ -111,6 +111,9 @@ def test_a_folder_of_pairs_becomes_a_dataset(
     assert model.predict(pairs[-1].low).values_CKN.shape == pairs[-1].high.values_CKN.shape
     with pytest.raises(DataError, match="holds a dataset"):
         import_measured(plan, tmp_path / "data")
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(DataError, match="import the measured pair again to repair it"):
+        list(Dataset.open(tmp_path / "data").pairs("test"))
 
 
 def test_lists_and_names_of_splits(lab: Path) -> None:
