@@ -10,8 +10,10 @@ import json
 import os
 import secrets
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,16 +23,18 @@ from sm_search.cli.main import main
 from sm_search.config.dataset_settings import DatasetSettings, Design
 from sm_search.config.model_settings import LinearBasisSettings, TrainingSettings
 from sm_search.config.simulation_settings import Grid, MixingOrders
-from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
+from sm_search.data.dataset import Dataset
 from sm_search.evaluation.validation import Validation
-from sm_search.physics.system_matrix import simulate
 from sm_search.training import Trainer, training_images
+from tests.datasets import simulated
 
 TINY_TRAINING = TrainingSettings(
     backbone=LinearBasisSettings(coefficients=8, width=16, blocks=1), steps=20, batch_size=8, learning_rate=3e-3
 )
 
 torch.set_num_threads(1)
+# Each command of a test has a home of its own, where matplotlib would look through the machine's fonts anew.
+os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"sm-search-tests-matplotlib-{os.getuid()}"))
 # Ray's workers give way to every other process, and the tests beside them would keep them waiting.
 os.environ.setdefault("RAY_worker_niceness", "0")
 # What a shell puts into the background ignores Ctrl-C, and so would all processes that tests start and interrupt.
@@ -125,14 +129,7 @@ def tiny_settings() -> DatasetSettings:
 @pytest.fixture(scope="session")
 def tiny_dataset(tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """A finished dataset of `tiny_settings`. Read only: a test that changes a file copies the folder first."""
-    dataset = Dataset.create(tmp_path_factory.mktemp("data") / "tiny", tiny_settings)
-    for split in tiny_settings.splits:
-        for scan in tiny_settings.scans(split):
-            for which in FIELDS:
-                sm = simulate(tiny_settings, scan, which)
-                sha = write_scan(dataset.folder, tiny_settings, dataset.manifest.created, scan, which, sm)
-                dataset.record({file_name(scan, which): sha})
-    return dataset
+    return simulated(tiny_settings, tmp_path_factory.mktemp("data") / "tiny")
 
 
 @pytest.fixture(scope="session")

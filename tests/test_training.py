@@ -20,14 +20,14 @@ from sm_search.config.model_settings import (
     TrainingSettings,
     UNetSettings,
 )
-from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
+from sm_search.data.dataset import Dataset
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import load_checkpoint
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.parity import mirrored
-from sm_search.physics.system_matrix import simulate
 from sm_search.regression.scan_features import scan_features
 from sm_search.training import AdamW, Trainer, TrainingImages, make_checkpoint, training_images
+from tests.datasets import simulated
 
 SHAPE = (4, 4)
 LINEAR = LinearBasisSettings(coefficients=8, width=32, blocks=1)
@@ -332,12 +332,7 @@ def nested(tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFact
     for count in (3, 4):
         design = SobolDesign(design="sobol", count=count, core_diameter_nm=(20, 40), fx_khz=(10, 30), nd=(8, 20))
         settings = tiny_settings.model_copy(update={"splits": {**tiny_settings.splits, "train": (design,)}})
-        made[count] = dataset = Dataset.create(tmp_path_factory.mktemp("nested") / str(count), settings)
-        for scan in settings.scans("train"):
-            for which in FIELDS:
-                sm = simulate(settings, scan, which)
-                sha = write_scan(dataset.folder, settings, dataset.manifest.created, scan, which, sm)
-                dataset.record({file_name(scan, which): sha})
+        made[count] = simulated(settings, tmp_path_factory.mktemp("nested") / str(count), ["train"])
     return made
 
 

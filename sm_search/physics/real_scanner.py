@@ -11,7 +11,7 @@ from sm_search.physics.moment_spectrum import Spectrum, moment_spectrum
 from sm_search.physics.particles import langevin_parameter_per_tesla
 from sm_search.physics.scanner_fields import actual, received, scanner_fields
 from sm_search.physics.sizes import Sizes
-from sm_search.physics.voxel_mean import CENTRE, LEAST_POINTS, MEAN_TOLERANCE, MOST_POINTS, XI_PER_POINT, voxel_points
+from sm_search.physics.voxel_mean import points_for
 
 
 def real_scanner_components(
@@ -28,14 +28,11 @@ def real_scanner_components(
     The mean over a voxel is taken of what is received, at points of which the ideal gradient says how many are enough.
     """
     field, particle = settings.field(which), settings.particle_of(scan)
-    points, numerics = CENTRE, {"tolerance": 0.0}
-    if settings.voxel == "mean":
-        beta = langevin_parameter_per_tesla(float(sizes.diameter_m_S.max()), particle)
-        xi_per_m = [beta * g for g in actual(scanner, field).gradients_t_per_m]
-        width_xi = [g * fov / n for g, fov, n in zip(xi_per_m, settings.grid.fov_m, settings.grid.size, strict=True)]
-        points = [(x / xi_per_m[0], y / xi_per_m[1], share) for x, y, share in voxel_points((width_xi[0], width_xi[1]))]
-        enough = max(width_xi) <= XI_PER_POINT * (MOST_POINTS - LEAST_POINTS + 1)
-        numerics["tolerance"] = MEAN_TOLERANCE if enough else 1.0
+    beta = langevin_parameter_per_tesla(float(sizes.diameter_m_S.max()), particle)
+    gradient_x, gradient_y = actual(scanner, field).gradients_t_per_m
+    width_x_m, width_y_m = (fov / n for fov, n in zip(settings.grid.fov_m, settings.grid.size, strict=True))
+    points, tolerance = points_for(settings.voxel, (width_x_m, width_y_m), (beta * gradient_x, beta * gradient_y))
+    numerics = {"tolerance": tolerance}
     components = len(settings.orders.pairs())
     values_CKN = np.zeros((2, components, position_3N.shape[1]), dtype=np.complex128)
     for x_m, y_m, share in points:

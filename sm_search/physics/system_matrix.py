@@ -21,7 +21,7 @@ from sm_search.physics.scanner_fields import actual, in_plane, received
 from sm_search.physics.sizes import Sizes, core_sizes, node_count, size_tolerance
 from sm_search.physics.torus import Axis, equilibrium_components, langevin_mixture
 from sm_search.physics.trajectory_symmetry import computed_half, fill_by_symmetry
-from sm_search.physics.voxel_mean import CENTRE, LEAST_POINTS, MEAN_TOLERANCE, MOST_POINTS, XI_PER_POINT, voxel_points
+from sm_search.physics.voxel_mean import points_for
 
 TOLERANCE = 1e-6
 """Largest error of any component relative to its own maximum: what the constants here and in the kernels are chosen
@@ -273,15 +273,11 @@ def _relaxing(settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Si
     particle = settings.particle_of(scan)
     computed = computed_half(scan.nd, grid)
     values_CKN = np.zeros((2, len(orders.pairs()), grid.voxels), dtype=np.complex128)
-    points, numerics = CENTRE, {"tolerance": 0.0}
-    if settings.voxel == "mean":
-        beta = langevin_parameter_per_tesla(float(sizes.diameter_m_S.max()), particle)
-        gradients = settings.field(which).gradients_t_per_m
-        width_t = tuple(g * fov / n for g, fov, n in zip(gradients, grid.fov_m, grid.size, strict=True))
-        points = voxel_points((beta * width_t[0], beta * width_t[1]))
-        points = [(x / beta, y / beta, share) for x, y, share in points]
-        enough = beta * max(width_t) <= XI_PER_POINT * (MOST_POINTS - LEAST_POINTS + 1)
-        numerics["tolerance"] = MEAN_TOLERANCE if enough else 1.0
+    beta = langevin_parameter_per_tesla(float(sizes.diameter_m_S.max()), particle)
+    gradients = settings.field(which).gradients_t_per_m
+    width_x_t, width_y_t = (g * fov / n for g, fov, n in zip(gradients, grid.fov_m, grid.size, strict=True))
+    points, tolerance = points_for(settings.voxel, (width_x_t, width_y_t), (beta, beta))
+    numerics = {"tolerance": tolerance}
     for x_t, y_t, share in points:
         shifted_3N = field.static_3N[:, computed] + np.array([[x_t], [y_t], [0.0]])
         part = dataclasses.replace(

@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from sm_search.config.dataset_settings import DatasetSettings, Design  # noqa: E402
 from sm_search.config.model_settings import Diffuse, ScheduleSettings, TrainingSettings  # noqa: E402
 from sm_search.config.simulation_settings import Grid, MixingOrders  # noqa: E402
-from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan  # noqa: E402
+from sm_search.data.dataset import FIELDS, Dataset  # noqa: E402
 from sm_search.diffusion.condition import Condition  # noqa: E402
 from sm_search.diffusion.spectra import state_shape  # noqa: E402
 from sm_search.evaluation.validation import ScheduleScorer, Validation  # noqa: E402
@@ -45,6 +45,7 @@ from sm_search.search.space.space_file import load_space  # noqa: E402
 from sm_search.search.study.trial_memory import GIB, gpu_share, measured_memory  # noqa: E402
 from sm_search.synthesis import Synthesiser  # noqa: E402
 from sm_search.training import Trainer, TrainingImages, make_checkpoint, training_images  # noqa: E402
+from tests.datasets import simulated  # noqa: E402
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "linear-basis": {"backbone": "linear-basis", "coefficients": 384, "width": 1024, "blocks": 4},
@@ -155,14 +156,7 @@ class Check:
                 "test": (design((35.0,), 20.0),),
             },
         )
-        dataset = Dataset.create(self.folder / "data", settings)
-        for split in settings.splits:
-            for scan in settings.scans(split):
-                for which in FIELDS:
-                    sm = simulate(settings, scan, which)
-                    sha = write_scan(dataset.folder, settings, dataset.manifest.created, scan, which, sm)
-                    dataset.record({file_name(scan, which): sha})
-        return dataset
+        return simulated(settings, self.folder / "data")
 
     def wait(self) -> None:
         if self.device == "cuda":

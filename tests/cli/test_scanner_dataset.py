@@ -9,10 +9,10 @@ import pytest
 from sm_search.config.dataset_settings import DatasetSettings, ScannersDesign
 from sm_search.config.scanner_settings import ScannerSpread
 from sm_search.config.simulation_settings import FieldSettings, Grid
-from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
+from sm_search.data.dataset import Dataset, file_name
 from sm_search.data.mdf_reading import read_mdf
 from sm_search.data.mdf_validation import validate_mdf
-from sm_search.physics.system_matrix import simulate
+from tests.datasets import simulated
 
 TRAINING = """
   steps: 20
@@ -27,17 +27,6 @@ BUDGET = "budget: {trials: 2, first_rung: 10, schedules: 1, images: 4}\n"
 def scanners(count: int, first: int, **more: Any) -> tuple[ScannersDesign, ...]:
     ranges = {"core_diameter_nm": (20.0, 30.0), "fx_khz": (10.0, 30.0), "nd": (9,)}
     return (ScannersDesign(design="scanners", count=count, first=first, **ranges, **more),)
-
-
-def simulated(settings: DatasetSettings, folder: Path) -> Dataset:
-    dataset = Dataset.create(folder, settings)
-    for split in settings.splits:
-        for scan in settings.scans(split):
-            for which in FIELDS:
-                sm = simulate(settings, scan, which)
-                digest = write_scan(dataset.folder, settings, dataset.manifest.created, scan, which, sm)
-                dataset.record({file_name(scan, which): digest})
-    return dataset
 
 
 @pytest.fixture(scope="session")

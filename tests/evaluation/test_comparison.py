@@ -6,23 +6,12 @@ import numpy as np
 import pytest
 
 from sm_search.config.dataset_settings import DatasetSettings
-from sm_search.data.dataset import FIELDS, Dataset, file_name, write_scan
+from sm_search.data.dataset import Dataset
 from sm_search.evaluation.comparison import MEASURED, compare, without_noise
 from sm_search.evaluation.physicist import PhysicistFit
 from sm_search.physics.receive import angular_frequencies, volts_per_magnetisation
 from sm_search.physics.system_matrix import SystemMatrix, simulate
-
-
-def written(settings: DatasetSettings, folder: Path) -> Dataset:
-    """A dataset with the files of its test scan."""
-    dataset = Dataset.create(folder, settings)
-    (scan,) = settings.scans("test")
-    for which in FIELDS:
-        sha = write_scan(
-            dataset.folder, settings, dataset.manifest.created, scan, which, simulate(settings, scan, which)
-        )
-        dataset.record({file_name(scan, which): sha})
-    return dataset
+from tests.datasets import simulated
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +19,7 @@ def noisy(tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFacto
     """The test scan of the tiny dataset, with noise on its voltage."""
     receive = tiny_settings.receive.model_copy(update={"noise_nv": 1e3, "background_frames": 4})
     settings = tiny_settings.model_copy(update={"receive": receive})
-    return written(settings, tmp_path_factory.mktemp("data") / "noisy")
+    return simulated(settings, tmp_path_factory.mktemp("data") / "noisy", ["test"])
 
 
 class Clean:
@@ -72,7 +61,7 @@ def test_a_truth_simulated_again_is_what_the_file_gives(
     """Readers divide by a stored transfer function; so must whatever is compared with what they read."""
     chain = {"signal": "voltage", "low_pass_khz": 40.0, "delay_us": 3.0, "transfer_function": transfer_function}
     receive = tiny_settings.receive.model_copy(update=chain)
-    dataset = written(tiny_settings.model_copy(update={"receive": receive}), tmp_path / "filtered")
+    dataset = simulated(tiny_settings.model_copy(update={"receive": receive}), tmp_path / "filtered", ["test"])
     (pair,) = dataset.pairs("test")
     again = without_noise(pair, dataset.settings).high
     np.testing.assert_allclose(again.values_CKN, pair.high.values_CKN, rtol=1e-12)

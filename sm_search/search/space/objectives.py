@@ -3,9 +3,16 @@
 The qualities among them are computed by `sm_search.evaluation.validation.QUALITIES`.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-Metric = Literal["val_psnr_db", "val_ssim"]
-"""What decides: ASHA, the inner search and the ranking go by it."""
-Objective = Literal["val_psnr_db", "val_ssim", "evaluations"]
 DIRECTIONS: dict[str, Literal["max", "min"]] = {"val_psnr_db": "max", "val_ssim": "max", "evaluations": "min"}
+"""Every objective, in one line each: those of which more is better are qualities, the others costs."""
+METRICS = tuple(name for name, direction in DIRECTIONS.items() if direction == "max")
+
+if TYPE_CHECKING:  # a type checker wants the names in the source; the settings that use these types check values
+    Metric = str
+    Objective = str
+else:
+    Metric = Literal[METRICS]
+    """What decides: ASHA, the inner search and the ranking go by it."""
+    Objective = Literal[tuple(DIRECTIONS)]

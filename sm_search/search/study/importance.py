@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.importance import FanovaImportanceEvaluator
 from pydantic import ValidationError
-from scipy.stats import rankdata
 
 from sm_search.config.errors import TrackingError
 from sm_search.search.space.space import Space
@@ -68,6 +66,10 @@ def parameter_importance(store: Store, study: str) -> Importance | None:
     columns = {name: column for name, column in columns.items() if len({*column}) > 1}
     if len(columns) < 2 or len(trials) < FEWEST_TRIALS:
         return None
+    from optuna.importance import (
+        FanovaImportanceEvaluator,  # scikit-learn: two seconds, which most studies need not pay
+    )
+
     known = optuna.create_study(direction="maximize")
     known.add_trials(trials)
     shares = FanovaImportanceEvaluator(seed=0).evaluate(known, params=list(columns))
@@ -82,6 +84,8 @@ def best_ordering(columns: Mapping[str, Sequence[Any]], values: Sequence[float])
     optimum in the middle counts, and by the means of its groups for names. Parameters with many groups reach more by
     chance, so they are compared by how rarely a permutation of the values reaches as much.
     """
+    from scipy.stats import rankdata
+
     ranks_N = rankdata(values)
     generator = np.random.default_rng(0)
     drawn_PN = np.stack([ranks_N, *(generator.permutation(ranks_N) for _ in range(PERMUTATIONS))])
@@ -98,6 +102,8 @@ def _design(column: Sequence[Any]) -> NDArray[np.float64]:
         names = sorted({*map(str, column)})
         design = np.array([[float(str(value) == name) for name in names[1:]] for value in column])
     else:
+        from scipy.stats import rankdata
+
         ranks_N = rankdata(column)
         design = np.stack([ranks_N, ranks_N**2], axis=-1)
     return np.asarray(design - design.mean(axis=0))

@@ -5,6 +5,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from sm_search.evaluation.validation import QUALITIES
 from sm_search.search.space.objectives import DIRECTIONS, Metric, Objective
@@ -12,8 +13,10 @@ from sm_search.search.space.space import Space
 
 
 def test_every_objective_can_be_asked_for_and_has_a_direction() -> None:
-    assert set(get_args(Objective)) == set(DIRECTIONS)
+    assert get_args(Objective) == tuple(DIRECTIONS)
     assert set(get_args(Metric)) == set(QUALITIES) == {name for name, way in DIRECTIONS.items() if way == "max"}
+    with pytest.raises(ValidationError, match="'val_psnr_db' or 'val_ssim'"):
+        Space(study="s", metric="evaluations")
 
 
 @pytest.mark.parametrize("name", DIRECTIONS)
