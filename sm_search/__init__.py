@@ -10,68 +10,24 @@ What the verbs of `sm-search` do, these functions do in Python:
     sweep, study_models, promote, tune_schedule                                          studies
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = [
-    "Evaluation",
-    "InputError",
-    "SmSearchError",
-    "dataset_settings",
-    "evaluate",
-    "evaluation_methods",
-    "import_measured",
-    "load_model",
-    "open_dataset",
-    "promote",
-    "read_mdf",
-    "reconstruct",
-    "reconstruct_images",
-    "simulate",
-    "simulate_dataset",
-    "study_models",
-    "sweep",
-    "synthesize",
-    "synthesize_file",
-    "train",
-    "tune_schedule",
-    "validate",
-]
 
 if TYPE_CHECKING:
-    from sm_search.api import (
-        Evaluation,
-        InputError,
-        SmSearchError,
-        dataset_settings,
-        evaluate,
-        evaluation_methods,
-        import_measured,
-        load_model,
-        open_dataset,
-        promote,
-        read_mdf,
-        reconstruct,
-        reconstruct_images,
-        simulate,
-        simulate_dataset,
-        study_models,
-        sweep,
-        synthesize,
-        synthesize_file,
-        train,
-        tune_schedule,
-        validate,
-    )
+    from sm_search.api import *  # noqa: F403
+    from sm_search.api import __all__ as __all__
 else:
 
     def __getattr__(name: str) -> Any:
-        # On first use, so that importing the package costs next to nothing.
-        if name not in __all__:
+        # On first use, so that importing the package costs next to nothing. `api` itself is asked for on its way in.
+        if name != "__all__" and (name.startswith("__") or name == "api"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from sm_search import api
-
+        api = import_module("sm_search.api")
+        if name != "__all__" and name not in api.__all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(api, name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__getattr__("__all__")})

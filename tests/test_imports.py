@@ -41,9 +41,9 @@ ABSENT = (
 """What a GPU machine need not have for `make gpu-check`."""
 BELOW_THE_SEARCH = ("config", "physics", "data", "regression", "diffusion", "evaluation", "training", "synthesis")
 COMPILED = (
-    "anisotropic",
+    "anisotropic_equilibrium",
     "compiled",
-    "effective_field",
+    "effective_field_spectrum",
     "effective_field_kernel",
     "linear_relaxation",
     "moment_spectrum",

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sm_search.config.simulation_settings import Magnetisation, MixingOrders, Particle
+from sm_search.config.simulation_settings import MixingOrders
 from sm_search.physics import panel_kernel
-from sm_search.physics.anisotropic import cells_for, easy_axes, moment_table
+from sm_search.physics.anisotropic_equilibrium import easy_axes
 from sm_search.physics.lissajous_field import LissajousField
-from sm_search.physics.neel import STEP, barrier, neel_table
-from sm_search.physics.panel_kernel import ANISOTROPIC, BROWNIAN, EQUILIBRIUM, NEEL_BROWN, NODES, POWERS
-from sm_search.physics.particles import brownian_time_zero_field
+from sm_search.physics.neel import STEP
+from sm_search.physics.panel_kernel import BROWNIAN, NEEL_BROWN, NODES, POWERS
 from sm_search.physics.quadrature import gauss_panel
 
 Floats = NDArray[np.float64]
@@ -82,25 +81,22 @@ class Kinetics:
         return whole, np.append(number, self.table_hz)
 
 
-def kinetics_of(
-    magnetisation: Magnetisation, diameter_m: float, particle: Particle, xi_drive: float, largest_xi: float
-) -> Kinetics:
-    """The relaxation by that name: none, 1/τ_B, or 1/τ_B + 1/τ_N of two ways to turn that do not know each other.
+def smallest_xi(xi_drive: float) -> float:
+    """`Kinetics.smallest_xi` of the Brownian rate, for the weaker drive's amplitude in ξ."""
+    return min(SMALLEST_XI, SMALLEST_SHARE * xi_drive)
 
-    Args:
-        xi_drive: the weaker drive's amplitude in ξ.
-        largest_xi: of the field.
-    """
-    tau_s = brownian_time_zero_field(diameter_m, particle)
-    if magnetisation == "equilibrium":
-        return Kinetics(EQUILIBRIUM)
-    if magnetisation == "anisotropic":
-        return Kinetics(ANISOTROPIC, moments=moment_table(barrier(diameter_m, particle), cells_for(largest_xi)))
-    smallest_xi = min(SMALLEST_XI, SMALLEST_SHARE * xi_drive)
-    if magnetisation == "brownian":
-        return Kinetics(BROWNIAN, tau_s, smallest_xi=smallest_xi)
-    table_4T, table_hz = neel_table(diameter_m, particle, largest_xi)
-    return Kinetics(NEEL_BROWN, tau_s, smallest_xi=smallest_xi, table_4T=table_4T, table_hz=table_hz)
+
+def converged_spectrum(
+    field: LissajousField, beta: float, kinetics: Kinetics, orders: MixingOrders, components: int, samples: int | None
+) -> tuple[NDArray[np.complex128], dict[str, float]]:
+    """`spectrum` with enough panels, or with so many samples in a line, rounded up to an even number of panels; and how
+    many these were."""
+    if samples is None:
+        panels = panels_per_line(field.fx_hz, beta * field.largest_t, kinetics, orders)
+    else:
+        panels = 2 * math.ceil(samples / (2 * NODES))
+    values_DKN = spectrum(field, beta, kinetics, panels, orders, components)
+    return values_DKN, {"samplesPerPeriod": float(panels * NODES), "samplesPerPanel": float(NODES)}
 
 
 def panels_per_line(fx_hz: float, largest_xi: float, kinetics: Kinetics, orders: MixingOrders) -> int:

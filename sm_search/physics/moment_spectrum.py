@@ -9,15 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sm_search.config.simulation_settings import Magnetisation, MixingOrders, Particle
-from sm_search.physics import effective_field, linear_relaxation
-from sm_search.physics.linear_relaxation import kinetics_of, panels_per_line
 from sm_search.physics.lissajous_field import LissajousField
-from sm_search.physics.panel_kernel import NODES
-from sm_search.physics.particles import brownian_time_zero_field, langevin_parameter_per_tesla
+from sm_search.physics.magnetisation import MODELS
+from sm_search.physics.magnetisation.model import Spectrum
 from sm_search.physics.sizes import Sizes
-
-Spectrum = tuple[NDArray[np.complex128], dict[str, float]]
-"""Components in units of M_s, shape (D, K, N), and how finely they were computed, for the tracer."""
 
 
 def moment_spectrum(
@@ -40,33 +35,15 @@ def moment_spectrum(
         components: 2 leaves out M_z, which is zero where no field has a z component; the field's z counts in any case.
         samples: in an x drive period before refinement, rounded up to an even number of panels; by default enough.
     """
-    shape = components, len(orders.pairs()), field.static_3N.shape[1]
-    values_DKN = np.zeros(shape, dtype=np.complex128)
-    most = 0
-    for diameter_m, share in zip(sizes.diameter_m_S.tolist(), sizes.share_S.tolist(), strict=True):
-        beta = langevin_parameter_per_tesla(diameter_m, particle)
-        tau_s = brownian_time_zero_field(diameter_m, particle)
-        if magnetisation == "effective-field":
-            steps = samples and 2 * math.ceil(samples / 2)
-            values, used = effective_field.spectrum(field, beta, tau_s, orders, components, steps)
-        else:
-            # A constant relaxation time changes component k of the equilibrium by 1/(1 + iω_kτ), and nothing else.
-            followed = "equilibrium" if magnetisation == "debye" else magnetisation
-            kinetics = kinetics_of(followed, diameter_m, particle, beta * field.drive_t, beta * field.largest_t)
-            panels = panels_per_line(field.fx_hz, beta * field.largest_t, kinetics, orders)
-            if samples is not None:
-                panels = 2 * math.ceil(samples / (2 * NODES))
-            values, used = linear_relaxation.spectrum(field, beta, kinetics, panels, orders, components), panels * NODES
-        if magnetisation == "debye":
-            values /= _debye_filter(field, orders, tau_s)[:, None]
-        values_DKN += share * values
-        most = max(most, used)
-    per_panel = 1 if magnetisation == "effective-field" else NODES
-    return values_DKN, {"samplesPerPeriod": float(most), "samplesPerPanel": float(per_panel)}
-
-
-def _debye_filter(field: LissajousField, orders: MixingOrders, tau_s: float) -> NDArray[np.complex128]:
-    """1 + iω_kτ, shape (K,)."""
+    model = MODELS[magnetisation]
     frequencies_hz = [field.fx_hz, field.fx_hz * field.nd / (field.nd + 1)]
     omega_K: NDArray[np.float64] = 2 * math.pi * (np.array(orders.pairs()) @ frequencies_hz)
-    return np.asarray(1 + 1j * omega_K * tau_s)
+    values_DKN = np.zeros((components, len(omega_K), field.static_3N.shape[1]), dtype=np.complex128)
+    finest: dict[str, float] = {}
+    for diameter_m, share in zip(sizes.diameter_m_S.tolist(), sizes.share_S.tolist(), strict=True):
+        values, sampling = model.response(field, diameter_m, particle, orders, components, samples)
+        if model.lag is not None:
+            values /= model.lag(omega_K, diameter_m, particle)[:, None]
+        values_DKN += share * values
+        finest = max(finest or sampling, sampling, key=lambda each: each["samplesPerPeriod"])
+    return values_DKN, finest

@@ -16,9 +16,10 @@ from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import FieldName, FieldSettings, Grid, Scan
 from sm_search.physics.lissajous_field import LissajousField
-from sm_search.physics.particles import brownian_time_zero_field, langevin_parameter_per_tesla
+from sm_search.physics.magnetisation import MODELS
+from sm_search.physics.particles import langevin_parameter_per_tesla
 from sm_search.physics.scanner_fields import actual, in_plane, received
-from sm_search.physics.sizes import Sizes, core_sizes, node_count, size_tolerance
+from sm_search.physics.sizes import Sizes, core_sizes
 from sm_search.physics.torus import Axis, equilibrium_components, langevin_mixture
 from sm_search.physics.trajectory_symmetry import computed_half, fill_by_symmetry
 from sm_search.physics.voxel_mean import points_for
@@ -26,12 +27,6 @@ from sm_search.physics.voxel_mean import points_for
 TOLERANCE = 1e-6
 """Largest error of any component relative to its own maximum: what the constants here and in the kernels are chosen
 for, and `tests/physics/test_accuracy.py` holds. Written to the tracer where the sampling is the default one."""
-
-ROUNDING = 3e-15
-"""Rounding errors of a component, relative to the strongest one."""
-
-TABLE_ERROR = 1e-8
-"""The same of the table of the anisotropic equilibrium."""
 
 SHARPEST_XI = 20_000.0
 """Drive amplitude in ξ beyond which the kernel counts as this sharp: order m changes by some (m/ξ)²."""
@@ -191,15 +186,15 @@ def simulate(
     settings = settings.model_copy(update=fields)
     position_3N = in_plane(*voxel_centres(settings.grid))
     particle = settings.particle_of(scan)
-    nodes = node_count(particle.size_spread, settings.magnetisation)
-    sizes = core_sizes(scan.core_diameter_m, particle.size_spread, nodes)
+    model = MODELS[settings.magnetisation]
+    sizes = core_sizes(scan.core_diameter_m, particle.size_spread, model.size_nodes(particle.size_spread))
     values_CKN: Values
     if not scanner.ideal_fields:
         from sm_search.physics.real_scanner import real_scanner_components  # numba, as below
 
         own = nominal.model_copy(update={"magnetisation": settings.magnetisation})
         values_CKN, numerics = real_scanner_components(own, scanner, scan, which, sizes, position_3N, samples)
-    elif settings.magnetisation in ("equilibrium", "debye"):
+    elif model.in_closed_form:
         if samples is not None:
             raise ValueError(f"samples is {samples}, but {settings.magnetisation} takes no time steps")
         values_CKN, numerics = _langevin(settings, scan, which, sizes, torch.device(device))
@@ -209,10 +204,9 @@ def simulate(
         values_CKN = received(scanner, values_CKN.astype(np.complex128, copy=False), position_3N)
     values_CKN *= particle.saturation_magnetisation_ka_per_m * 1e3
     tracer = _tracer(settings, scan)
-    own_tolerance = max(numerics.pop("tolerance", 0.0), size_tolerance(particle.size_spread, settings.magnetisation))
+    own_tolerance = max(numerics.pop("tolerance", 0.0), model.size_tolerance(particle.size_spread))
     if samples is None:
-        rounding = TABLE_ERROR if settings.magnetisation == "anisotropic" else ROUNDING
-        tracer["tolerance"] = max(_tolerance(values_CKN, rounding), own_tolerance)
+        tracer["tolerance"] = max(_tolerance(values_CKN, model.rounding), own_tolerance)
     tracer |= {"sizes": float(len(sizes.share_S)), **numerics}
     return SystemMatrix(
         values_CKN.astype(np.complex128, copy=False),
@@ -232,7 +226,7 @@ Result = tuple[Values, dict[str, float]]
 
 
 def _langevin(settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Sizes, device: torch.device) -> Result:
-    """The equilibrium, and with a constant relaxation time τ component k multiplied by 1/(1 + iω_kτ)."""
+    """The equilibrium, behind the model's lag if it has one."""
     field = settings.field(which)
     x, y = (
         Axis(drive, gradient * fov / 2, voxels, settings.voxel == "mean", max_order, step)
@@ -254,19 +248,19 @@ def _langevin(settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Si
         mixture = langevin_mixture(beta_S[chosen], sizes.share_S[chosen], max(x.largest_t, y.largest_t))
         return equilibrium_components(mixture, x, y, device)
 
-    if settings.magnetisation == "equilibrium":
+    lag = MODELS[settings.magnetisation].lag
+    if lag is None:
         return components(slice(None)), {}
     orders_K2 = np.array(settings.orders.pairs())
-    omega_K1 = 2 * math.pi * (orders_K2 @ [scan.fx_hz, scan.fy_hz])[:, None]
+    omega_K = 2 * math.pi * (orders_K2 @ [scan.fx_hz, scan.fy_hz])
     values_CKN = np.zeros((2, len(orders_K2), settings.grid.voxels), dtype=np.complex128)
     for size, diameter_m in enumerate(sizes.diameter_m_S):
-        tau_s = brownian_time_zero_field(diameter_m, particle)
-        values_CKN += components(slice(size, size + 1)) / (1 + 1j * omega_K1 * tau_s)
+        values_CKN += components(slice(size, size + 1)) / lag(omega_K, diameter_m, particle)[:, None]
     return values_CKN, {}
 
 
 def _relaxing(settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Sizes, samples: int | None) -> Result:
-    """The models whose relaxation time depends on the field: half of the voxels along the trajectory, then mirrored."""
+    """The models that are followed along the trajectory, in half of the voxels, and then mirrored."""
     from sm_search.physics.moment_spectrum import moment_spectrum  # numba: a second, which no other command needs
 
     field, grid, orders = ideal_field(settings, scan, which), settings.grid, settings.orders

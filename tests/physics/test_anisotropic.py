@@ -5,7 +5,7 @@ import physics_reference as reference
 import pytest
 
 from sm_search.config.simulation_settings import Scan
-from sm_search.physics.anisotropic import cells_for, easy_axes, mean_moment
+from sm_search.physics.anisotropic_equilibrium import cells_for, easy_axes, mean_moment
 from sm_search.physics.neel import barrier
 from sm_search.physics.system_matrix import ideal_field, simulate
 

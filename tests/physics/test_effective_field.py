@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import FieldName, FieldSettings, Scan
-from sm_search.physics import effective_field as model
+from sm_search.physics import effective_field_spectrum as model
 from sm_search.physics.effective_field_kernel import DEGREE, SERIES, SERIES_E2
 from sm_search.physics.system_matrix import TOLERANCE, simulate
 

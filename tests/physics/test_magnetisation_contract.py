@@ -7,6 +7,7 @@ import pytest
 
 from sm_search.config.dataset_settings import DatasetSettings, preset
 from sm_search.config.simulation_settings import Grid, Magnetisation, MixingOrders, Scan
+from sm_search.physics.magnetisation import MODELS
 from sm_search.physics.system_matrix import SystemMatrix, simulate
 
 SCAN = Scan(core_diameter_nm=25.0, fx_khz=20.0, nd=7)
@@ -20,6 +21,10 @@ def settings(magnetisation: str, **changes: object) -> DatasetSettings:
 @pytest.fixture(scope="module", params=get_args(Magnetisation))
 def made(request: pytest.FixtureRequest) -> SystemMatrix:
     return simulate(settings(request.param), SCAN, "high")
+
+
+def test_every_model_that_settings_may_name_stands_in_the_table() -> None:
+    assert tuple(MODELS) == get_args(Magnetisation)
 
 
 def test_it_is_a_matrix_that_tells_its_model_and_its_accuracy(made: SystemMatrix) -> None:

@@ -10,14 +10,14 @@ from numpy.polynomial import Legendre, legendre
 
 from sm_search.config.simulation_settings import Particle, Scan
 from sm_search.physics import linear_relaxation
-from sm_search.physics.linear_relaxation import kinetics_of
+from sm_search.physics.magnetisation.neel_brown import kinetics as neel_brown_kinetics
 from sm_search.physics.neel import barrier, eigenvalue, free_neel_time, log_rates
 from sm_search.physics.system_matrix import TOLERANCE, simulate
 
 
 def neel_rate(diameter_m: float, particle: Particle, xi_T: np.ndarray) -> np.ndarray:
     """λ_1 in 1/s as the compiled code has it: the rate of a particle that does not turn as a whole."""
-    kinetics = kinetics_of("neel-brown", diameter_m, particle, 3.0, float(xi_T.max()))
+    kinetics = neel_brown_kinetics(diameter_m, particle, 3.0, float(xi_T.max()))
     return np.array([dataclasses.replace(kinetics, tau_s=math.inf).rate(xi) for xi in xi_T.ravel()]).reshape(xi_T.shape)
 
 
@@ -73,7 +73,7 @@ def test_rate_grows_with_the_field_from_nothing_to_fast(diameter: float) -> None
 
 def test_both_rates_add() -> None:
     particle = Particle()
-    kinetics = kinetics_of("neel-brown", 25e-9, particle, 3.0, 40.0)
+    kinetics = neel_brown_kinetics(25e-9, particle, 3.0, 40.0)
     xi = np.linspace(0, 40, 50)
     tau_s = reference.tau_brown(reference.settings(), Scan(core_diameter_nm=25, fx_khz=25, nd=6))
     brownian = np.sqrt(1 + 0.126 * xi**1.72) / tau_s

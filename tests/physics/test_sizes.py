@@ -8,7 +8,8 @@ import pytest
 
 from sm_search.config.simulation_settings import Scan
 from sm_search.physics import system_matrix
-from sm_search.physics.sizes import core_sizes, node_count, size_tolerance
+from sm_search.physics.magnetisation import MODELS
+from sm_search.physics.sizes import core_sizes
 from sm_search.physics.system_matrix import simulate
 
 
@@ -34,8 +35,8 @@ def test_signal_is_the_mean_over_the_core_volume(magnetisation: str) -> None:
     scan = Scan(core_diameter_nm=median, fx_khz=25, nd=6)
     settings = reference.settings(magnetisation, size=(3, 2), particle={"size_spread": spread})
     matrix = simulate(settings, scan, "low")
-    assert matrix.tracer["sizes"] == node_count(spread, settings.magnetisation) > 1
-    tolerance = size_tolerance(spread, settings.magnetisation)
+    assert matrix.tracer["sizes"] == MODELS[settings.magnetisation].size_nodes(spread) > 1
+    tolerance = MODELS[settings.magnetisation].size_tolerance(spread)
     assert matrix.tracer["tolerance"] == tolerance
     assert matrix.tracer["sizeSpread"] == spread
     alone = reference.settings(magnetisation, size=(3, 2))
@@ -65,7 +66,7 @@ def test_twice_as_many_sizes_do_not_show(monkeypatch: pytest.MonkeyPatch, spread
     values = simulate(settings, scan, which).values_CKN
     monkeypatch.setattr(system_matrix, "core_sizes", lambda median, s, nodes: core_sizes(median, s, 2 * nodes))
     finer = simulate(settings, scan, which).values_CKN
-    assert reference.worst(values, finer) < size_tolerance(spread, "debye")
+    assert reference.worst(values, finer) < MODELS["debye"].size_tolerance(spread)
 
 
 @pytest.mark.parametrize(
@@ -89,10 +90,11 @@ def test_twice_as_many_sizes_do_not_show_in_the_faint_orders(
     whole = np.abs(finer).max(axis=-1)
     heard = whole > 1e-10 * whole.max()  # fainter ones are rounding
     error = np.abs(values - finer).max(axis=-1)
-    assert (error[heard] / whole[heard]).max() < size_tolerance(spread, settings.magnetisation)
+    assert (error[heard] / whole[heard]).max() < MODELS[settings.magnetisation].size_tolerance(spread)
 
 
 def test_negligible_sizes_are_left_out() -> None:
-    chosen = core_sizes(30e-9, 0.5, node_count(0.5, "equilibrium"))
-    assert len(chosen.share_S) < node_count(0.5, "equilibrium")
+    nodes = MODELS["equilibrium"].size_nodes(0.5)
+    chosen = core_sizes(30e-9, 0.5, nodes)
+    assert len(chosen.share_S) < nodes
     assert chosen.share_S.sum() == pytest.approx(1, rel=1e-12)

@@ -7,8 +7,10 @@ import physics_reference as reference
 import pytest
 
 from sm_search.config.simulation_settings import Scan
-from sm_search.physics import moment_spectrum, system_matrix, voxel_mean
+from sm_search.physics import system_matrix, voxel_mean
 from sm_search.physics.linear_relaxation import Kinetics
+from sm_search.physics.magnetisation import MODELS
+from sm_search.physics.magnetisation.model import MagnetisationModel, relaxing
 from sm_search.physics.panel_kernel import BROWNIAN
 from sm_search.physics.system_matrix import SystemMatrix, simulate
 
@@ -134,7 +136,7 @@ def test_constant_relaxation_time_is_a_low_pass(monkeypatch: pytest.MonkeyPatch,
     omega_K = 2 * math.pi * still.frequency_index() * scan.fx_hz / (nd + 1)
     expected = still.values_CKN / (1 + 1j * omega_K * tau_s)[:, None]
     constant = Kinetics(BROWNIAN, tau_s, slope=0.0, smallest_xi=1e9)
-    monkeypatch.setattr(moment_spectrum, "kinetics_of", lambda *arguments: constant)
+    monkeypatch.setitem(MODELS, "brownian", MagnetisationModel(relaxing(lambda *arguments: constant)))
     integrated = simulate(reference.settings("brownian", size=(4, 3)), scan, which).values_CKN
     assert np.abs(integrated - expected).max() < 1e-10 * np.abs(expected).max()
     debye = simulate(reference.settings("debye", size=(4, 3)), scan, which).values_CKN

@@ -7,7 +7,7 @@ from numpy.polynomial import legendre
 
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.simulation_settings import Grid, Scan
-from sm_search.physics import system_matrix, voxel_mean
+from sm_search.physics import voxel_mean
 from sm_search.physics.system_matrix import simulate
 
 SCAN = Scan(core_diameter_nm=30, fx_khz=25, nd=7)
@@ -60,10 +60,10 @@ def test_brownian_states_what_it_reaches(monkeypatch: pytest.MonkeyPatch) -> Non
             for y, wy in zip(x_P, weight_P, strict=True)
         ]
 
-    monkeypatch.setattr(system_matrix, "voxel_points", dense)
+    monkeypatch.setattr(voxel_mean, "voxel_points", dense)
     expected = simulate(settings, SCAN, "high").values_CKN
     assert reference.worst(matrix.values_CKN, expected) < voxel_mean.MEAN_TOLERANCE
-    monkeypatch.setattr(system_matrix, "voxel_points", lambda width: voxel_mean.CENTRE)
+    monkeypatch.setattr(voxel_mean, "voxel_points", lambda width: voxel_mean.CENTRE)
     assert reference.worst(simulate(settings, SCAN, "high").values_CKN, expected) > 1e-3
 
 
