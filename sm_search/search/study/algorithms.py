@@ -8,7 +8,6 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, TPESampler
-from scipy.stats import qmc
 
 from sm_search.config.streams import stream, stream_seed
 from sm_search.search.space.prior import expected_values
@@ -51,6 +50,8 @@ class QuasiRandom:
         leaves = parameters_of(self.tree)
         if not leaves or (self.number is not None and index >= self.number):
             return None
+        from scipy.stats import qmc  # takes a second, which `importance` and its report need not wait for
+
         sobol = qmc.Sobol(len(leaves), rng=stream_seed(self.seed, "quasi-random") % 2**32)
         quantiles = (sobol.fast_forward(index) if index else sobol).random()[0].tolist()
         return {name: leaf.expected(u) for (name, leaf), u in zip(leaves.items(), quantiles, strict=True)}
