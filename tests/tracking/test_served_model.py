@@ -23,6 +23,7 @@ class Doubler:
     grid = Grid(size=(2, 1))
     low = FieldSettings(gradient_t_per_m=0.1, drive_mt=2.0)
     unit = "A/m"
+    orders = ((1, 0), (2, 3))
 
     def __init__(self, folder: Path) -> None:
         self.settings = (folder / "checkpoint.json").read_text()
@@ -99,8 +100,8 @@ def test_what_nobody_waits_for_is_not_computed(
     server: Any, loaded: list[Doubler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "0")
-    matrix = [[[[1.5, 2], [3, 4]]]]
-    inputs = {"values": 3 * [matrix], "mixing_orders": [[1, 0]], "fx_hz": 3 * [25e3], "nd": 3 * [99]}
+    matrix = [[[[1.5, 2], [3, 4]], [[0, -1], [1e-9, 0]]]]
+    inputs = {"values": 3 * [matrix], "mixing_orders": [[1, 0], [2, 3]], "fx_hz": 3 * [25e3], "nd": 3 * [99]}
     refused = server.post("/invocations", json={"inputs": inputs})
     assert refused.status_code == 400
     assert "of 3 matrices took longer than MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT allows" in refused.json()["message"]
