@@ -49,25 +49,32 @@ def sweep(
     from sm_search.data.dataset import Dataset
     from sm_search.report.publication import publish_study
     from sm_search.search.study import sweep as search
-    from sm_search.search.study.folder import check_study
+    from sm_search.search.study.folder import check_study, study_exists
 
     home = Path(home) if home is not None else default_home()
     space, opened = study_parts(space, dataset, warm_start, complete=not while_simulating, announce=announce)
     # Before Ray is started, which takes a while.
     check_study(space, opened, home, resume, storage)
     store = opened_store(home, tracking_uri)
-    with ray_session(ray_address):
-        result = search.sweep(
-            space,
-            opened.location,
-            home=home,
-            tracking_uri=tracking_uri,
-            storage=storage,
-            resume=resume,
-            while_simulating=while_simulating,
-            announce=announce,
-            watch=watch,
-        )
+    try:
+        with ray_session(ray_address):
+            result = search.sweep(
+                space,
+                opened.location,
+                home=home,
+                tracking_uri=tracking_uri,
+                storage=storage,
+                resume=resume,
+                while_simulating=while_simulating,
+                announce=announce,
+                watch=watch,
+            )
+    except KeyboardInterrupt as interrupt:
+        if str(interrupt):
+            raise
+        begun = study_exists(space, home, storage)
+        remedy = "`sweep --resume` continues it" if begun else "nothing of it was begun, the same command begins it"
+        raise KeyboardInterrupt(f"study {space.study!r}: interrupted; {remedy}") from None
     try:
         if space.budget.regression:
             announce("training the regression network, a baseline of the report")

@@ -15,6 +15,7 @@ from sm_search import __version__
 from sm_search.cli import cluster, datasets, demo, imaging, models, studies
 from sm_search.cli.output import Output
 from sm_search.cli.parsing import Verb
+from sm_search.cli.signals import interruptible
 from sm_search.cli.streams import is_utf8, secure_streams, silence
 from sm_search.config.errors import InputError, SmSearchError, without_password
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = Output(as_json=options.json)
     try:
         # Libraries print on stdout too, such as Ray what became of a node: only `output` may write there.
-        with contextlib.redirect_stdout(sys.stderr):
+        with interruptible(), contextlib.redirect_stdout(sys.stderr):
             result = options.call(options, output)
     except InputError as error:
         output.error(str(error))

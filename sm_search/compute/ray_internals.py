@@ -4,7 +4,9 @@
 used but its documented interface.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +33,32 @@ def withhold_credentials() -> None:
     from ray.tune.execution import class_cache
 
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(CREDENTIALS)
+
+
+@contextlib.contextmanager
+def signals_left_alone() -> Iterator[None]:
+    """For `ray.init` as the body: Ray would set a handler of SIGTERM twice, each of which ends the process there and
+    then, and offers no way to do without.
+    """
+    import ray
+
+    before = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler = before
+
+
+def dead_processes() -> list[str]:
+    """Those that Ray started for a session of this process, and that have ended although nobody stopped them.
+
+    Ray itself ends its driver a minute later, in the midst of what it does.
+    """
+    import ray
+
+    node = ray._private.worker._global_node
+    return [str(name) for name, _ in node.dead_processes()] if node is not None else []
 
 
 def replace_callbacks(tuner: "tune.Tuner", callbacks: "list[tune.Callback]") -> None:

@@ -1,5 +1,6 @@
 """Ray, started quietly for one command, and ended with it."""
 
+import contextlib
 import logging
 import os
 import secrets
@@ -47,7 +48,9 @@ logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 import ray  # noqa: E402  (Ray reads some of these variables when it is imported)
 
+from sm_search.compute.lost_ray import ended_with_ray  # noqa: E402
 from sm_search.compute.ray_folder import own_ray_folder  # noqa: E402
+from sm_search.compute.ray_internals import signals_left_alone  # noqa: E402
 from sm_search.config.errors import InputError  # noqa: E402
 
 
@@ -55,10 +58,11 @@ from sm_search.config.errors import InputError  # noqa: E402
 def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator[None]:
     """Ray for the body: the cluster at `address`, or one of our own on this machine that ends with the body.
 
-    A session that is open already is used as it is and left open. From now on SIGTERM interrupts as Ctrl-C does.
+    A session that is open already is used as it is and left open. In the body SIGTERM interrupts as Ctrl-C does.
 
     Raises:
-        InputError: no cluster answers at `address`, or Ray has no folder here that it can use.
+        InputError: no cluster answers at `address`, or Ray has no folder here that it can use, or cannot start or keep
+            up its processes.
     """
     if ray.is_initialized():
         yield
@@ -69,26 +73,54 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
         if address is None:
             ray_folder.enter_context(own_ray_folder())
         try:
-            ray.init(
-                address=address or "local",
-                num_cpus=None if address else cpus,
-                include_dashboard=None if address else False,
-                log_to_driver=False,
-                logging_level="ERROR",
-                runtime_env=_runtime_env(address),
-            )
+            with _children_without(signal.SIGHUP), signals_left_alone():
+                ray.init(
+                    address=address or "local",
+                    num_cpus=None if address else cpus,
+                    include_dashboard=None if address else False,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    runtime_env=_runtime_env(address),
+                )
+        except KeyboardInterrupt:
+            ray.shutdown()
+            raise
         except Exception as error:  # Ray raises a bare one where a process of its own does not come up
             what = f"--ray-address {address}: no Ray cluster answers" if address else "Ray cannot be started here"
             raise InputError(f"{what}: {' '.join(str(error).split())}") from None
-        if threading.current_thread() is threading.main_thread():
-            # In place of Ray's own handler, which ends the process there and then.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             if address is not None:  # only now: `auto` looks for the cluster in the folder that Ray had at its start
                 ray_folder.enter_context(own_ray_folder())
-            yield
+            with _interrupted_by_sigterm(), ended_with_ray():
+                yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _children_without(number: signal.Signals) -> Iterator[None]:
+    """Processes that are started in the body do not get the signal; this one gets it when the body has ended.
+
+    A terminal that is closed tells all processes below it. Ray's would end at once, before a study has closed its runs.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _runtime_env(address: str | None) -> dict[str, Any]:
@@ -105,7 +137,7 @@ def _runtime_env(address: str | None) -> dict[str, Any]:
 
 @contextmanager
 def interrupted_gently() -> Iterator[None]:
-    """For a search of Tune as the body: at Ctrl-C or SIGTERM it notes how far it is and stops; then KeyboardInterrupt.
+    """For a search of Tune as the body: at a signal to end it notes how far it is and stops; then KeyboardInterrupt.
 
     Tune does so by itself at SIGUSR1, and ends as if the search were over. A second signal does not wait for it.
     """
@@ -119,9 +151,15 @@ def interrupted_gently() -> Iterator[None]:
         if is_interrupted or signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:  # Tune does not listen yet
             raise KeyboardInterrupt
         is_interrupted = True
+        if callable(before[number]):
+            with contextlib.suppress(KeyboardInterrupt):
+                before[number](number, frame)  # what else is to be done at it
         signal.raise_signal(signal.SIGUSR1)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    ending = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before: dict[int, Any] = {number: handler for number, handler in ending.items() if handler != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
     before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     try:
         yield

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sm_search.config.base import Settings
+from sm_search.config.errors import SettingsError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -59,6 +60,20 @@ class UNetSettings(Settings):
     patch: Literal[1, 2, 4] = 1
     order_embedding: OrderEmbedding = "fourier"
     context: Context = 0
+
+    def require_grid(self, height: int, width: int) -> None:
+        """Refuse images that cannot be halved between the levels.
+
+        Raises:
+            SettingsError: one line with the grid and the rule.
+        """
+        levels, factor = len(self.channels), self.patch * 2 ** (len(self.channels) - 1)
+        if height % factor or width % factor:
+            parted = f"parted into {self.patch} × {self.patch} pixels and " if self.patch > 1 else ""
+            raise SettingsError(
+                f"backbone unet: a grid of {width} × {height} cannot be {parted}halved {levels - 1} times "
+                f"({levels} levels in `channels`); sides must be multiples of {factor}"
+            )
 
 
 BackboneSettings = Annotated[LinearBasisSettings | UNetSettings, Field(discriminator="backbone")]

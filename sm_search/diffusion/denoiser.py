@@ -213,13 +213,7 @@ class UNetDenoiser(Denoiser):
     ) -> None:
         super().__init__()
         levels, patch = len(settings.channels), settings.patch
-        factor = patch * 2 ** (levels - 1)
-        if shape[0] % factor or shape[1] % factor:
-            parted = f"parted into {patch} × {patch} pixels and " if patch > 1 else ""
-            raise SettingsError(
-                f"backbone unet: a grid of {shape[1]} × {shape[0]} cannot be {parted}halved {levels - 1} times "
-                f"({levels} levels in `channels`); sides must be multiples of {factor}"
-            )
+        settings.require_grid(*shape)
         self.part, self.join = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
         # diffusers takes four seconds to import, which only this backbone has to pay.
         from diffusers.models.unets.unet_2d import UNet2DModel

@@ -43,6 +43,25 @@ def callbacks_are_replaced(folder: Path) -> None:
     assert tuner._local_tuner.get_run_config().callbacks is callbacks
 
 
+def handlers_are_set_by_one_function(folder: Path) -> None:
+    from ray._private import node, worker
+
+    for module in (node, worker):
+        assert "ray._private.utils.set_sigterm_handler(" in inspect.getsource(module)
+        assert "signal.signal(" not in inspect.getsource(module)
+    before = signal.getsignal(signal.SIGTERM)
+    with ray_internals.signals_left_alone():
+        ray._private.utils.set_sigterm_handler(signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) == before
+
+
+def a_node_knows_its_dead_processes(folder: Path) -> None:
+    from ray._private.node import Node
+
+    assert inspect.signature(Node.dead_processes).parameters.keys() == {"self"}
+    assert isinstance(ray_internals.dead_processes(), list)
+
+
 def the_searcher_is_found(folder: Path) -> None:
     assert ray_internals.search_algorithm(a_tuner(folder)) == "S"
 
@@ -122,6 +141,8 @@ USES: dict[str, tuple[str, Callable[[Path], None]]] = {
         credentials_are_propagated_by_a_set,
     ),
     "replace_callbacks": ("Tuner._local_tuner._run_config.callbacks", callbacks_are_replaced),
+    "signals_left_alone": ("ray._private.utils.set_sigterm_handler", handlers_are_set_by_one_function),
+    "dead_processes": ("ray._private.node.Node.dead_processes", a_node_knows_its_dead_processes),
     "search_algorithm": ("Tuner._local_tuner._tune_config.search_alg", the_searcher_is_found),
     "scheduler": ("Tuner._local_tuner._tune_config.scheduler", the_scheduler_is_found),
     "trials_of": ("ResultGrid._experiment_analysis.trials", trials_are_found),

@@ -192,7 +192,7 @@ class IntRange(Numbers):
 
 
 class Choice(Prior):
-    choice: Annotated[tuple[bool | int | float | str, ...], Field(min_length=1)]
+    choice: Annotated[tuple[bool | int | float | str | None, ...], Field(min_length=1)]
 
     def suggest(self, trial: Suggester, name: str) -> Any:
         return trial.suggest_categorical(name, list(self.choice))

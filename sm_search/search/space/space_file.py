@@ -8,7 +8,7 @@ from sm_search.config.base import Settings
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import SettingsError
 from sm_search.config.loading import Location, YamlDocument, parse_settings, read_yaml
-from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
+from sm_search.config.model_settings import ScheduleSettings, TrainingSettings, UNetSettings
 from sm_search.search.space.objectives import DIRECTIONS, METRICS
 from sm_search.search.space.ranges import LEAVES
 from sm_search.search.space.resolved_settings import as_schedule, sampler_branches
@@ -76,7 +76,8 @@ def load_space(name_or_path: str | Path) -> Space:
 
 
 def require_data(space: Space, data: DatasetSettings, file: str | Path) -> None:
-    """Refuse what some trial may take and the dataset does not have: training scans, a channel, mirrored pairs.
+    """Refuse what some trial may take and the dataset does not have: training scans, a channel, mirrored pairs, a
+    grid that suits the network.
 
     Raises:
         SettingsError: one line with the space's file, the number and the limit.
@@ -86,6 +87,9 @@ def require_data(space: Space, data: DatasetSettings, file: str | Path) -> None:
             data.scans("train", example.get("scans"))
             data.require_channels(example.get("receive_channels", (0,)))
             data.require_mirrors(example.get("augmentation", "none"))
+            backbone = parse_settings(example, TrainingSettings, "training").backbone
+            if isinstance(backbone, UNetSettings):
+                backbone.require_grid(*reversed(data.grid.size))
     except SettingsError as error:
         raise SettingsError(f"{file}: {error}") from None
 

@@ -45,6 +45,11 @@ def note_study(space: Space, dataset: Dataset, home: Path, storage: str | None =
         place.write(STUDY_FILE, text)
 
 
+def study_exists(space: Space, home: Path, storage: str | None = None) -> bool:
+    """Whether a study of that name was begun."""
+    return any(place.exists(STUDY_FILE) for place in _places(space, home, storage))
+
+
 def check_study(space: Space, dataset: Dataset, home: Path, resume: bool, storage: str | None = None) -> None:
     """A study is its space and its data; both are noted at its first start and compared at every other.
 

@@ -274,6 +274,7 @@ def test_a_quantised_range_gives_only_values_of_its_grid() -> None:
         ({"choice": ["ddim", "ddpm"]}, "ddpm", "ddpm"),
         ({"choice": [1, 4]}, "4", 4),
         ({"choice": [True, False]}, "true", True),
+        ({"choice": [None, 4]}, "null", None),
     ],
 )
 def test_a_stored_text_is_read_as_the_value_it_was(leaf: Any, text: str, value: Any) -> None:
@@ -297,6 +298,19 @@ def test_no_trial_may_ask_for_more_training_scans_than_there_are(tmp_path: Path,
     space = load_space(written(tmp_path, f"training:\n  scans: {scans.replace('12', '13')}\n"))
     with pytest.raises(SettingsError, match=r"^my.yaml: training.scans = 13: must be at most 12, the scans of "):
         require_data(space, demo, "my.yaml")
+
+
+def test_no_setting_at_all_may_be_one_of_the_choices(tmp_path: Path) -> None:
+    space = load_space(written(tmp_path, "training:\n  scans: {choice: [null, 4]}\n"))
+    assert [training_settings(space, {"scans": scans}).scans for scans in (None, 4)] == [None, 4]
+
+
+def test_a_network_that_the_grid_does_not_suit_is_refused_before_any_trial(tmp_path: Path) -> None:
+    text = "training:\n  backbone: {backbone: unet, channels: [8, 8, 8, 8, 8], patch: {choice: [1, 4]}}\n"
+    message = r"^my.yaml: backbone unet: a grid of 32 × 32 cannot be parted into 4 × 4 .*must be multiples of 64"
+    with pytest.raises(SettingsError, match=message):
+        require_data(load_space(written(tmp_path, text)), preset("demo"), "my.yaml")
+    require_data(load_space(written(tmp_path, text.replace("[1, 4]", "[1, 2]"))), preset("demo"), "my.yaml")
 
 
 @pytest.mark.parametrize("key", ["initial_points", "first"])

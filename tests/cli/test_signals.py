@@ -1,0 +1,101 @@
+"""Signals end a command as Ctrl-C does, and none is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+
+import pytest
+
+from sm_search.cli.signals import interruptible
+from sm_search.compute import lost_ray
+from sm_search.config.errors import InputError
+
+WAIT_S = 60
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_a_signal_to_end_interrupts_and_its_handler_is_given_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+
+    def signalled() -> None:
+        with interruptible():
+            os.kill(os.getpid(), number)
+            time.sleep(WAIT_S)
+
+    with pytest.raises(KeyboardInterrupt):
+        signalled()
+    assert signal.getsignal(number) == before
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_interrupt_in_a_weakref_callback_is_not_lost() -> None:
+    class Thing:
+        pass
+
+    def callback(reference: object) -> None:
+        raise KeyboardInterrupt
+
+    def swallowed() -> None:
+        with interruptible():
+            thing = Thing()
+            reference = weakref.ref(thing, callback)
+            del thing
+            assert reference() is None  # and the interrupt was swallowed here
+            time.sleep(WAIT_S)
+
+    with pytest.raises(KeyboardInterrupt):
+        swallowed()
+
+
+def test_a_terminal_that_is_gone_takes_no_more_text() -> None:
+    code = """
+import os, signal, sys
+from sm_search.cli.signals import interruptible
+try:
+    with interruptible():
+        os.kill(os.getpid(), signal.SIGHUP)
+        signal.pause()
+except KeyboardInterrupt:
+    sys.stderr.write("closing")
+    sys.stderr.flush()
+    os._exit(7)
+"""
+    terminal, other_end = os.openpty()
+    done = subprocess.Popen([sys.executable, "-c", code], stdout=other_end, stderr=other_end)
+    os.close(other_end)
+    os.close(terminal)
+    assert done.wait(WAIT_S) == 7
+
+
+def test_a_command_whose_ray_has_lost_a_process_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost_ray, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(lost_ray, "dead_processes", lambda: ["gcs_server"])
+    with (
+        pytest.raises(InputError, match=r"Ray went away: its gcs_server ended; .*--resume"),
+        interruptible(),
+        lost_ray.ended_with_ray(),
+    ):
+        time.sleep(WAIT_S)
+
+
+def test_ray_that_cannot_start_its_workers_is_told_in_one_line() -> None:
+    from ray.exceptions import RaySystemError
+
+    with (
+        pytest.raises(InputError, match=r"cannot run its workers: System error: Failed to startup worker; .*doctor"),
+        lost_ray.ended_with_ray(),
+    ):
+        raise RaySystemError("Failed to startup worker")
