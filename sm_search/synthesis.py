@@ -100,7 +100,7 @@ class _Made:
     mean: Tensor
     spread_K: Tensor
     features: Tensor
-    low_scales_K: NDArray[np.float64]
+    low_scales_K: Tensor
     by_voxel: bool
 
     def images(self, drawn: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ class Synthesiser:
         mean = made.pattern(made.drawn.mean)
         deviation = made.spread_K[:, None, None, None] * made.images(made.drawn.deviation)
         unit = ScaledImages.of(torch.complex(mean[:, 0], mean[:, 1]).numpy())
-        scales_K = self.checkpoint.scan_models.gain(made.features, torch.from_numpy(made.low_scales_K)).numpy()
+        scales_K = self.checkpoint.scan_models.gain(made.features, made.low_scales_K).numpy()
         images = ScaledImages(unit.patterns, scales_K).images()
         per_pattern = (scales_K / np.where(unit.scales > 0, unit.scales, 1.0))[:, None, None]
         deviations = per_pattern * deviation.square().sum(1).sqrt().numpy().astype(np.complex128)
@@ -233,9 +233,11 @@ class Synthesiser:
         """What a schedule draws of one channel."""
         scaled = ScaledImages.of(low.channel_images(channel))
         features = scan_features(scaled.patterns, scaled.scales, low.drive_hz(channel), low.nd)
-        noise_K = low.channel_noise(channel)
+        noise_K, low_scales_K = low.channel_noise(channel), torch.from_numpy(scaled.scales)
+        training, models = self.checkpoint.info.training, self.checkpoint.scan_models
+        if training.told_noise:
+            features, low_scales_K = models.without_noise(features, low_scales_K, noise_K)
         condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales, features, noise_K)
-        training = self.checkpoint.info.training
         by_voxel = training.diffuse == "voxel"
         if by_voxel:
             condition = spectrum_condition(condition, channel)
@@ -246,8 +248,8 @@ class Synthesiser:
         denoiser, conditions = self.checkpoint.denoiser, condition.to(self.device)
         drawn = sample_mean(denoiser, training.diffusion, schedule, conditions, noise, kept)
         shape = low.grid.size[1], low.grid.size[0]
-        mean, spread_K = self.checkpoint.scan_models.origin(features, (len(low.mixing_orders), *shape))
-        return _Made(drawn, mean.double(), spread_K.double(), features, scaled.scales, by_voxel)
+        mean, spread_K = models.origin(features, (len(low.mixing_orders), *shape))
+        return _Made(drawn, mean.double(), spread_K.double(), features, low_scales_K, by_voxel)
 
     def check(self, low: SystemMatrix) -> None:
         """Raise a DataError if `low` is outside what the model was trained for."""

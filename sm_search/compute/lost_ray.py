@@ -38,6 +38,9 @@ def ended_with_ray() -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGTERM)
             if is_over.wait(SECOND_SIGNAL_S):
                 return
+        # The driver stands in Ray's compiled code, which handles no signal until Ray ends it under a log of its own.
+        os.write(2, f"error: {_went_away(lost[0])}\n".encode())
+        os._exit(2)
 
     watcher = threading.Thread(target=watch, daemon=True)
     try:
@@ -47,9 +50,13 @@ def ended_with_ray() -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         if not lost:
             raise
-        raise InputError(f"Ray went away: its {lost[0]} ended; {str(interrupt) or REMEDY}") from None
+        raise InputError(_went_away(lost[0], str(interrupt))) from None
     except OF_THE_MACHINE as error:
         said = " ".join(str(error).split())
         raise InputError(f"Ray cannot run its workers: {said}; {REMEDY}; `sm-search doctor` looks further") from None
     finally:
         is_over.set()
+
+
+def _went_away(process: str, told: str = "") -> str:
+    return f"Ray went away: its {process} ended; {told or REMEDY}"

@@ -18,6 +18,9 @@ TRAJECTORY = 0.05
 
 PHASES = 2
 
+TRAJECTORY_FEATURES = 2
+"""The last ones: drive frequency and N_d."""
+
 
 def feature_count(components: int) -> int:
     """How many features a scan of K components has."""

@@ -15,9 +15,14 @@ from torch import Tensor
 
 from sm_search.config.model_settings import Mean
 from sm_search.regression.gain import GainModel
+from sm_search.regression.kernel_ridge import KernelRidge
 from sm_search.regression.mean import MeanModel
-from sm_search.regression.scan_features import scan_features
+from sm_search.regression.scan_features import PHASES, TRAJECTORY_FEATURES, scan_features
 from sm_search.regression.training_domain import TrainingDomain, sketch
+
+CLEAR = 30.0
+"""A component counts as lost in the noise unless its maximum stands so many times above it: below, the maximum and the
+mean phase over the voxels are mostly the noise's."""
 
 
 class Scaled(Protocol):
@@ -100,6 +105,28 @@ class ScanModels:
             return ScanModels(gain, None, domain), patterns.flatten(0, 1)
         mean, residuals = self.mean.extended(features_SF, patterns)
         return ScanModels(gain, mean, domain), residuals.flatten(0, 1)
+
+    def without_noise(
+        self, features: Tensor, low_scales_K: Tensor, noise_K: NDArray[np.floating] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Features (F,) and low-gradient scales (K,) of a scan. In place of those of components that are lost in its
+        noise stands what the training scans have that agree in all others, by regression.
+
+        Args:
+            noise_K: standard deviation of each component, in the unit of the scales; None where it is not known.
+        """
+        if noise_K is None:
+            return features, low_scales_K
+        lost_K = low_scales_K < CLEAR * torch.from_numpy(noise_K)
+        if not lost_K.any():
+            return features, low_scales_K
+        lost_F = torch.cat((*[lost_K] * (1 + PHASES), torch.zeros(TRAJECTORY_FEATURES, dtype=torch.bool)))
+        training_SF = self.gain.regression.features_SF
+        regression = KernelRidge.fitted(training_SF[:, ~lost_F], training_SF[:, lost_F])
+        features = features.clone()
+        features[lost_F] = regression(features[~lost_F])
+        scales_K = low_scales_K.max() * 10 ** features[: len(lost_K)]
+        return features, torch.where(lost_K, scales_K, low_scales_K)
 
     def origin(self, features: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """Mean (K, 2, Y, X) and spread (K,) that turn a sample x of this scan into patterns: mean + spread·x.
