@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sm_search.data.mdf_fields import TIMESTAMP, VERSION
+from sm_search.data.mdf_parts import BANDWIDTH_TOLERANCE
 
 Severity = Literal["error", "warning"]
 Type = Literal["Str", "Int64", "Int8", "F64", "C128", "Integer", "Number"]
@@ -210,6 +211,11 @@ CROSS = (
         (f"{_DRIVE}/baseFrequency", f"{_DRIVE}/cycle", f"{_DRIVE}/divider"),
         _lcm_cycle,
         "must agree: cycle = lcm(divider)/baseFrequency",
+    ),
+    Cross(
+        (f"{_RECEIVER}/bandwidth", f"{_RECEIVER}/numSamplingPoints", f"{_DRIVE}/cycle"),
+        lambda bandwidth_hz, V, cycle_s: math.isclose(bandwidth_hz, V / (2 * cycle_s), rel_tol=BANDWIDTH_TOLERANCE),
+        "must agree: bandwidth = numSamplingPoints/(2·cycle), half the sampling rate; it is not that rounded",
     ),
     Cross(
         (f"{_RECEIVER}/bandwidth", f"{_RECEIVER}/numSamplingPoints", f"{_DRIVE}/cycle"),

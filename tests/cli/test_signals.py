@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +15,15 @@ from sm_search.compute import lost_ray
 from sm_search.config.errors import InputError
 
 WAIT_S = 60
+
+
+@pytest.fixture(autouse=True)
+def _as_a_command_finds_them() -> Iterator[None]:
+    """A session of Ray's in this process may have left handlers of its own."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])

@@ -212,11 +212,12 @@ def test_a_wrong_value_is_named(valid: Path, field: str, value: Any) -> None:
         ("/acquisition/receiver/unit", 1.0),
         ("/acquisition/numFrames", 12),
         ("/acquisition/numAverages", -10),
+        ("/acquisition/receiver/bandwidth", 1.0),
         ("/calibration/snr", np.ones((2, 11))),
         ("/calibration/snr", np.ones((1, 2, 12))),
         ("/calibration/snr", np.ones((1, 3, 11))),
         ("/calibration/snr", -np.ones((1, 2, 11))),
-        ("/calibration/snr", np.full((1, 2, 11), np.inf)),
+        ("/calibration/snr", np.full((1, 2, 11), np.nan)),
         ("/measurement/isBackgroundFrame", np.zeros(17, np.int8)),
         ("/measurement/isBackgroundFrame", np.ones(17, np.int8)),
         ("/measurement/isBackgroundFrame", np.ones(12, np.int8)),
@@ -290,7 +291,7 @@ def test_a_measurement_in_the_time_domain_has_all_samples(measured: Path) -> Non
     [
         ("/version", replace("/version", "2.0.1")),
         ("/acquisition/gradient", replace("/acquisition/gradient", np.diag([1.0, 1.0, 1.0])[None, None])),
-        ("/acquisition/receiver/bandwidth", replace("/acquisition/receiver/bandwidth", 1.0)),
+        ("/acquisition/receiver/bandwidth", replace("/acquisition/receiver/bandwidth", 125.1e3)),
         ("/acquisition/numFrames", replace("/acquisition/numFrames", np.array([12]))),
         ("/acquisition/numPeriods", lambda h5: h5.move("/acquisition/numPeriodsPerFrame", "/acquisition/numPeriods")),
         (
