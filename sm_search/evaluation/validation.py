@@ -47,6 +47,9 @@ DISTRIBUTION: dict[str, Callable[[NDArray[np.floating], NDArray[np.floating]], N
 """What the draws of a schedule tell together: draws (M, K, 2, Y, X) and truth (K, 2, Y, X) to a score of each
 component, (K,). The first is better the smaller it is, the second the nearer to 1."""
 
+COMPARED = {"val_psnr_db": 1, "val_ssim": 1, "val_crps": -1}
+"""What a front compares, and whether more of it is better."""
+
 RATED_DRAWS = 8
 """So many draws of an image are looked at, at most."""
 

@@ -13,10 +13,10 @@ from optuna.trial import TrialState
 
 from sm_search.config.model_settings import DiffusionSettings, ScheduleSettings
 from sm_search.diffusion.denoiser import Denoiser
-from sm_search.evaluation.validation import QUALITIES, ScheduleScorer, Validation
+from sm_search.evaluation.validation import ScheduleScorer, Validation
 from sm_search.search.pareto import pareto_front
 from sm_search.search.schedule.base_schedule import UNPERTURBED, admits_unperturbed, early_schedules, is_perturbed
-from sm_search.search.schedule.race import ASKED_AT_ONCE, Measure, Race, ScheduleTrial, search_images
+from sm_search.search.schedule.race import ASKED_AT_ONCE, Measure, Race, ScheduleTrial, compared, search_images
 from sm_search.search.space.prior import expected_values
 from sm_search.search.space.resolved_settings import schedule_settings
 from sm_search.search.space.tree import Tree, parameter_names, suggest
@@ -121,7 +121,12 @@ def search_schedule(
 
 def _front(trials: Sequence[ScheduleTrial]) -> tuple[ScheduleTrial, ...]:
     complete = list({trial.schedule: trial for trial in trials if trial.state == "complete"}.values())
-    unbeaten = pareto_front([(*(trial.metrics[name] for name in QUALITIES), -trial.evaluations) for trial in complete])
+    unbeaten = pareto_front(
+        [
+            (*(sign * trial.metrics[name] for name, sign in compared(trial.metrics)), -trial.evaluations)
+            for trial in complete
+        ]
+    )
     front = [trial for trial, is_unbeaten in zip(complete, unbeaten, strict=True) if is_unbeaten]
     return tuple(sorted(front, key=lambda trial: trial.evaluations))
 

@@ -4,7 +4,7 @@ All see the same images in the same order with the same noise, so that differenc
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sm_search.config.errors import DivergenceError
 from sm_search.config.model_settings import DiffusionSettings, ScheduleSettings
-from sm_search.evaluation.validation import QUALITIES, Scores, Validation
+from sm_search.evaluation.validation import COMPARED, Scores, Validation
 from sm_search.search.pareto import pareto_front
 
 ASKED_AT_ONCE = 2
@@ -145,7 +145,7 @@ class Race:
 
     def _promising(self, schedules: Sequence[ScheduleSettings], images: int) -> list[ScheduleSettings]:
         """The better half, less what is certainly worse than the incumbent; and whatever no other beats in
-        PSNR, SSIM and evaluations together.
+        PSNR, SSIM, CRPS and evaluations together.
         """
         if not schedules:
             return []
@@ -163,7 +163,7 @@ class Race:
 
     def _objectives(self, schedule: ScheduleSettings, images: int) -> tuple[float, ...]:
         """To be maximised."""
-        scores = [self._mean(schedule, name, images) for name in QUALITIES]
+        scores = [sign * self._mean(schedule, name, images) for name, sign in compared(self.scores[schedule])]
         return (*scores, -schedule.evaluations(self.timesteps))
 
     def _measured(self, schedule: ScheduleSettings) -> int:
@@ -174,6 +174,11 @@ class Race:
 
     def _is_finite(self, schedule: ScheduleSettings) -> bool:
         return bool(np.isfinite(self.scores[schedule][self.metric]).all())
+
+
+def compared(scores: Mapping[str, object]) -> list[tuple[str, int]]:
+    """What a front compares of these scores, and whether more of it is better (1) or less (−1)."""
+    return [(name, sign) for name, sign in COMPARED.items() if name in scores]
 
 
 def rungs(images: int) -> list[int]:

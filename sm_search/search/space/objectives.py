@@ -5,7 +5,12 @@ The qualities among them are computed by `sm_search.evaluation.validation.QUALIT
 
 from typing import TYPE_CHECKING, Literal
 
-DIRECTIONS: dict[str, Literal["max", "min"]] = {"val_psnr_db": "max", "val_ssim": "max", "evaluations": "min"}
+DIRECTIONS: dict[str, Literal["max", "min"]] = {
+    "val_psnr_db": "max",
+    "val_ssim": "max",
+    "val_crps": "min",
+    "evaluations": "min",
+}
 """Every objective, in one line each: those of which more is better are qualities, the others costs."""
 METRICS = tuple(name for name, direction in DIRECTIONS.items() if direction == "max")
 

@@ -301,8 +301,9 @@ def test_optuna_is_told_the_truth(trainer: Trainer, validation: Validation, monk
 
 
 def test_the_front_is_what_nothing_beats(trainer: Trainer, validation: Validation) -> None:
-    tree = {"steps": {"choice": [1, 2, 4]}, "eta_max": {"float": [0.0, 1.0]}, "guidance": {"choice": [1.0, 2.0]}}
+    tree = {"steps": {"choice": [1, 2, 4]}, "eta_max": {"float": [0.0, 1.0]}, "samples": {"choice": [1, 3]}}
     found = run(trainer, validation, tree, trials=16)
+    assert len({trial.schedule.samples for trial in found.trials}) == 2
     complete = [trial for trial in found.trials if trial.state == "complete"]
     assert any(trial.schedule == found.best for trial in found.front)
     assert [trial.evaluations for trial in found.front] == sorted(trial.evaluations for trial in found.front)
@@ -310,7 +311,7 @@ def test_the_front_is_what_nothing_beats(trainer: Trainer, validation: Validatio
 
     def beats(a: Any, b: Any) -> bool:
         pairs = [(a.metrics[name], b.metrics[name]) for name in ("val_psnr_db", "val_ssim")]
-        pairs.append((-a.evaluations, -b.evaluations))
+        pairs += [(-a.metrics["val_crps"], -b.metrics["val_crps"]), (-a.evaluations, -b.evaluations)]
         return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
 
     front = {trial.schedule for trial in found.front}

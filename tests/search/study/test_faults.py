@@ -209,6 +209,24 @@ def test_an_interrupted_sweep_leaves_no_run_running_and_resumes(
     assert values(told) == values(undisturbed)
 
 
+def test_a_sweep_whose_ray_loses_its_store_ends_in_one_line_and_resumes(
+    undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    """Ray's own answer is a minute of silence, a log line, and exit status 1."""
+    home = tmp_path / "home"
+    sweep = Sweep(home, tmp_path / "user", tiny_dataset.folder)
+    sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
+    (gcs,) = workers(sweep.process.pid, b"gcs/gcs_server")
+    os.kill(gcs, signal.SIGKILL)
+    assert sweep.end() == (2, {})
+    assert sweep.said.splitlines()[-1].startswith("error: Ray went away: its gcs_server ended; ")
+    assert "Traceback" not in sweep.said
+    status, told = Sweep(home, tmp_path / "user", tiny_dataset.folder, "--resume").end()
+    assert status == 0
+    check_whole(open_store(home), told)
+    assert values(told) == values(undisturbed)
+
+
 def test_ctrl_c_while_the_report_is_made_leaves_the_search_as_it_is(
     undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
