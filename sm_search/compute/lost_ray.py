@@ -27,7 +27,7 @@ def ended_with_ray() -> Iterator[None]:
         InputError: a process of Ray's ended, or its workers cannot be started on this machine.
     """
     lost: list[str] = []
-    is_over = threading.Event()
+    is_over, at_the_end = threading.Event(), threading.Lock()
 
     def watch() -> None:
         while not lost:
@@ -35,7 +35,11 @@ def ended_with_ray() -> Iterator[None]:
                 return
             lost.extend(dead_processes())
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGTERM)
+            with at_the_end:
+                # A session that ends meanwhile ends its processes too, and what comes after it must not be interrupted.
+                if is_over.is_set():
+                    return
+                os.kill(os.getpid(), signal.SIGTERM)
             if is_over.wait(SECOND_SIGNAL_S):
                 return
         # The driver stands in Ray's compiled code, which handles no signal until Ray ends it under a log of its own.
@@ -55,7 +59,8 @@ def ended_with_ray() -> Iterator[None]:
         said = " ".join(str(error).split())
         raise InputError(f"Ray cannot run its workers: {said}; {REMEDY}; `sm-search doctor` looks further") from None
     finally:
-        is_over.set()
+        with at_the_end:
+            is_over.set()
 
 
 def _went_away(process: str, told: str = "") -> str:

@@ -50,6 +50,10 @@ def signals_left_alone() -> Iterator[None]:
         ray._private.utils.set_sigterm_handler = before
 
 
+NEEDED = ("gcs_server", "raylet")
+"""Processes without which Ray ends its driver."""
+
+
 def dead_processes() -> list[str]:
     """Those that Ray started for a session of this process, and that have ended although nobody stopped them.
 
@@ -58,7 +62,8 @@ def dead_processes() -> list[str]:
     import ray
 
     node = ray._private.worker._global_node
-    return [str(name) for name, _ in node.dead_processes()] if node is not None else []
+    ended = [] if node is None else [str(name) for name, _ in node.dead_processes()]
+    return [name for name in ended if name in NEEDED]  # it goes on without its dashboard, say
 
 
 def replace_callbacks(tuner: "tune.Tuner", callbacks: "list[tune.Callback]") -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -99,6 +100,23 @@ def test_a_command_whose_ray_has_lost_a_process_ends_in_one_line(monkeypatch: py
         lost_ray.ended_with_ray(),
     ):
         time.sleep(WAIT_S)
+
+
+def test_a_session_that_ends_while_it_is_looked_at_interrupts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    looking, ended = threading.Event(), threading.Event()
+
+    def dead() -> list[str]:
+        looking.set()
+        ended.wait(WAIT_S)  # the session ends, and its processes with it
+        return ["raylet"]
+
+    monkeypatch.setattr(lost_ray, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(lost_ray, "dead_processes", dead)
+    with interruptible():
+        with lost_ray.ended_with_ray():
+            assert looking.wait(WAIT_S)
+        ended.set()
+        time.sleep(0.3)
 
 
 def test_ray_that_cannot_start_its_workers_is_told_in_one_line() -> None:

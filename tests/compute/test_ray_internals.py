@@ -211,6 +211,7 @@ def private_uses(path: Path) -> list[str]:
         n for n in nodes if isinstance(n, ast.Attribute) and n.attr.startswith("_") and not n.attr.startswith("__")
     ]
     found = [ast.unparse(node) for node in taken if not of_self(node) or node.attr not in own]
+    found = [name for name in found if name != "os._exit"]  # Python's own, and documented
     return [*found, *(line for line in modules if "._" in line or "class_cache" in line)]
 
 
