@@ -18,7 +18,7 @@ from sm_search.tracking.promotion import promote
 from sm_search.tracking.store import open_store
 from tests.conftest import Finished
 
-TIMEOUT_S = 240
+TIMEOUT_S = 600
 SPACE = """
 study: tiny-study
 seed: 1

@@ -47,7 +47,7 @@ ENVIRONMENT = {
     "RAY_health_check_failure_threshold": "5",
 }
 SHORT_CUT_S = 3
-PATIENCE_S = 300
+PATIENCE_S = 600
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 
 
