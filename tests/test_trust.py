@@ -12,7 +12,7 @@ from sm_search.config.dataset_settings import DatasetSettings, Design
 from sm_search.config.errors import DataError
 from sm_search.config.model_settings import ScheduleSettings
 from sm_search.config.simulation_settings import Grid, MixingOrders, Particle
-from sm_search.data.dataset import FIELDS, Dataset, write_scan
+from sm_search.data.dataset import Dataset
 from sm_search.data.mdf import write_mdf
 from sm_search.data.mdf_reading import read_field
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
@@ -20,6 +20,7 @@ from sm_search.physics.system_matrix import SystemMatrix, simulate
 from sm_search.synthesis import UNKNOWN_DISTANCE, Synthesiser, synthesise_file
 from sm_search.training import Trainer, make_checkpoint, training_images
 from tests.conftest import TINY_TRAINING, Finished
+from tests.datasets import simulated
 
 TIME = "2025-01-31T12:00:00.000"
 
@@ -42,12 +43,7 @@ SETTINGS = DatasetSettings(
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    dataset = Dataset.create(tmp_path_factory.mktemp("data") / "trust", SETTINGS)
-    for scan, name in dataset.expected():
-        which = FIELDS[name.endswith("high.mdf")]
-        sm = simulate(SETTINGS, scan, which)
-        dataset.record({name: write_scan(dataset.folder, SETTINGS, dataset.manifest.created, scan, which, sm)})
-    return dataset
+    return simulated(SETTINGS, tmp_path_factory.mktemp("data") / "trust")
 
 
 @pytest.fixture(scope="module")

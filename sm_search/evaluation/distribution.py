@@ -35,11 +35,11 @@ def fair_crps(draws_M: Array, truth: Array) -> NDArray[np.float64]:
 
     Ferro (2014), "Fair scores for ensemble forecasts", eq. 5. A single draw counts as a forecast without spread.
     """
-    draws = np.sort(draws_M.astype(np.float64), axis=0)
-    count = len(draws)
-    error: NDArray[np.float64] = np.abs(draws - truth).mean(axis=0)
+    count = len(draws_M)
+    error: NDArray[np.float64] = np.abs(np.subtract(draws_M, truth, dtype=np.float64)).mean(axis=0)
     if count == 1:
         return error
+    draws = np.sort(draws_M.astype(np.float64), axis=0)
     # Σ|x_i − x_j| over pairs of sorted draws: the i-th is added i times and subtracted for all behind it.
     factor_M = 2 * np.arange(count) - count + 1
     return error - np.tensordot(factor_M, draws, axes=1) / (count * (count - 1))

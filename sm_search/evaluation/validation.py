@@ -225,7 +225,8 @@ class ScheduleScorer:
                 patterns = ScaledImages.of(images[:, 0] + 1j * images[:, 1]).patterns
                 for name, quality in QUALITIES.items():
                     scores[name][s] = part.rated(quality(patterns, part.targets))
-                images_M = np.stack([part.images(each) for each in draws.cpu()])
+                # Of a single draw the mean is the draw.
+                images_M = images[None] if len(draws) == 1 else np.stack([part.images(each) for each in draws.cpu()])
                 for name, score in DISTRIBUTION.items():
                     scores[name][s] = part.rated(score(images_M, part.targets))
         return scores

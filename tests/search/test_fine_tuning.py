@@ -11,12 +11,12 @@ import torch
 from sm_search.config.dataset_settings import DatasetSettings, Design
 from sm_search.config.model_settings import ScheduleSettings
 from sm_search.config.simulation_settings import Particle
-from sm_search.data.dataset import FIELDS, Dataset, write_scan
+from sm_search.data.dataset import Dataset
 from sm_search.evaluation.comparison import pair_quality
-from sm_search.physics.system_matrix import simulate
 from sm_search.synthesis import load_synthesiser
 from sm_search.training import Trainer, make_checkpoint, training_images
 from tests.conftest import TINY_TRAINING, Finished
+from tests.datasets import simulated
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +45,7 @@ def other(tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFacto
             },
         }
     )
-    dataset = Dataset.create(tmp_path_factory.mktemp("data") / "other", settings)
-    for scan, name in dataset.expected():
-        which = FIELDS[name.endswith("high.mdf")]
-        sm = simulate(settings, scan, which)
-        dataset.record({name: write_scan(dataset.folder, settings, dataset.manifest.created, scan, which, sm)})
-    return dataset
+    return simulated(settings, tmp_path_factory.mktemp("data") / "other")
 
 
 def test_one_pair_of_another_scanner_makes_a_model_that_serves_it(
