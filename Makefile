@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 PORT ?= 5000
 # Python compiles what it imports; to compile all that is installed, 23 000 files, would take a minute.
+# Some containers forbid that what is imported is kept compiled: every process would then compile it again, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := .venv/bin/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt
 # The tests of two files run side by side: many wait for processes. `PROCESSES=0` for one after the other.
 PROCESSES ?= 2

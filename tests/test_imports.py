@@ -17,7 +17,11 @@ HEAVY = ("torch", "ray", "mlflow", "optuna", "scipy.stats", "matplotlib", "plotl
 
 @pytest.mark.parametrize(
     ("module", "needed"),
-    [("sm_search.cli.main", set()), ("sm_search.search.study.trial", {"torch", "ray", "optuna"})],
+    [
+        ("sm_search.cli.main", set()),
+        ("sm_search.compute.parallel_simulation", {"ray"}),
+        ("sm_search.search.study.trial", {"torch", "ray", "optuna"}),
+    ],
 )
 def test_only_what_is_needed_is_imported(module: str, needed: set[str]) -> None:
     told = f"import sys, {module}; print(*(name for name in {HEAVY} if name in sys.modules))"

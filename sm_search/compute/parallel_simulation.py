@@ -22,11 +22,8 @@ def _simulate_file(
     folder: str, settings_json: str, created: str, scan_json: str, which: FieldName
 ) -> tuple[str, FileHashes]:
     """Simulate and write one file; its name in the dataset and its hashes."""
-    import torch
-
     from sm_search.physics.system_matrix import simulate
 
-    torch.set_num_threads(1)
     settings = DatasetSettings.model_validate_json(settings_json)
     scan = Scan.model_validate_json(scan_json)
     sm = simulate(settings, scan, which)

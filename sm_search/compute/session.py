@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
         if address is None:
             ray_folder.enter_context(own_ray_folder())
         try:
-            with _children_without(signal.SIGHUP), signals_left_alone():
+            with _children_without(signal.SIGHUP), signals_left_alone(), _environment(WORKER_ENVIRONMENT):
                 ray.init(
                     address=address or "local",
                     num_cpus=None if address else cpus,
@@ -128,11 +128,28 @@ def _runtime_env(address: str | None) -> dict[str, Any]:
 
     Ray has their Python started by a shell and does not quote its path, in which a space would end the command. A path
     without such characters is left to each node: on a cluster it may have its own.
+
+    In a session of our own they inherit `WORKER_ENVIRONMENT`: Ray starts some ahead, and cannot use those for another.
     """
     python = shlex.quote(sys.executable)
     is_remote = (address or "").startswith("ray://")
     quoted = {} if python == sys.executable or is_remote else {"py_executable": python}
-    return {"env_vars": WORKER_ENVIRONMENT, **quoted}
+    return quoted if address is None else {"env_vars": WORKER_ENVIRONMENT, **quoted}
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Processes that are started in the body have these variables; this one has its own again afterwards."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

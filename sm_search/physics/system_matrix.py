@@ -7,9 +7,9 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sm_search.config.dataset_settings import DatasetSettings
@@ -20,9 +20,11 @@ from sm_search.physics.magnetisation import MODELS
 from sm_search.physics.particles import langevin_parameter_per_tesla
 from sm_search.physics.scanner_fields import actual, in_plane, received
 from sm_search.physics.sizes import Sizes, core_sizes
-from sm_search.physics.torus import Axis, equilibrium_components, langevin_mixture
 from sm_search.physics.trajectory_symmetry import computed_half, fill_by_symmetry
 from sm_search.physics.voxel_mean import points_for
+
+if TYPE_CHECKING:
+    import torch
 
 TOLERANCE = 1e-6
 """Largest error of any component relative to its own maximum: what the constants here and in the kernels are chosen
@@ -171,7 +173,7 @@ def simulate(
     which: FieldName,
     *,
     samples: int | None = None,
-    device: torch.device | str = "cpu",
+    device: "torch.device | str" = "cpu",
 ) -> SystemMatrix:
     """Simulate the system matrix of one scan at the low or the high field.
 
@@ -197,7 +199,7 @@ def simulate(
     elif model.in_closed_form:
         if samples is not None:
             raise ValueError(f"samples is {samples}, but {settings.magnetisation} takes no time steps")
-        values_CKN, numerics = _langevin(settings, scan, which, sizes, torch.device(device))
+        values_CKN, numerics = _langevin(settings, scan, which, sizes, device)
     else:
         values_CKN, numerics = _relaxing(settings, scan, which, sizes, samples)
     if scanner.ideal_fields and not scanner.ideal_coils:
@@ -225,8 +227,14 @@ Result = tuple[Values, dict[str, float]]
 """Components in units of M_s, shape (C, K, N), and how finely they were computed, for the tracer."""
 
 
-def _langevin(settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Sizes, device: torch.device) -> Result:
+def _langevin(
+    settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Sizes, device: "torch.device | str"
+) -> Result:
     """The equilibrium, behind the model's lag if it has one."""
+    import torch  # seconds, which reading a file and all other models do without
+
+    from sm_search.physics.torus import Axis, equilibrium_components, langevin_mixture
+
     field = settings.field(which)
     x, y = (
         Axis(drive, gradient * fov / 2, voxels, settings.voxel == "mean", max_order, step)
@@ -246,7 +254,7 @@ def _langevin(settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Si
 
     def components(chosen: slice) -> NDArray[np.float64]:
         mixture = langevin_mixture(beta_S[chosen], sizes.share_S[chosen], max(x.largest_t, y.largest_t))
-        return equilibrium_components(mixture, x, y, device)
+        return equilibrium_components(mixture, x, y, torch.device(device))
 
     lag = MODELS[settings.magnetisation].lag
     if lag is None:
