@@ -19,7 +19,7 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 START_S = 120
-COLUMNS = ("val_psnr_db", "val_ssim", "mean", "learning_rate", "p_uncond")
+COLUMNS = ("val_psnr_db", "val_ssim", "diffuse", "learning_rate", "p_uncond")
 HIDDEN = ("Dataset", "Source", "Models")
 
 
@@ -54,7 +54,7 @@ def show_trials(page: Any, address: str, study: str) -> None:
         titles.filter(has_text=re.compile(f"^{name}$")).click()
     page.get_by_test_id("column-selection-dropdown").first.click()
     of_study.get_by_role("button").first.click()
-    page.get_by_text("kernel-ridge").first.wait_for()
+    page.get_by_text(re.compile("^(voxel|component)$")).first.wait_for()
     page.mouse.move(0, 0)
 
 

@@ -2,15 +2,15 @@
 # The pipeline on one page: from nothing to an image, one verb after the other. `make demo` does the same in one process.
 #
 #     . .venv/bin/activate
-#     sh docs/pipeline.sh                                                   # small: minutes
-#     DATASET="--preset paper-54" SPACE=paper sh docs/pipeline.sh           # the paper's data
+#     sh docs/pipeline.sh                                                                   # small: minutes
+#     DATASET="--preset paper-54" SPACE=paper SCAN=d30nm-fx25kHz-nd99 sh docs/pipeline.sh   # the paper's data
 #
 # Stop it where you like and run it again: what is done is not done twice.
 set -eu
 
 : "${DATASET:=--preset demo}"      # or --config FILE: scans, physics and splits (docs/simulator.md)
 : "${SPACE:=demo}"                 # or a file: what is searched, on what budget (docs/search-spaces.md)
-: "${SCAN:=d30nm-fx25kHz-nd99}"    # a scan of the test split: the paper's
+: "${SCAN:=d30.06nm-fx22.13kHz-nd59-s600000}" # a scan of the test split
 : "${MODEL:=sm-search}"            # the name that its champions are registered under
 : "${SM_SEARCH_HOME:=outputs}"     # where everything lands
 export SM_SEARCH_HOME

@@ -15,7 +15,14 @@ from sm_search.api.matrices import (
     validate,
 )
 from sm_search.api.modelling import load_model, synthesize, synthesize_file, train
-from sm_search.api.scoring import Evaluation, evaluate, evaluation_methods, reconstruct, reconstruct_images
+from sm_search.api.scoring import (
+    Evaluation,
+    evaluate,
+    evaluation_methods,
+    interval_factors,
+    reconstruct,
+    reconstruct_images,
+)
 from sm_search.api.searching import promote, study_models, sweep, tune_schedule
 from sm_search.config.errors import InputError, SmSearchError
 
@@ -27,6 +34,7 @@ __all__ = [
     "evaluate",
     "evaluation_methods",
     "import_measured",
+    "interval_factors",
     "load_model",
     "open_dataset",
     "promote",

@@ -72,6 +72,7 @@ def evaluate(
     noise_free: bool = False,
     phantom: str | None = None,
     draws: int = 0,
+    factors: "tuple[float, ...] | None" = None,
 ) -> Evaluation:
     """PSNR, SSIM, nRMSE and gain error of a model and of all baselines on every scan of a split, over all receive
     channels that the model serves.
@@ -80,8 +81,8 @@ def evaluate(
         methods: what is compared, to spare fitting it again for another split; default `evaluation_methods`.
         noise_free: rate against the truth simulated without its noise.
         phantom: also image `dots`, `bars`, `shape` or `vessel` with every matrix.
-        draws: also rate so many draws of the model, at least 2, as a distribution; the intervals whose coverage is told
-            are fitted to the validation split.
+        draws: also rate so many draws of the model, at least 2, as a distribution.
+        factors: of the intervals whose coverage is told, to spare fitting them again; default `interval_factors`.
 
     Raises:
         InputError: fewer than two draws, or draws of a model whose schedule has no steps.
@@ -95,7 +96,8 @@ def evaluate(
     dataset.settings.scans(split)  # one that does not exist is told before any work
     methods = evaluation_methods(model, dataset) if methods is None else methods
     channels = dataset.settings.channels
-    spread = _distribution(model, dataset, split, draws, noise_free) if draws else []
+    if draws and factors is None:
+        factors = interval_factors(model, dataset, draws)
     rows = compare(methods, dataset, split, noise_free=noise_free, channels=channels)
     made = [(pair, model.synthesise(pair.low)) for pair in dataset.pairs(split)]
     trust = [
@@ -104,21 +106,38 @@ def evaluate(
         if each.expected_error_CK is not None
     ]
     images = compare_images(methods, dataset, split, phantom) if phantom else []
+    spread = _distribution(model, dataset, split, draws, factors, noise_free) if factors else []
     return Evaluation(split, rows, images, trust, spread)
 
 
-def _distribution(
-    model: "Synthesiser", dataset: "Dataset", split: str, draws: int, noise_free: bool
-) -> "list[ScanDistribution]":
-    from sm_search.evaluation.comparison import without_noise
-    from sm_search.evaluation.distribution import DistributionScores, ScanDistribution, fitted_factors, pair_draws
+def interval_factors(model: "Synthesiser", dataset: "Dataset", draws: int) -> tuple[float, ...]:
+    """For each share that an interval is to cover (`distribution.LEVELS`), the half width in standard deviations of
+    `draws` draws that covers it on the validation split.
+
+    Raises:
+        InputError: fewer than two draws, or draws of a model whose schedule has no steps.
+    """
+    from sm_search.evaluation.distribution import fitted_factors
 
     if draws < 2:
         raise InputError(f"draws = {draws}: a distribution needs at least 2")
     if not model.schedule.steps:
         raise InputError(f"draws = {draws}: the schedule of this model has no steps, so it draws nothing")
+    return fitted_factors(model, dataset.pairs("validation"), dataset.settings.channels, draws)
+
+
+def _distribution(
+    model: "Synthesiser",
+    dataset: "Dataset",
+    split: str,
+    draws: int,
+    factors: tuple[float, ...],
+    noise_free: bool,
+) -> "list[ScanDistribution]":
+    from sm_search.evaluation.comparison import without_noise
+    from sm_search.evaluation.distribution import DistributionScores, ScanDistribution, pair_draws
+
     channels = dataset.settings.channels
-    factors = fitted_factors(model, dataset.pairs("validation"), channels, draws)
     scores = []
     for pair in dataset.pairs(split):
         rated = without_noise(pair, dataset.settings) if noise_free else pair

@@ -26,7 +26,7 @@ def add_verbs(add: Adder) -> None:
     which.add_argument(
         "--preset",
         metavar="NAME",
-        help="demo, paper-54, paper-90, realistic, or sobol-N, scanner-N for N scans",
+        help="demo, paper-12, paper-54, paper-90, realistic, or sobol-N, scanner-N for N scans",
     )
     p.add_argument(
         "--out",

@@ -11,7 +11,6 @@ from sm_search.cli.output import Output
 from sm_search.cli.parsing import Adder, add_ray, add_store, place, ray_address, same_store
 from sm_search.config.errors import SettingsError
 
-TEST_SCAN = "d30nm-fx25kHz-nd99"
 MODEL = "sm-search-demo"
 """Registered model, apart from those of real studies, which need not beat it."""
 
@@ -19,6 +18,7 @@ MODEL = "sm-search-demo"
 def add_verbs(add: Adder) -> None:
     p = add("demo", demo, "All of it, small: simulate, sweep, promote, synthesize, evaluate; minutes on two cores.")
     p.add_argument("--space", type=place, metavar="SPACE", help=argparse.SUPPRESS)
+    p.add_argument("--preset", default="demo", metavar="NAME", help=argparse.SUPPRESS)
     p.add_argument("--resume", action="store_true", help="continue an interrupted demo")
     add_ray(p)
     add_store(p)
@@ -28,6 +28,7 @@ def demo(options: Namespace, output: Output) -> dict[str, Any]:
     """Simulate, sweep, promote, synthesise and evaluate; the last verb's result, with seconds per step."""
     from sm_search.cli.main import build_parser  # which adds this verb too
     from sm_search.compute.session import ray_session
+    from sm_search.config.dataset_settings import preset
     from sm_search.search.space.space_file import load_space
     from sm_search.search.study.folder import STUDY_FILE
 
@@ -37,7 +38,10 @@ def demo(options: Namespace, output: Output) -> dict[str, Any]:
     home.mkdir(parents=True, exist_ok=True)
     space = options.space or "demo"
     study = load_space(space).study
-    data, made, figure = home / "data" / "demo", home / f"{TEST_SCAN}-synthesised.mdf", home / "comparison.png"
+    settings = preset(options.preset)
+    scan = settings.scans("test")[0].id
+    unseen = [split for split in settings.splits if split not in ("train", "validation")]
+    data, made, figure = home / "data" / "demo", home / f"{scan}-synthesised.mdf", home / "comparison.png"
     champion = f"models:/{MODEL}@champion"
     store = ["--home", home, *(["--tracking-uri", options.tracking_uri] if options.tracking_uri else [])]
     seconds: dict[str, float] = {}
@@ -53,13 +57,13 @@ def demo(options: Namespace, output: Output) -> dict[str, Any]:
 
     resume = ["--resume"] if (home / "studies" / study / STUDY_FILE).exists() else []
     with ray_session(ray_address(options, output)):
-        step("simulate", "--preset", "demo", "--out", data)
+        step("simulate", "--preset", options.preset, "--out", data)
         step("sweep", "--space", space, "--data", data, *resume, *store)
     step("promote", "--study", study, "--data", data, "--name", MODEL, *store)
-    low = data / TEST_SCAN / "low.mdf"
+    low = data / scan / "low.mdf"
     step("synthesize", "--model", champion, "--input", low, "--output", made, "--force", *store)
     step("validate", made)
-    wanted = ["--split", "test", "--phantom", "shape", "--figure", figure, "--force"]
+    wanted = ["--split", *unseen, "--phantom", "shape", "--figure", figure, "--force"]
     evaluated = step("evaluate", "--model", champion, "--data", data, *wanted, *store)
     step("report", "--study", study, *store)
     output.progress("seconds: " + ", ".join(f"{name} {value:g}" for name, value in seconds.items()))

@@ -244,6 +244,7 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
         output.progress(dataset.settings.channel_note)
     store = opened_store(options.home, options.tracking_uri)
     model = api.load_model(options.model, home=options.home, tracking_uri=options.tracking_uri)
+    factors = api.interval_factors(model, dataset, options.draws) if options.draws else None
     methods = api.evaluation_methods(model, dataset, regression=options.regression, announce=output.progress)
     if options.figure:
         pair = next(iter(dataset.pairs(options.split[0])))
@@ -259,6 +260,7 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
             noise_free=options.noise_free,
             phantom=options.phantom,
             draws=options.draws,
+            factors=factors,
         )
         listed = [row.as_dict() for row in found.rows]
         logged_as = f"{split}_noise_free" if options.noise_free else split

@@ -74,11 +74,11 @@ def test_every_name_is_offered_and_explained() -> None:
 
 
 def test_settings_come_from_a_preset_a_file_or_a_mapping_and_may_be_changed(tmp_path: Path) -> None:
-    demo = preset("demo")
-    assert sm_search.dataset_settings("demo") == demo
-    small = sm_search.dataset_settings("demo", grid={"size": [16, 16]})
+    dozen = preset("paper-12")
+    assert sm_search.dataset_settings("paper-12") == dozen
+    small = sm_search.dataset_settings("paper-12", grid={"size": [16, 16]})
     assert small.grid.size == (16, 16)
-    assert small.model_copy(update={"grid": demo.grid}) == demo
+    assert small.model_copy(update={"grid": dozen.grid}) == dozen
     splits = {
         split: [{"core_diameter_nm": [30], "fx_khz": [25], "nd": [nd]}]
         for split, nd in {"train": 99, "validation": 98, "test": 97}.items()
@@ -88,7 +88,7 @@ def test_settings_come_from_a_preset_a_file_or_a_mapping_and_may_be_changed(tmp_
     for source in (tmp_path / "one.yaml", str(tmp_path / "one.yaml"), given):
         assert sm_search.dataset_settings(source).scans("train")[0].id == "d30nm-fx25kHz-nd99"
     with pytest.raises(SettingsError, match="unknown key 'gird'; did you mean 'grid'"):
-        sm_search.dataset_settings("demo", gird={})
+        sm_search.dataset_settings("paper-12", gird={})
     with pytest.raises(SettingsError, match="preset 'dmeo': does not exist"):
         sm_search.dataset_settings("dmeo")
 

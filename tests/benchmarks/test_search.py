@@ -5,7 +5,7 @@
     TRIALS=1000 pytest -m benchmark -s tests/benchmarks/test_search.py -k trivial
     NODES=1,2,4,8 pytest -m benchmark -s tests/benchmarks/test_search.py -k growth
 
-DATA names a finished dataset (default: the preset `demo`, simulated first); BUDGET_MINUTES is the time of
+DATA names a finished dataset (default: the preset `paper-12`, simulated first); BUDGET_MINUTES is the time of
 joint in `quality` (two-level gets a quarter of it), STEPS the training steps of a trial, SCHEDULES those of each inner
 search; with JOINT_RUNGS=1 ASHA stops bad trials of joint, too. With CONTEST=FOLDER `quality` keeps its
 studies there, and runs only those that are missing.
@@ -69,7 +69,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     if folder:
         return Dataset.open(folder)
     with ray_session(None):
-        return simulate_dataset(tmp_path_factory.mktemp("demo") / "data", preset("demo"))
+        return simulate_dataset(tmp_path_factory.mktemp("demo") / "data", preset("paper-12"))
 
 
 @pytest.fixture

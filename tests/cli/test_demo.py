@@ -1,4 +1,4 @@
-"""`sm-search demo`, the README's first command, with a small space: all of it, and again, also verb by verb."""
+"""`sm-search demo`, the README's first command, small: all of it, and again, also verb by verb."""
 
 import os
 import shutil
@@ -57,7 +57,7 @@ def demo(command: Any, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
     space, home = folder / "small.yaml", folder / "outputs"
     space.write_text(SPACE)
-    done = command("demo", "--space", space, "--home", home, "--json")
+    done = command("demo", "--preset", "paper-12", "--space", space, "--home", home, "--json")
     assert done.status == 0, done.stderr
     return Demo(home, space, done.object)
 
@@ -70,7 +70,7 @@ def test_the_demo_makes_all_that_it_names_and_finds_it_made_when_run_again(comma
     aliases, trials = model_aliases(demo.store, "sm-search-demo"), demo.trials()
     assert "champion" in aliases
 
-    again = command("demo", "--space", demo.space, "--home", demo.home, "--json")
+    again = command("demo", "--preset", "paper-12", "--space", demo.space, "--home", demo.home, "--json")
     assert again.status == 0, again.stderr
     assert again.object["rows"] == demo.told["rows"]
     assert model_aliases(demo.store, "sm-search-demo") == aliases
@@ -86,6 +86,8 @@ def test_the_pipeline_in_shell_is_the_demo_and_goes_on_to_an_image(command: Any,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "SM_SEARCH_HOME": str(demo.home),
         "SPACE": str(demo.space),
+        "DATASET": "--preset paper-12",
+        "SCAN": "d30nm-fx25kHz-nd99",
     }
     done = subprocess.run(
         ["sh", str(DOCS / "pipeline.sh")],

@@ -118,28 +118,28 @@ CASES = {
     "no such matrix": ("reconstruct --sm {tmp}/none.mdf --phantom dots", ["none.mdf"]),
     "no such phantom": ("reconstruct --sm {high} --phantom cat", ["'cat'", "vessel"]),
     "no such scan": (
-        "simulate --preset demo --phantom dots --scan d1 --out {tmp}/m.mdf",
-        ["--scan 'd1': is not in 'demo'", "d30nm-fx25kHz-nd99"],
+        "simulate --preset paper-12 --phantom dots --scan d1 --out {tmp}/m.mdf",
+        ["--scan 'd1': is not in 'paper-12'", "d30nm-fx25kHz-nd99"],
     ),
     "a label without a cluster": (
-        "simulate --preset demo --out {tmp}/d --on pool=cpu",
+        "simulate --preset paper-12 --out {tmp}/d --on pool=cpu",
         ["--on pool=cpu", "--ray-address"],
     ),
-    "no scan to measure": ("simulate --preset demo --phantom dots --out {tmp}/m.mdf", ["--scan is missing"]),
+    "no scan to measure": ("simulate --preset paper-12 --phantom dots --out {tmp}/m.mdf", ["--scan is missing"]),
     "no such phantom to measure": (
-        "simulate --preset demo --phantom cat --scan d30nm-fx25kHz-nd99 --out {tmp}/m.mdf",
+        "simulate --preset paper-12 --phantom cat --scan d30nm-fx25kHz-nd99 --out {tmp}/m.mdf",
         ["'cat'", "vessel"],
     ),
     "measurement exists": (
-        "simulate --preset demo --phantom dots --scan d30nm-fx25kHz-nd99 --out {tmp}/there",
+        "simulate --preset paper-12 --phantom dots --scan d30nm-fx25kHz-nd99 --out {tmp}/there",
         ["there: exists", "--force"],
     ),
     "grid that is not finer": (
-        "simulate --preset demo --phantom dots --scan d30nm-fx25kHz-nd99 --finer 0 --out {tmp}/m.mdf",
+        "simulate --preset paper-12 --phantom dots --scan d30nm-fx25kHz-nd99 --finer 0 --out {tmp}/m.mdf",
         ["finer 0"],
     ),
     "scan of a whole dataset": (
-        "simulate --preset demo --scan d30nm-fx25kHz-nd99 --out {tmp}/d",
+        "simulate --preset paper-12 --scan d30nm-fx25kHz-nd99 --out {tmp}/d",
         ["--scan", "--phantom"],
     ),
     "matrix in the place of a measurement": (
@@ -224,16 +224,16 @@ CASES = {
         ["bad_space.yaml:2", "low < high"],
     ),
     "jobs server of a verb without jobs": (
-        "simulate --preset demo --out {tmp}/d --ray-address http://127.0.0.1:{port}",
+        "simulate --preset paper-12 --out {tmp}/d --ray-address http://127.0.0.1:{port}",
         ["HOST:PORT", "`sweep` also takes http://HOST:PORT"],
     ),
     "nothing to resume": ("sweep --space {space} --data {data} --home {tmp}/h --resume", ["nothing to resume"]),
     "study that exists": ("sweep --space {space} --data {data} --home {home}", ["exists", "--resume"]),
     "cluster that is away": (
-        "simulate --preset demo --out {tmp}/d --ray-address 127.0.0.1:{port}",
+        "simulate --preset paper-12 --out {tmp}/d --ray-address 127.0.0.1:{port}",
         ["--ray-address 127.0.0.1:{port}", "refused"],
     ),
-    "cluster address of no kind": ("simulate --preset demo --out {tmp}/d --ray-address nowhere", ["HOST:PORT"]),
+    "cluster address of no kind": ("simulate --preset paper-12 --out {tmp}/d --ray-address nowhere", ["HOST:PORT"]),
     "demo with a database": ("demo --home {tmp}/h --tracking-uri sqlite:////x.db", ["--tracking-uri"]),
 }
 
@@ -262,7 +262,7 @@ def test_bad_input_is_one_line_and_status_2(
         "sweep --attach s --cancel s",
         "validate",
         "simulate --out d",
-        "simulate --preset demo --config x --out d",
+        "simulate --preset paper-12 --config x --out d",
         "reconstruct --sm a",
         "reconstruct --sm a --phantom dots --measurement b",
         "synthesize --model m --input i --output o --seed one",

@@ -22,7 +22,7 @@ def hash_and_stream(name: str) -> tuple[str, str, int, float]:
 def test_hash_and_streams_are_the_same_in_a_spawned_process() -> None:
     # Spawned: its own hash seed for str, which must not matter.
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(hash_and_stream, ("demo",)) == hash_and_stream("demo")
+        assert pool.apply(hash_and_stream, ("paper-12",)) == hash_and_stream("paper-12")
 
 
 def test_the_hash_of_a_known_value_never_changes() -> None:
@@ -40,7 +40,7 @@ def test_any_changed_value_changes_the_hash(changes: dict[str, object]) -> None:
 
 
 def test_a_change_deep_inside_changes_the_hash() -> None:
-    settings = preset("demo")
+    settings = preset("paper-12")
     grid = settings.grid.model_copy(update={"fov_mm": (40.0, np.nextafter(40.0, 41.0).item())})
     other = settings.model_copy(update={"grid": grid})
     assert other.content_hash() != settings.content_hash()
@@ -52,7 +52,7 @@ def test_a_change_deep_inside_changes_the_hash() -> None:
 
 def test_an_integer_and_its_float_are_one_value() -> None:
     assert ScheduleSettings(gamma=1).content_hash() == ScheduleSettings(gamma=1.0).content_hash()
-    assert DatasetSettings.model_validate(preset("demo").model_dump()) == preset("demo")
+    assert DatasetSettings.model_validate(preset("paper-12").model_dump()) == preset("paper-12")
 
 
 @settings(max_examples=50, deadline=None)

@@ -35,17 +35,18 @@ def test_presets_hold_the_papers_numbers() -> None:
     names = [name for name in preset_names() if not name.endswith("-N")]
     training = {name: preset(name).scans("train") for name in names}
     assert {name: len(scans) for name, scans in training.items()} == {
-        "demo": 12,
+        "demo": 48,
+        "paper-12": 12,
         "paper-54": 54,
         "paper-90": 90,
         "realistic": 27,
     }
     assert 54 * len(preset("paper-54").orders.pairs()) == 9072
     for name in [*names, "sobol-4"]:
-        (test,) = preset(name).scans("test")
+        (test,) = preset(name).scans("paper" if name == "demo" else "test")
         assert test == Scan(core_diameter_nm=30.0, fx_khz=25.0, nd=99)
         assert test not in preset(name).scans("train")
-    rule = "does not exist; there are demo, paper-54, paper-90, realistic, scanner-N, sobol-N"
+    rule = "does not exist; there are demo, paper-12, paper-54, paper-90, realistic, scanner-N, sobol-N"
     with pytest.raises(SettingsError, match=f"preset 'paper': {rule}"):
         preset("paper")
 

@@ -25,7 +25,7 @@ def folder(request: pytest.FixtureRequest, tiny_dataset: Dataset, tmp_path: Path
     scan = tiny_dataset.settings.scans("test")[0]
     if kind == "measurement":
         target = files / "measurement.mdf"
-        arguments = ["--preset", "demo", "--phantom", "dots", "--scan", "d30nm-fx25kHz-nd99", "--out", str(target)]
+        arguments = ["--preset", "paper-12", "--phantom", "dots", "--scan", "d30nm-fx25kHz-nd99", "--out", str(target)]
         assert main(["simulate", *arguments]) == 0
     elif kind == "mdf":
         shutil.copy(tiny_dataset.file(scan, "low"), files / "low.mdf")

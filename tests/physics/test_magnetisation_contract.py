@@ -15,7 +15,7 @@ SCAN = Scan(core_diameter_nm=25.0, fx_khz=20.0, nd=7)
 
 def settings(magnetisation: str, **changes: object) -> DatasetSettings:
     given = {"magnetisation": magnetisation, "grid": Grid(size=(5, 5)), "orders": MixingOrders(max_x=3, max_y=3)}
-    return preset("demo").model_copy(update=given | changes)
+    return preset("paper-12").model_copy(update=given | changes)
 
 
 @pytest.fixture(scope="module", params=get_args(Magnetisation))

@@ -292,12 +292,12 @@ def test_a_joint_space_searches_the_same_parameters_as_the_papers_own() -> None:
 
 @pytest.mark.parametrize("scans", ["12", "{choice: [2, 12]}", "{int: [2, 12]}", "{int: [2, 12], log: true}"])
 def test_no_trial_may_ask_for_more_training_scans_than_there_are(tmp_path: Path, scans: str) -> None:
-    demo = preset("demo")
-    require_data(load_space(written(tmp_path, "training:\n  steps: 900\n")), demo, "my.yaml")
-    require_data(load_space(written(tmp_path, f"training:\n  scans: {scans}\n")), demo, "my.yaml")
+    dozen = preset("paper-12")
+    require_data(load_space(written(tmp_path, "training:\n  steps: 900\n")), dozen, "my.yaml")
+    require_data(load_space(written(tmp_path, f"training:\n  scans: {scans}\n")), dozen, "my.yaml")
     space = load_space(written(tmp_path, f"training:\n  scans: {scans.replace('12', '13')}\n"))
     with pytest.raises(SettingsError, match=r"^my.yaml: training.scans = 13: must be at most 12, the scans of "):
-        require_data(space, demo, "my.yaml")
+        require_data(space, dozen, "my.yaml")
 
 
 def test_no_setting_at_all_may_be_one_of_the_choices(tmp_path: Path) -> None:
@@ -309,8 +309,8 @@ def test_a_network_that_the_grid_does_not_suit_is_refused_before_any_trial(tmp_p
     text = "training:\n  backbone: {backbone: unet, channels: [8, 8, 8, 8, 8], patch: {choice: [1, 4]}}\n"
     message = r"^my.yaml: backbone unet: a grid of 32 × 32 cannot be parted into 4 × 4 .*must be multiples of 64"
     with pytest.raises(SettingsError, match=message):
-        require_data(load_space(written(tmp_path, text)), preset("demo"), "my.yaml")
-    require_data(load_space(written(tmp_path, text.replace("[1, 4]", "[1, 2]"))), preset("demo"), "my.yaml")
+        require_data(load_space(written(tmp_path, text)), preset("paper-12"), "my.yaml")
+    require_data(load_space(written(tmp_path, text.replace("[1, 4]", "[1, 2]"))), preset("paper-12"), "my.yaml")
 
 
 @pytest.mark.parametrize("key", ["initial_points", "first"])
