@@ -125,7 +125,7 @@ class Output:
         rows = [
             (
                 trial["trial_id"],
-                f"{trial['state']}, front" if trial["trial_id"] in on_front else trial["state"],
+                ", ".join(_state(trial, on_front)),
                 *(f"{trial['metrics'][key]:{form}}" if key in trial["metrics"] else "–" for _, key, form in columns),
                 *(shown(trial["params"].get(name)) for name in names),
             )
@@ -170,6 +170,12 @@ def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
             parts.append([*key])
         parts[-1].append(index)
     return parts
+
+
+def _state(trial: dict[str, Any], on_front: set[str]) -> list[str]:
+    state = [trial["state"]]
+    state += ["front"] if trial["trial_id"] in on_front else []
+    return [*state, f"infeasible: {trial['infeasible']}"] if trial.get("infeasible") else state
 
 
 def study_table(progress: Any, ended: int, seconds: float) -> Table:

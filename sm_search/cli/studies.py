@@ -117,7 +117,15 @@ def _sweep_here(options: Namespace, output: Output) -> dict[str, Any]:
 def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
     """What would run, and what it would cost."""
     from sm_search.search.space.tree import parameter_names
-    from sm_search.search.study.cost import expected_bytes, expected_seconds, expected_work, measured_costs, workers
+    from sm_search.search.study.cost import (
+        expected_bytes,
+        expected_cost,
+        expected_seconds,
+        expected_work,
+        measured_costs,
+        trial_seconds,
+        workers,
+    )
     from sm_search.search.study.gpu_share import placed_here
 
     space = placed_here(space, dataset)
@@ -125,6 +133,7 @@ def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
     work = expected_work(space, space.budget.trials if names else 1)
     costs, at_once = measured_costs(space, dataset, output.progress), workers(space)
     confirm = work.confirmations * space.training_steps()
+    hours = trial_seconds(space, work, costs, at_once) / 3600
     plan = {
         "study": space.study,
         "mode": space.mode,
@@ -145,6 +154,8 @@ def _plan(space: "Space", dataset: "Dataset", output: Output) -> dict[str, Any]:
         "measured_seconds_per_validation": costs.validation_s,
         "measured_seconds_per_schedule_search": costs.inner_search_s,
         "estimated_minutes": expected_seconds(space, work, costs, at_once) / 60,
+        "estimated_trial_hours": hours,
+        "estimated_cost": expected_cost(space, hours),
         "estimated_disk_gb": expected_bytes(space, work, costs, at_once) / 1e9,
     }
     output.table("What would run", ("setting", "value"), [(key, shown(value)) for key, value in plan.items()])

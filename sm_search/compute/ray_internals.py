@@ -66,9 +66,12 @@ def dead_processes() -> list[str]:
     return [name for name in ended if name in NEEDED]  # it goes on without its dashboard, say
 
 
-def replace_callbacks(tuner: "tune.Tuner", callbacks: "list[tune.Callback]") -> None:
+def replace_callbacks(
+    tuner: "tune.Tuner", callbacks: "list[tune.Callback]", stopper: "tune.Stopper | None" = None
+) -> None:
     """A restored tuner has the callbacks of the dead driver, which write to nowhere; `restore` takes no others."""
     tuner._local_tuner._run_config.callbacks = callbacks
+    tuner._local_tuner._run_config.stop = stopper
 
 
 def search_algorithm(tuner: "tune.Tuner") -> Any:
@@ -79,6 +82,11 @@ def search_algorithm(tuner: "tune.Tuner") -> Any:
 def scheduler(tuner: "tune.Tuner") -> Any:
     """The scheduler that a tuner runs; of a restored one only the tuner has it."""
     return tuner._local_tuner._tune_config.scheduler
+
+
+def set_time_budget(tuner: "tune.Tuner", seconds: float | None) -> None:
+    """A restored tuner has the limit that it began with, and takes no other."""
+    tuner._local_tuner._tune_config.time_budget_s = seconds
 
 
 def trials_of(results: "tune.ResultGrid") -> list[Any]:

@@ -32,7 +32,7 @@ from sm_search.report.study_figures import (
     trial_costs,
 )
 from sm_search.search.study.importance import Importance, parameter_importance
-from sm_search.tracking.names import FRONT_FILE, SCHEDULE
+from sm_search.tracking.names import FRONT_FILE, INFEASIBLE, REVISION, SCHEDULE
 from sm_search.tracking.records import RunRecord, best_trials, metric_history, read_study_text, study_runs
 from sm_search.tracking.store import Store
 
@@ -65,6 +65,7 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         f"{_spread(best, metric)} on the validation split; the search did not read the test split.</p>",
         *_why(ranked, metric, importance, evidence.quality),
         f'<p class="note">{html.escape(METRIC_DEFINITION)}</p>',
+        *_revisions(parent),
         "<h2>Trials</h2>",
         _trial_table(trials, ranked, metric, costs),
         seeds_section(store, trials, metric),
@@ -74,6 +75,7 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         chart(_rungs(store, trials, metric)),
         *_fronts(store, parent, metric),
         "<h2>Cost</h2>",
+        *_spend(parent, trials, metric),
         chart(cost_figure(trials, costs)),
         "<h2>Parameters</h2>",
         chart(_parallel(trials, metric)),
@@ -127,6 +129,34 @@ def _why(
     if means:
         text.append("PSNR over the validation scans: " + ", ".join(f"{m} {v:.4g} dB" for m, v in means.items()) + ".")
     return [f"<p>{html.escape(' '.join(text))}</p>"]
+
+
+def _spend(parent: RunRecord, trials: Sequence[RunRecord], metric: str) -> list[str]:
+    """What the study took, and what its gain over its first whole trial cost, where it has ended."""
+    hours, cost = (parent.metrics.get(name, 0.0) for name in ("spent_trial_hours", "spent_cost"))
+    whole = [trial for trial in trials if trial.state == "complete" and metric in trial.metrics]
+    if not hours or not whole:
+        return []
+    told = f"The study took {_spent(hours, cost)}, trials that were stopped or lost included"
+    first = min(whole, key=lambda trial: trial.ended_ms or math.inf).metrics[metric]
+    best = max(trial.metrics[metric] for trial in whole)
+    if (gain := best - first) > 0:
+        unit = "dB" if metric.endswith("_db") else f"unit of {metric}"
+        told += (
+            f": {_spent(hours / gain, cost / gain)} per {unit} from its first whole trial, {first:.4g}, to {best:.4g}"
+        )
+    return [f"<p>{html.escape(told)}.</p>"]
+
+
+def _spent(hours: float, cost: float) -> str:
+    return f"{hours:.3g} trial-hours" + (f" at a cost of {cost:.3g}" if cost else "")
+
+
+def _revisions(parent: RunRecord) -> list[str]:
+    """What of the study was changed while it went on."""
+    numbers = sorted(int(name.removeprefix(REVISION)) for name in parent.tags if name.startswith(REVISION))
+    told = [f"<li>{html.escape(parent.tags[f'{REVISION}{number}'])}</li>" for number in numbers]
+    return ["<h2>Revisions</h2>", f"<ol>{''.join(told)}</ol>"] if told else []
 
 
 def _spread(best: RunRecord, metric: str) -> str:
@@ -232,7 +262,11 @@ def _trial_table(
     place = {trial.run_id: number for number, trial in enumerate(ranked)}
     # The values of trials that were stopped early are of another budget, and stand below.
     for trial in sorted(trials, key=lambda t: (place.get(t.run_id, len(ranked)), -t.metrics.get(metric, -1e9))):
-        cells = [trial.trial_id or "", trial.state or trial.status.lower()]
+        state = trial.state or trial.status.lower()
+        cells = [
+            trial.trial_id or "",
+            f"{state}, infeasible: {trial.tags[INFEASIBLE]}" if INFEASIBLE in trial.tags else state,
+        ]
         cells += [number_text(trial.metrics.get(name)) for name in quality]
         cells += [trial.tags.get(name, "–") for name in schedule]
         cells += [number_text(trial.params.get(name)) for name in params]

@@ -9,7 +9,7 @@ from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from sm_search.config.errors import TrackingError
-from sm_search.tracking.names import EXPERIMENT, KIND, PARENT, STATE, STUDY, TRIAL, check_name
+from sm_search.tracking.names import EXPERIMENT, INFEASIBLE, KIND, PARENT, STATE, STUDY, TRIAL, check_name
 from sm_search.tracking.store import Store
 
 
@@ -65,8 +65,8 @@ def best_trials(
 ) -> list[RunRecord]:
     """The `n` best completed trials of a study by the last value of `metric`, best first, ties by trial id.
 
-    Pruned and failed trials do not count: they were not trained to the end. Trials that were trained with several
-    seeds come first, by their mean `<metric>_mean`.
+    Pruned and failed trials do not count: they were not trained to the end. Those that cannot win (`INFEASIBLE`) come
+    last, and trials that were trained with several seeds before others, by their mean `<metric>_mean`.
 
     Raises:
         TrackingError: no such study, or no completed trial that has the metric.
@@ -84,9 +84,9 @@ def best_trials(
         )
     sign, mean = -1 if largest else 1, f"{metric}_mean"
 
-    def rank(record: RunRecord) -> tuple[bool, float, str]:
+    def rank(record: RunRecord) -> tuple[bool, bool, float, str]:
         value = record.metrics.get(mean, record.metrics[metric])
-        return mean not in record.metrics, sign * value, record.trial_id or ""
+        return INFEASIBLE in record.tags, mean not in record.metrics, sign * value, record.trial_id or ""
 
     return sorted(scored, key=rank)[:n]
 

@@ -40,7 +40,23 @@ SHOWN_DIGEST = 12
 MAX_METRICS = 1000
 NAMED_IN_ERROR = 5
 
+BEST_FIRST = {
+    "orderByKey": "metrics.`val_psnr_db`",
+    "orderByAsc": False,
+    "selectedColumns": [
+        "metrics.`val_psnr_db`",
+        "metrics.`val_ssim`",
+        "metrics.`evaluations`",
+        "tags.`state`",
+        "tags.`backbone`",
+        "tags.`schedule`",
+        "attributes.`Models`",
+        "attributes.`Dataset`",
+    ],
+}
+"""MLflow's table of runs with the metrics, as its *Share* stores a view; opened by `?viewStateShareKey=best`."""
 EXPERIMENT_TAGS = {
+    "mlflow.sharedViewState.best": json.dumps(BEST_FIRST),
     # MLflow's pages for models that are trained; otherwise it shows those for language models, and calls ours agents.
     "mlflow.experimentKind": "custom_model_development",
     NOTE: "Studies of sm_search: a row is a study, `+` unfolds its trials. Add columns such as `val_psnr_db` under "
@@ -193,6 +209,19 @@ class StudyLog:
             client.set_terminated(run_id, TRIAL_STATUS[state], ended_ms)
 
         self._send(f"outcome {state!r} of trial {trial_id!r}", end)
+
+    def set_tag(self, trial_id: str | None, name: str, value: str | None) -> None:
+        """Give a run a tag, or take it away.
+
+        Raises:
+            TrackingError: the store does not answer.
+        """
+        run_id = self._run_id(trial_id)
+        with self._store.asked(f"tag {name!r} of {self._name(trial_id)}"):
+            if value is not None:
+                self._store.client.set_tag(run_id, name, value, synchronous=True)
+            elif name in self._store.client.get_run(run_id).data.tags:
+                self._store.client.delete_tag(run_id, name)
 
     def log_folder(self, trial_id: str | None, folder: Path, artifact_path: str) -> None:
         """Store the files of a folder under `artifact_path`.

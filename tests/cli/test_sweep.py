@@ -148,7 +148,7 @@ def test_a_killed_sweep_is_continued_and_loses_nothing(
     other.write_text(SLOW_SPACE.replace("seed: 2", "seed: 3"))
     refused = run("sweep", "--space", other, *arguments[3:], "--resume")
     assert refused.status == 2
-    assert refused.stderr.startswith("error: study 'mortal': its space_hash was ")
+    assert refused.stderr.startswith("error: study 'mortal': seed was 2 and is 3: not the same study")
     assert refused.stderr.count("\n") == 1
 
     resumed = command(*arguments, "--resume", "--json")

@@ -41,6 +41,21 @@ def callbacks_are_replaced(folder: Path) -> None:
     assert len(tuner._local_tuner._run_config.callbacks) == 1  # it is there, and not made by the assignment
     ray_internals.replace_callbacks(tuner, callbacks)
     assert tuner._local_tuner.get_run_config().callbacks is callbacks
+    the_stopper_is_replaced(folder / "stopper")
+
+
+def the_stopper_is_replaced(folder: Path) -> None:
+    tuner, stopper = a_tuner(folder), tune.stopper.NoopStopper()
+    assert hasattr(tuner._local_tuner._run_config, "stop")
+    ray_internals.replace_callbacks(tuner, [], stopper)
+    assert tuner._local_tuner.get_run_config().stop is stopper
+
+
+def the_time_limit_is_replaced(folder: Path) -> None:
+    tuner = a_tuner(folder)
+    assert tuner._local_tuner._tune_config.time_budget_s is None
+    ray_internals.set_time_budget(tuner, 60.0)
+    assert tuner._local_tuner._tune_config.time_budget_s == 60.0
 
 
 def handlers_are_set_by_one_function(folder: Path) -> None:
@@ -143,6 +158,7 @@ USES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "replace_callbacks": ("Tuner._local_tuner._run_config.callbacks", callbacks_are_replaced),
     "signals_left_alone": ("ray._private.utils.set_sigterm_handler", handlers_are_set_by_one_function),
     "dead_processes": ("ray._private.node.Node.dead_processes", a_node_knows_its_dead_processes),
+    "set_time_budget": ("Tuner._local_tuner._tune_config.time_budget_s", the_time_limit_is_replaced),
     "search_algorithm": ("Tuner._local_tuner._tune_config.search_alg", the_searcher_is_found),
     "scheduler": ("Tuner._local_tuner._tune_config.scheduler", the_scheduler_is_found),
     "trials_of": ("ResultGrid._experiment_analysis.trials", trials_are_found),

@@ -73,6 +73,18 @@ def test_the_table_of_runs_shows_study_dataset_and_trials(page: Any, lab: Store)
     assert page.get_by_text("trial-0").count() == 0, "trials are folded below their study"
 
 
+def test_the_view_of_the_best_shows_the_metric_of_every_trial_best_first(page: Any, lab: Store) -> None:
+    experiment = lab.client.get_experiment_by_name("sm_search")
+    page.goto(f"/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=best")
+    visible(page, "val_psnr_db")
+    visible(page, "val_ssim")
+    values = [page.get_by_text(text, exact=True).first for text in ("32.5", "31.5")]
+    for value in values:
+        value.wait_for(state="visible")
+    better, worse = (value.bounding_box()["y"] for value in values)
+    assert better < worse
+
+
 def test_the_page_of_a_study_says_what_it_is_and_which_trial_won(page: Any, lab: Store) -> None:
     parent, _ = study_runs(lab, "first-study")
     page.goto(f"/#/experiments/1/runs/{parent.run_id}")

@@ -17,6 +17,7 @@ from sm_search.evaluation.validation import ScheduleScorer, Validation
 from sm_search.search.pareto import pareto_front
 from sm_search.search.schedule.base_schedule import UNPERTURBED, admits_unperturbed, early_schedules, is_perturbed
 from sm_search.search.schedule.race import ASKED_AT_ONCE, Measure, Race, ScheduleTrial, compared, search_images
+from sm_search.search.space.constraints import NO_CONSTRAINTS, violations
 from sm_search.search.space.prior import expected_values
 from sm_search.search.space.resolved_settings import schedule_settings
 from sm_search.search.space.tree import Tree, parameter_names, suggest
@@ -62,6 +63,7 @@ def search_schedule(
     seed: int,
     device: str = "cpu",
     initial_points: Sequence[Mapping[str, Any]] = (),
+    constraints: Mapping[str, str] = NO_CONSTRAINTS,
     asked_at_once: int = ASKED_AT_ONCE,
     measure: Measure | None = None,
     progress: Progress | None = None,
@@ -75,6 +77,7 @@ def search_schedule(
 
     Args:
         initial_points: parameters of schedules to ask for before any other; they count as trials.
+        constraints: a schedule that breaks one is chosen only where all do, and then the one that breaks them least.
         asked_at_once: schedules of one race; the sampler learns from a race when it is over.
         measure: scores on `search_images(validation, images)`; None for one that computes them here.
 
@@ -82,7 +85,9 @@ def search_schedule(
         DivergenceError: not one schedule stayed finite.
     """
     subset = search_images(validation, images)
-    race = Race(measure or ScheduleScorer(denoiser, diffusion, subset, device), metric, len(subset), diffusion)
+    race = Race(
+        measure or ScheduleScorer(denoiser, diffusion, subset, device), metric, len(subset), diffusion, constraints
+    )
     early = early_schedules(tree)
     tried: list[tuple[dict[str, Any], ScheduleSettings]] = [({}, schedule) for schedule in early]
     outside: list[ScheduleSettings] = []
@@ -100,7 +105,7 @@ def search_schedule(
             race.run(new)
             repeats = 0 if new else repeats + 1
             for trial, schedule in zip(asked, schedules, strict=True):
-                _tell(study, trial, race.trial(dict(trial.params), schedule))
+                _tell(study, trial, race.trial(dict(trial.params), schedule), constraints)
                 if schedule in new:
                     tried.append((dict(trial.params), schedule))
                     new.remove(schedule)
@@ -149,9 +154,11 @@ def _ask(study: optuna.Study, tree: Tree, seed: int, trials: int) -> optuna.Tria
     return study.ask()
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, measured: ScheduleTrial) -> None:
+def _tell(study: optuna.Study, trial: optuna.Trial, measured: ScheduleTrial, constraints: Mapping[str, str]) -> None:
     """What a schedule is worth; of one that was dropped, what is to be expected."""
     if measured.state == "diverged":
         study.tell(trial, state=TrialState.FAIL)
     else:
+        for name, violation in violations(constraints, measured.told).items():
+            trial.set_constraint(name, violation)
         study.tell(trial, measured.estimate)

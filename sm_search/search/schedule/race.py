@@ -15,6 +15,7 @@ from sm_search.config.errors import DivergenceError
 from sm_search.config.model_settings import DiffusionSettings, ScheduleSettings
 from sm_search.evaluation.validation import COMPARED, Scores, Validation
 from sm_search.search.pareto import pareto_front
+from sm_search.search.space.constraints import NO_CONSTRAINTS, violations
 
 ASKED_AT_ONCE = 2
 """Schedules of one race. A few more would be faster and are worse: TPE learns nothing within it (docs/results.md)."""
@@ -48,6 +49,11 @@ class ScheduleTrial:
     value: float | None
     estimate: float | None
 
+    @property
+    def told(self) -> dict[str, float]:
+        """All that a constraint may be about."""
+        return {**self.metrics, "evaluations": float(self.evaluations)}
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON, without the parameters: they are in the schedule."""
         return {
@@ -64,8 +70,16 @@ class ScheduleTrial:
 class Race:
     """Schedules on the same images in the same order, and the scores of each, image by image."""
 
-    def __init__(self, measure: Measure, metric: str, images: int, diffusion: DiffusionSettings) -> None:
+    def __init__(
+        self,
+        measure: Measure,
+        metric: str,
+        images: int,
+        diffusion: DiffusionSettings,
+        constraints: Mapping[str, str] = NO_CONSTRAINTS,
+    ) -> None:
         self.measure, self.metric, self.images, self.timesteps = measure, metric, images, diffusion.timesteps
+        self.constraints = constraints
         self.scores: dict[ScheduleSettings, dict[str, NDArray[np.float64]]] = {}
 
     def run(self, schedules: Sequence[ScheduleSettings]) -> None:
@@ -96,7 +110,7 @@ class Race:
         return self.best_of(finished)
 
     def best_of(self, finished: Sequence[ScheduleSettings]) -> ScheduleSettings:
-        return max(finished, key=lambda schedule: self._mean(schedule, self.metric, self.images))
+        return max(finished, key=lambda schedule: self._rank(schedule, self.images))
 
     def finished(self) -> list[ScheduleSettings]:
         """The schedules measured on all images that stayed finite."""
@@ -150,8 +164,8 @@ class Race:
         if not schedules:
             return []
         field = [s for s in self.scores if self._measured(s) >= images and self._is_finite(s)]
-        ranked = sorted(schedules, key=lambda schedule: -self._mean(schedule, self.metric, images))
-        incumbent = max(field, key=lambda schedule: self._mean(schedule, self.metric, images))
+        ranked = sorted(schedules, key=lambda schedule: self._rank(schedule, images), reverse=True)
+        incumbent = max(field, key=lambda schedule: self._rank(schedule, images))
         half = [s for s in ranked[: math.ceil(len(ranked) / 2)] if not self._is_surely_worse(s, incumbent, images)]
         unbeaten = pareto_front([self._objectives(schedule, images) for schedule in field])
         kept = {*half, *(s for s, is_unbeaten in zip(field, unbeaten, strict=True) if is_unbeaten)}
@@ -160,6 +174,17 @@ class Race:
     def _is_surely_worse(self, schedule: ScheduleSettings, incumbent: ScheduleSettings, images: int) -> bool:
         difference = self.scores[schedule][self.metric][:images] - self.scores[incumbent][self.metric][:images]
         return bool(difference.mean() + CERTAIN * difference.std(ddof=1) / math.sqrt(images) < 0)
+
+    def _told(self, schedule: ScheduleSettings, images: int) -> dict[str, float]:
+        """All that an objective or a constraint may be about."""
+        means = {name: self._mean(schedule, name, images) for name in self.scores[schedule]}
+        return {**means, "evaluations": float(schedule.evaluations(self.timesteps))}
+
+    def _rank(self, schedule: ScheduleSettings, images: int) -> tuple[float, float]:
+        """Larger is better: first by how far it is outside of its constraints, then by the metric."""
+        known = self._told(schedule, images)
+        outside = sum(max(0.0, violation) for violation in violations(self.constraints, known).values())
+        return -outside, known[self.metric]
 
     def _objectives(self, schedule: ScheduleSettings, images: int) -> tuple[float, ...]:
         """To be maximised."""

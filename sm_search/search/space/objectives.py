@@ -21,3 +21,5 @@ else:
     Metric = Literal[METRICS]
     """What decides: ASHA, the inner search and the ranking go by it."""
     Objective = Literal[tuple(DIRECTIONS)]
+CONSTRAINABLE = (*DIRECTIONS, "val_spread_error")
+"""What a constraint may be about: all that a trial reports of its schedule."""

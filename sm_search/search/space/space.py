@@ -8,7 +8,8 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from sm_search.config.base import Settings, content_hash
 from sm_search.config.model_settings import TrainingSettings
-from sm_search.search.space.objectives import DIRECTIONS, Metric, Objective
+from sm_search.search.space.constraints import Bounds
+from sm_search.search.space.objectives import CONSTRAINABLE, DIRECTIONS, Metric, Objective
 from sm_search.search.space.tree import Tree, has_prior, without_priors
 
 Sampler = Literal["tpe", "gp", "cmaes", "random", "qmc", "grid"]
@@ -28,6 +29,25 @@ class Confirm(Settings):
     seeds: Annotated[int, Field(ge=1)] = 2
 
 
+class Plateau(Settings):
+    """No gain of more than `gain` in the metric over the last `trials` finished trials."""
+
+    gain: Annotated[float, Field(ge=0)]
+    trials: Annotated[int, Field(ge=1)]
+
+
+class Stop(Settings):
+    """When a search has found enough.
+
+    Attributes:
+        target: of the metric; a trial that reaches it at the full budget ends the search.
+        plateau: a search that gains nothing more ends.
+    """
+
+    target: float | None = None
+    plateau: Plateau | None = None
+
+
 class Budget(Settings):
     """What a study may spend.
 
@@ -38,6 +58,9 @@ class Budget(Settings):
         schedules: inner trials, each sampling the validation images on frozen weights.
         images: validation images that the inner search looks at (the result is on all of them).
         minutes: wall-clock limit of the search, after which no new trial starts and running ones stop.
+        cost: of all trials, by `cost_per_hour`, over all resumes; after it no new trial starts and running ones stop.
+        cost_per_hour: of what one trial takes of a node, by a label of the node, `NAME=VALUE`, or `*` for any other.
+        stop: when the search ends before its trials are used up.
         confirm: what comes after the search.
         regression: train a regression network of the best trial's backbone and budget, as a baseline of the report.
     """
@@ -48,8 +71,20 @@ class Budget(Settings):
     schedules: Annotated[int, Field(ge=0)] = 24
     images: Annotated[int, Field(ge=1)] = 96
     minutes: Annotated[float, Field(gt=0)] | None = None
+    cost: Annotated[float, Field(gt=0)] | None = None
+    cost_per_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    stop: Stop | None = None
     confirm: Confirm | None = None
     regression: bool = False
+
+    @model_validator(mode="after")
+    def _priced(self) -> "Budget":
+        if self.cost is not None and not any(self.cost_per_hour.values()):
+            raise ValueError("cost: needs cost_per_hour, what a trial costs in an hour")
+        for name in self.cost_per_hour:
+            if name != "*" and not all(name.partition("=")):
+                raise ValueError(f"cost_per_hour: {name!r} must be a node's label, NAME=VALUE, or '*' for any other")
+        return self
 
 
 class Algorithm(Settings):
@@ -112,6 +147,7 @@ class Space(Settings):
         metric: validation metric that is maximised; it decides what ASHA stops and what the inner search looks for.
         further_objectives: of the outer level; the study then has a Pareto front. In YAML they follow the
             metric: `metric: [val_psnr_db, evaluations]`.
+        constraints: of objectives, which a trial must keep to win: `evaluations: "<= 8"`, `val_ssim: "0.9..1"`.
         training, schedule: trees of `TrainingSettings` and `ScheduleSettings`.
         initial_points: tried before the sampler's own, as parameter names to values.
         warm_start: earlier studies to learn from.
@@ -123,6 +159,7 @@ class Space(Settings):
     mode: Literal["two-level", "joint"] = "two-level"
     metric: Metric = "val_psnr_db"
     further_objectives: tuple[Objective, ...] = Field((), validation_alias=AliasChoices("further_objectives", "beside"))
+    constraints: dict[str, str] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     schedule: dict[str, Any] = Field(default_factory=dict)
     initial_points: tuple[dict[str, Any], ...] = Field((), validation_alias=AliasChoices("initial_points", "first"))
@@ -141,6 +178,15 @@ class Space(Settings):
         if self.study in self.warm_start:
             raise ValueError(f"warm_start: {self.study!r} is this study itself; `--resume` continues it")
         return self
+
+    @field_validator("constraints")
+    @classmethod
+    def _legal(cls, constraints: dict[str, str]) -> dict[str, str]:
+        for name, text in constraints.items():
+            if name not in CONSTRAINABLE:
+                raise ValueError(f"{name!r}: a constraint is about one of {', '.join(CONSTRAINABLE)}")
+            Bounds.of(text)
+        return constraints
 
     @model_validator(mode="after")
     def _algorithm_suits(self) -> "Space":

@@ -11,6 +11,7 @@ from ray.tune.experiment import Trial
 from sm_search.config.base import content_hash
 from sm_search.search.driver_callback import DriverCallback
 from sm_search.search.space.space import Space
+from sm_search.search.study.ending import Spending, Spent
 from sm_search.search.study.experiment import Experiment, fit, trial_context
 from sm_search.search.study.recording import Announce
 from sm_search.search.study.study import Study
@@ -73,10 +74,14 @@ class Confirmation:
         space, study = self.space, self.study
         if not self.points:
             return
-        callbacks = [ConfirmationCallback(space.metric, len(self.points), study.announce)]
+        spent = Spent(study.folder, space.budget.cost_per_hour)
+        callbacks: list[tune.Callback] = [
+            Spending(spent),
+            ConfirmationCallback(space.metric, len(self.points), study.announce),
+        ]
         name, grid = confirmation_name(self.points), {"point": tune.grid_search(self.points)}
         context = trial_context(space, study)
-        experiment = Experiment(name, study, run_confirmation, context, space.resources, callbacks, grid)
+        experiment = Experiment(name, study, run_confirmation, context, space.resources, callbacks, param_space=grid)
         tuner = experiment.restore() if study.resume else None
         self.results = fit(tuner or experiment.begin(), study)
 

@@ -173,10 +173,25 @@ def workers(space: Space) -> int:
 
 def expected_seconds(space: Space, work: Work, costs: UnitCosts, at_once: int) -> float:
     """Wall-clock of the search and its confirmation; the start of Ray and MLflow comes on top."""
-    per_trial = space.training_steps() * costs.step_s + (len(space.rungs()) - 1) * costs.validation_s
+    regression = _full_trial_seconds(space, costs) if space.budget.regression else 0.0
+    return trial_seconds(space, work, costs, at_once) / at_once + regression
+
+
+def trial_seconds(space: Space, work: Work, costs: UnitCosts, at_once: int) -> float:
+    """Of all trials, each for itself: what the price of an hour is multiplied by."""
     searched = _search_seconds(work, costs) * _share_in_time(space, work, costs, at_once)
-    confirmed = (searched + work.confirmations * (per_trial + costs.inner_search_s)) / at_once
-    return confirmed + (per_trial if space.budget.regression else 0.0)
+    return searched + work.confirmations * (_full_trial_seconds(space, costs) + costs.inner_search_s)
+
+
+def expected_cost(space: Space, hours: float) -> float | None:
+    """Of trials for so many hours on the dearest nodes that the space prices; None where it prices none."""
+    prices = space.budget.cost_per_hour.values()
+    return hours * max(prices) if prices else None
+
+
+def _full_trial_seconds(space: Space, costs: UnitCosts) -> float:
+    """Training to the full budget and validations on the way."""
+    return space.training_steps() * costs.step_s + (len(space.rungs()) - 1) * costs.validation_s
 
 
 def expected_bytes(space: Space, work: Work, costs: UnitCosts, at_once: int) -> float:

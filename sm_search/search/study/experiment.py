@@ -44,6 +44,7 @@ class Experiment:
     context: TrialContext
     resources: Resources
     callbacks: Sequence[tune.Callback]
+    stopper: tune.Stopper | None = None
     param_space: Mapping[str, Any] = field(default_factory=dict)
 
     def begin(self, **options: Any) -> tune.Tuner:
@@ -67,6 +68,7 @@ class Experiment:
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
                 callbacks=[OutsideFault(), *self.callbacks],
+                stop=self.stopper,
             ),
         )
 
@@ -86,7 +88,7 @@ class Experiment:
             param_space=dict(self.param_space),
             storage_filesystem=self._files(),
         )
-        replace_callbacks(tuner, [OutsideFault(), *self.callbacks])
+        replace_callbacks(tuner, [OutsideFault(), *self.callbacks], self.stopper)
         return tuner
 
     def _trainable(self) -> Any:
@@ -118,11 +120,16 @@ def fit(tuner: tune.Tuner, study: Study, recorder: Recorder | None = None) -> li
         if isinstance(error, RayError):
             raise stopped(study.name, f"Ray went away: {str(error).splitlines()[0]}") from None
         raise
+    return [result for result, _ in begun_results(results)]
+
+
+def begun_results(results: tune.ResultGrid) -> list[tuple[tune.Result, bool]]:
+    """The results of trials that were begun, each with its settings, and whether it ended."""
     begun = []
     for result, trial in zip(results, trials_of(results), strict=True):
         if has_begun(trial) or result.error:
             result.metrics = {"config": trial.config, **(result.metrics or {})}
-            begun.append(result)
+            begun.append((result, trial.is_finished()))
     return begun
 
 

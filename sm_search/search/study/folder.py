@@ -4,17 +4,21 @@ import fcntl
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from sm_search.config.errors import InputError, SettingsError, SmSearchError
 from sm_search.data.dataset import Dataset
 from sm_search.data.storage import Place, absolute
 from sm_search.search.space.space import Space
+from sm_search.search.study.revision import Revision, revised
 
 STUDY_FILE = "study.json"
+STATES = "states"
+"""In it: what the study was at its first start, and each revision."""
 LOCK_FILE = "lock"
 VERSIONED = ("sm-search", "ray", "optuna", "torch", "mlflow", "numpy")
 
@@ -35,12 +39,15 @@ def only_driver(folder: Path, study: str) -> Iterator[None]:
         yield
 
 
-def note_study(space: Space, dataset: Dataset, home: Path, storage: str | None = None) -> None:
-    """Note what a study is: at home, and in the storage, which outlives this machine.
+def note_study(states: Sequence[Revision], dataset: Dataset, home: Path, storage: str | None = None) -> None:
+    """Note what a study is and was: at home, and in the storage, which outlives this machine.
 
-    At its first start, and once more when the dataset has its hash, if that was still being simulated.
+    At its first start, whenever it is revised, and once more when the dataset has its hash, if that was still being
+    simulated.
     """
-    text = json.dumps(_identity(space, dataset), indent=1) + "\n"
+    space = states[0].space
+    noted = {**_identity(space, dataset), STATES: [_as_json(state) for state in states]}
+    text = json.dumps(noted, indent=1) + "\n"
     for place in _places(space, home, storage):
         place.write(STUDY_FILE, text)
 
@@ -50,8 +57,17 @@ def study_exists(space: Space, home: Path, storage: str | None = None) -> bool:
     return any(place.exists(STUDY_FILE) for place in _places(space, home, storage))
 
 
-def check_study(space: Space, dataset: Dataset, home: Path, resume: bool, storage: str | None = None) -> None:
-    """A study is its space and its data; both are noted at its first start and compared at every other.
+def _as_json(state: Revision) -> dict[str, Any]:
+    return {"space": state.space.model_dump(mode="json"), "changes": list(state.changes), "search": state.search}
+
+
+def check_study(
+    space: Space, dataset: Dataset, home: Path, resume: bool, storage: str | None = None
+) -> tuple[Revision, ...]:
+    """A study is its question and its data; both are noted at its first start and compared at every other.
+
+    Returns:
+        Its states: the first, its revisions, and the one that `space` makes of it if that is another.
 
     Raises:
         InputError: the study exists and `resume` is false, or it does not and `resume` is true, or it is another one.
@@ -63,7 +79,7 @@ def check_study(space: Space, dataset: Dataset, home: Path, resume: bool, storag
         if resume:
             places = " or ".join(map(str, [study_folder(home, space.study), *where]))
             raise InputError(f"study {space.study!r}: nothing to resume in {places}")
-        return
+        return (Revision(space, ()),)
     if not resume:
         raise InputError(
             f"study {space.study!r}: exists in {place}; --resume continues it; a new study takes another "
@@ -73,7 +89,12 @@ def check_study(space: Space, dataset: Dataset, home: Path, resume: bool, storag
         noted = json.loads(place.read(STUDY_FILE))
     except (OSError, ValueError) as error:
         raise SmSearchError(f"{place}/{STUDY_FILE}: cannot be read: {error}") from None
-    identity = _identity(space, dataset)
+    states = tuple(
+        Revision(Space.model_validate_json(json.dumps(each["space"])), tuple(each["changes"]), each["search"])
+        for each in noted.get(STATES, ())
+    )
+    # What an older version began says no more of its space than the hash.
+    identity = _identity(states[0].space if states else space, dataset)
     if noted.get("dataset_hash") in dataset.known_hashes():
         # The same content, made again or first noted by an older version.
         identity = {"space_hash": identity["space_hash"]}
@@ -83,6 +104,10 @@ def check_study(space: Space, dataset: Dataset, home: Path, resume: bool, storag
                 f"study {space.study!r}: its {key} was {str(noted.get(key))[:12]} and is {value[:12]}: "
                 "not the same study; take another `study` name or another --home"
             )
+    if not states:
+        return (Revision(space, ()),)
+    revision = revised(states[-1], space)
+    return (*states, revision) if revision else states
 
 
 def storage_folder(storage: str, study: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune.experiment import Trial
 
-from sm_search.config.errors import TrackingError
+from sm_search.config.errors import SettingsError, TrackingError
 from sm_search.search.driver_callback import DriverCallback
 from sm_search.search.space.resolved_settings import training_settings
 from sm_search.search.space.space import Space
@@ -56,12 +56,20 @@ class Recorder(DriverCallback):
     """
 
     def __init__(
-        self, log: StudyLog | None, space: Space, announce: Announce | None, watch: Watch | None, *, resumed: bool
+        self,
+        log: StudyLog | None,
+        space: Space,
+        announce: Announce | None,
+        watch: Watch | None,
+        *,
+        resumed: bool,
+        earlier: int = 0,
     ) -> None:
         self.log = log
         self.space = space
         self.announce = announce
         self.watch = watch
+        self.earlier = earlier  # trials that ended in searches before a revision
         self.stored: Mapping[str, RunRecord] = log.existing_trials() if log and resumed else {}
         # What a dead driver could not store, nobody remembers.
         self.suspects: set[str] = set(self.stored)
@@ -114,7 +122,7 @@ class Recorder(DriverCallback):
         self._store(trial.trial_id, lambda log: _end(log, trial.trial_id, state, error, schedule))
         shown = error or f"{self.space.metric} {result[self.space.metric]:.4g}"
         if self.announce is not None:
-            ended = 1 + sum(other.is_finished() for other in trials if other is not trial)
+            ended = 1 + self.earlier + sum(other.is_finished() for other in trials if other is not trial)
             self.announce(f"trial {ended}/{self.space.budget.trials} {trial.trial_id} {state}: {shown}")
         self._show(trials)
 
@@ -146,7 +154,7 @@ class Recorder(DriverCallback):
             for trial, result in results
             if trial.status == Trial.RUNNING
         )
-        ended = sum(trial.is_finished() for trial in trials)
+        ended = self.earlier + sum(trial.is_finished() for trial in trials)
         best = max(whole, default=None)
         self.watch(Progress(running, ended, self.space.budget.trials, self.space.metric, best))
 
@@ -183,7 +191,11 @@ def _is_settled(record: RunRecord, state: TrialState) -> bool:
 
 
 def _start(log: StudyLog, space: Space, trial_id: str, params: Mapping[str, Any]) -> str:
-    return log.start_trial(trial_id, dict(params), {"backbone": training_settings(space, params).backbone.backbone})
+    try:
+        tags = {"backbone": training_settings(space, params).backbone.backbone}
+    except (SettingsError, KeyError):
+        tags = {}  # of a trial that a revised space does not hold; its run has them
+    return log.start_trial(trial_id, dict(params), tags)
 
 
 def _report(log: StudyLog, trial_id: str, result: Mapping[str, Any], stored_losses: Container[int]) -> None:

@@ -9,19 +9,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
 from ray import tune
 
 from sm_search.config.errors import TrackingError
 from sm_search.data.atomic import atomic_path
 from sm_search.physics.system_matrix import SystemMatrix
 from sm_search.search.pareto import pareto_front
+from sm_search.search.space.constraints import broken
 from sm_search.search.space.space import Space
 from sm_search.search.study.confirmation import log_spread
+from sm_search.search.study.earlier_searches import OUTSIDE_OF_SPACE
+from sm_search.search.study.ending import Spent
 from sm_search.search.study.recording import Recorder
 from sm_search.search.study.study import Study
 from sm_search.search.study.trial_summary import TrialSummary
 from sm_search.tracking.logged_models import REQUIRED_FILES, log_model
-from sm_search.tracking.names import FRONT_FILE, SCHEDULES_FILE
+from sm_search.tracking.names import ENDED, FRONT_FILE, INFEASIBLE, SCHEDULES_FILE
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store
 
@@ -54,6 +58,7 @@ class SweepResult:
         points: what can be had by the objectives: each trial with each schedule on its front; none where there is only
             one objective.
         repeated: suggestions that were answered from the record.
+        ended: why the search ended before its trials were used up; None if it did not.
     """
 
     study: str
@@ -62,6 +67,7 @@ class SweepResult:
     trials: tuple[TrialSummary, ...]
     points: tuple[Point, ...]
     repeated: int
+    ended: str | None = None
 
     @property
     def front(self) -> list[Point]:
@@ -84,8 +90,8 @@ class SweepResult:
 
 
 def points(space: Space, complete: Sequence[TrialSummary]) -> list[Point]:
-    """All that a study with several objectives reached. On its front is what no other beats: none is at least as good
-    in every objective and better in one.
+    """All that a study with several objectives reached within its constraints. On its front is what no other
+    beats: none is at least as good in every objective and better in one.
     """
     if not space.further_objectives:
         return []
@@ -93,7 +99,10 @@ def points(space: Space, complete: Sequence[TrialSummary]) -> list[Point]:
     signs = [1.0 if direction == "max" else -1.0 for direction in objectives.values()]
     # A trial that searched no schedules is one point.
     candidates: list[tuple[TrialSummary, Mapping[str, Any]]] = [
-        (trial, each) for trial in complete for each in trial.front or (trial.metrics,)
+        (trial, each)
+        for trial in complete
+        for each in trial.front or (trial.metrics,)
+        if trial.infeasible != OUTSIDE_OF_SPACE and broken(space.constraints, each) is None
     ]
     values = [[float(each[name]) for name in objectives] for _, each in candidates]
     unbeaten = pareto_front([tuple(sign * v for sign, v in zip(signs, each, strict=True)) for each in values])
@@ -132,10 +141,15 @@ def _store(result: SweepResult, study: Study, recorder: Recorder, checkpoints: M
     log = recorder.deliver(store, result.trials)
     if not dataset.missing():
         log.name_dataset(dataset.content_hash())  # it may not have been known at the start
+    log.set_tag(None, ENDED, result.ended)
     runs = log.existing_trials()
     # A trial comes to its end when all of the dataset is there.
     example = dataset.read(dataset.settings.scans("train")[0], "low") if complete else None
+    for trial in result.trials:
+        log.set_tag(trial.trial_id, INFEASIBLE, trial.infeasible)
     for trial in result.kept:
+        if not _is_there(checkpoints[trial.trial_id]):
+            continue  # it was not among the best before the study was revised, and nobody kept it
         run_id = runs[trial.trial_id].run_id
         _store_checkpoint(log, store, trial.trial_id, run_id, checkpoints[trial.trial_id], example)
     for trial in complete:
@@ -147,6 +161,8 @@ def _store(result: SweepResult, study: Study, recorder: Recorder, checkpoints: M
         log.log_text(None, json.dumps([asdict(point) for point in result.points], indent=1), FRONT_FILE)
     if complete:
         best = {f"best_{result.metric}": complete[0].metrics[result.metric]}
+        spent = Spent(study.folder, {})
+        best |= {"spent_trial_hours": spent.hours, "spent_cost": spent.cost}
         counts = {"trials_complete": len(complete), "trials": len(result.trials), "trials_repeated": result.repeated}
         log.log_metrics(None, len(complete), {**best, **counts})
     log.finish("complete" if complete else "failed")
@@ -167,6 +183,10 @@ def drop_checkpoints(results: Sequence[tune.Result], kept: Collection[str] = ())
                     checkpoint.filesystem.delete_dir(checkpoint.path)
 
 
+def _is_there(checkpoint: tune.Checkpoint) -> bool:
+    return bool(checkpoint.filesystem.get_file_info(checkpoint.path).type != pyarrow.fs.FileType.NotFound)
+
+
 def _store_checkpoint(
     log: StudyLog, store: Store, trial_id: str, run_id: str, checkpoint: tune.Checkpoint, example: SystemMatrix | None
 ) -> None:
@@ -182,7 +202,14 @@ def _store_checkpoint(
 def as_object(result: SweepResult) -> dict[str, Any]:
     """A result as JSON."""
     trials = [
-        {"trial_id": t.trial_id, "state": t.state, "params": t.params, "metrics": t.metrics, "error": t.error}
+        {
+            "trial_id": t.trial_id,
+            "state": t.state,
+            "params": t.params,
+            "metrics": t.metrics,
+            "error": t.error,
+            "infeasible": t.infeasible,
+        }
         for t in result.trials
     ]
     return {
@@ -191,5 +218,6 @@ def as_object(result: SweepResult) -> dict[str, Any]:
         "metric": result.metric,
         "front": [asdict(point) for point in result.front],
         "repeated": result.repeated,
+        "ended": result.ended,
         "trials": trials,
     }

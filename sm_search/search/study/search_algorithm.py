@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from sm_search.search.space.constraints import violations
 from sm_search.search.space.space import Space
 from sm_search.search.space.tree import parameter_names, suggest
 from sm_search.search.study.algorithms import ALGORITHMS, Algorithm, no_points
@@ -52,6 +53,7 @@ class OptunaSearcher(Searcher):
         super().__init__(list(self.objectives), directions)
         self.full_budget = space.training_steps()
         self.quality = space.metric
+        self.constraints = space.constraints
         self.capacity = capacity
         self.max_concurrent: int | None = None
         self.repeated = 0
@@ -79,15 +81,15 @@ class OptunaSearcher(Searcher):
         fixed = optuna.trial.FixedTrial(dict(observation.params))
         suggest(fixed, self._tree)
         complete = observation.values is not None
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.COMPLETE if complete else TrialState.PRUNED,
-                values=observation.values,
-                params=fixed.params,
-                distributions=fixed.distributions,
-                intermediate_values={} if len(self.objectives) > 1 else dict(observation.reports),
-            )
+        known = optuna.trial.create_trial(
+            state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+            values=observation.values,
+            params=fixed.params,
+            distributions=fixed.distributions,
+            intermediate_values={} if len(self.objectives) > 1 else dict(observation.reports),
         )
+        _constrain(known, observation.violations)
+        self.study.add_trial(known)
         self._numbers[_key(fixed.params)] = len(self.study.get_trials(deepcopy=False)) - 1
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
@@ -148,6 +150,7 @@ class OptunaSearcher(Searcher):
         for trial in self._waiting.pop(number, []):
             for step, value in first.intermediate_values.items():
                 trial.report(value, step)
+            _constrain(trial, first.constraints)
             self.study.tell(trial, first.values if first.state == TrialState.COMPLETE else None, state=first.state)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -166,8 +169,10 @@ class OptunaSearcher(Searcher):
             self.study.tell(trial, state=TrialState.FAIL)
         elif result["training_step"] < self.full_budget:
             self.on_trial_result(trial_id, result)
+            _constrain(trial, violations(self.constraints, result))
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
+            _constrain(trial, violations(self.constraints, result))
             self.study.tell(trial, [result[name] for name in self.objectives])
         self._ended.add(trial_id)
         self._answer(trial.number)
@@ -186,6 +191,7 @@ class OptunaSearcher(Searcher):
             distributions=failed.distributions,
             intermediate_values=reports,
         )
+        _constrain(again, violations(self.constraints, result))
         self.study.add_trial(again)
         self._numbers[_key(failed.params)] = len(self.study.get_trials(deepcopy=False)) - 1
 
@@ -203,6 +209,7 @@ class OptunaSearcher(Searcher):
         if "_algorithm" not in state:
             state["_algorithm"] = Algorithm(no_points, state["study"].sampler)
             state["_asked"] = len(state["study"].get_trials(deepcopy=False))
+        state.setdefault("constraints", {})
         self.__dict__.update(state)
 
     def finished(self) -> dict[str, optuna.trial.FrozenTrial]:
@@ -215,6 +222,12 @@ class OptunaSearcher(Searcher):
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """All trials as Optuna knows them."""
         return self.study.trials
+
+
+def _constrain(trial: optuna.Trial | optuna.trial.FrozenTrial, violated: Mapping[str, float]) -> None:
+    """What is larger than 0 makes a trial infeasible for Optuna."""
+    for name, violation in violated.items():
+        trial.set_constraint(name, violation)
 
 
 def _key(params: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """An opened study: the one driver that it has, its data, and where its results go."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from sm_search.search.space.tree import fixed_values
 from sm_search.search.study.folder import check_study, environment_tags, only_driver, storage_folder, study_folder
 from sm_search.search.study.gpu_share import GPUS_TAG, first_gpus
 from sm_search.search.study.recording import DISK_FAULTS, Announce
+from sm_search.search.study.revision import Revision
+from sm_search.tracking.names import REVISION
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store, open_store
 
@@ -27,6 +29,7 @@ class Study:
         folder: its local state.
         place: folder or URI of Ray Tune's files.
         store: the MLflow store with its runs.
+        states: what it was at its first start and after each revision; the last one holds now.
         resume: whether it began earlier.
     """
 
@@ -35,6 +38,7 @@ class Study:
     folder: Path
     place: str
     store: Store
+    states: tuple[Revision, ...]
     resume: bool
     announce: Announce
 
@@ -61,7 +65,7 @@ def open_study(
             the one it began with, or another process runs it, or a node of the session does not see its data or
             storage, or the disk is full.
     """
-    check_study(space, dataset, home, resume, storage)
+    states = check_study(space, dataset, home, resume, storage)
     folder = study_folder(home, space.study)
     place = storage_folder(storage, space.study) if storage else str(folder)
     try:
@@ -75,7 +79,7 @@ def open_study(
             if missing:
                 there = len(files) - len(missing)
                 announce(f"{there} of {len(files)} files are simulated; each trial waits for those that it needs")
-            yield Study(space.study, dataset, folder, place, store, resume, announce)
+            yield Study(space.study, dataset, folder, place, store, states, resume, announce)
     except OSError as error:
         # A bucket's faults have no number.
         remote = storage if storage and is_uri(storage) and error.errno is None else None
@@ -93,7 +97,9 @@ def open_log(space: Space, study: Study) -> Iterator[StudyLog]:
         TrackingError: the store does not answer.
         KeyboardInterrupt: the body was interrupted; its message says what is to be done.
     """
-    log = StudyLog.open(study.store, space.study, tags=_tags(space, study.dataset), params=_params(space))
+    # A stored parameter cannot change: those of a study are of its first start, and its revisions are tags.
+    tags = {**_tags(space, study.dataset), **revision_tags(study.states)}
+    log = StudyLog.open(study.store, space.study, tags=tags, params=_params(study.states[0].space))
     try:
         log.log_text(None, json.dumps(space.model_dump(mode="json"), indent=1), "space.json")
         yield log
@@ -112,6 +118,11 @@ def open_log(space: Space, study: Study) -> Iterator[StudyLog]:
         with suppress(TrackingError):
             log.finish("interrupted")
         raise
+
+
+def revision_tags(states: Sequence[Revision]) -> dict[str, str]:
+    """What was changed, by the number of the revision."""
+    return {f"{REVISION}{number}": "; ".join(state.changes) for number, state in enumerate(states) if number}
 
 
 def _tags(space: Space, dataset: Dataset) -> dict[str, str]:

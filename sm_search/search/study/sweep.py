@@ -54,8 +54,10 @@ def sweep(
     require_rateable(dataset.settings)
     with open_study(space, dataset, home, storage, tracking_uri, resume, announce) as study:
         space = placed(space, dataset, study.store, resume, announce)
-        if not resume:
-            note_study(space, dataset, home, storage)
+        if not resume or len(study.states) > 1:
+            for number, state in enumerate(study.states[1:], 1):
+                announce(f"revision {number}: {'; '.join(state.changes)}")
+            note_study(study.states, dataset, home, storage)
         with open_log(space, study) as log:
             search = Search(space, study, log, watch)
             search.run()
@@ -72,6 +74,7 @@ def sweep(
                 trials=tuple(confirmation.ranked(search.trials)),
                 points=tuple(points(space, search.complete)),
                 repeated=search.repeated,
+                ended=search.ended,
             )
             keep(result, study, search.recorder, search.checkpoints)
             drop_checkpoints(search.results, {trial.trial_id for trial in result.kept})
@@ -84,5 +87,5 @@ def sweep(
             failed = f"each of the {len(errors)} trials that were run now failed"
             raise InputError(f"study {space.study!r}: {failed}: {errors[0]}")
         if while_simulating:
-            note_study(space, dataset, home, storage)
+            note_study(study.states, dataset, home, storage)
     return result

@@ -219,4 +219,5 @@ def search_trial_schedule(
         seed=stream_seed(space.seed, "schedule", trainer.settings.content_hash()) % 2**32,
         device=device,
         initial_points=initial_points,
+        constraints=space.constraints,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray import tune
 
+from sm_search.search.space.constraints import broken
 from sm_search.search.space.space import Space
 from sm_search.tracking.runs import TrialState
 
@@ -34,6 +35,7 @@ class TrialSummary:
         reports: what it reported at each rung.
         seeds: the metric with each seed if it was confirmed.
         front: its schedules that no other one of it beats, in a study with several objectives.
+        infeasible: why it cannot win, if it cannot.
     """
 
     trial_id: str
@@ -44,6 +46,7 @@ class TrialSummary:
     reports: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     seeds: tuple[float, ...] = ()
     front: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    infeasible: str | None = None
 
 
 def outcome(result: Mapping[str, Any], space: Space) -> TrialState:
@@ -80,16 +83,17 @@ def summary(result: tune.Result, space: Space) -> TrialSummary:
         error=error,
         reports=tuple(reports),
         front=tuple(last.get("schedule_front", ())),
+        infeasible=broken(space.constraints, last) if state == "complete" else None,
     )
 
 
 def ranked(space: Space, trials: Sequence[TrialSummary]) -> list[TrialSummary]:
-    """Complete trials first, of these the confirmed ones by their mean, then by the metric."""
+    """Complete trials first; of these those that may win, then confirmed ones, by their mean or the metric."""
     order = {"complete": 0, "pruned": 1, "failed": 2}
     mean = f"{space.metric}_mean"
 
-    def key(trial: TrialSummary) -> tuple[int, bool, float, str]:
+    def key(trial: TrialSummary) -> tuple[int, bool, bool, float, str]:
         value = trial.metrics.get(mean, trial.metrics.get(space.metric, 0.0))
-        return order[trial.state], mean not in trial.metrics, -value, trial.trial_id
+        return order[trial.state], trial.infeasible is not None, mean not in trial.metrics, -value, trial.trial_id
 
     return sorted(trials, key=key)

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
 from sm_search.config.errors import TrackingError
+from sm_search.search.space.constraints import violations
 from sm_search.search.space.objectives import DIRECTIONS
 from sm_search.search.space.space import Space
 from sm_search.search.space.tree import parameters_of
@@ -20,11 +21,14 @@ INITIAL_POINTS = 3
 
 @dataclass(frozen=True)
 class Observation:
-    """A finished trial: its parameters, its objectives' values (None if it was stopped early), what it reported."""
+    """A finished trial: its parameters, its objectives' values (None if it was stopped early), what it reported,
+    and how far outside of its constraints it is.
+    """
 
     params: Mapping[str, Any]
     values: tuple[float, ...] | None
     reports: tuple[tuple[int, float], ...]
+    violations: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def _observation(store: Store, space: Space, trial: RunRecord) -> Observation | 
         return None
     reports = tuple(metric_history(store, trial.run_id, space.metric))
     values = tuple(trial.metrics[name] for name in objectives) if trial.state == "complete" else None
-    return Observation(params, values, reports)
+    return Observation(params, values, reports, violations(space.constraints, trial.metrics))
 
 
 def _readable(space: Space, trial: RunRecord) -> dict[str, Any]:

@@ -18,8 +18,8 @@ SPACE = Space.model_validate({"study": "known", "training": {"steps": 500}, "sch
 def storage(tiny_dataset: Dataset, tmp_path: Path) -> str:
     """Of a study that began at `first`."""
     place = str(tmp_path / "storage")
-    check_study(SPACE, tiny_dataset, tmp_path / "first", False, place)
-    note_study(SPACE, tiny_dataset, tmp_path / "first", place)
+    states = check_study(SPACE, tiny_dataset, tmp_path / "first", False, place)
+    note_study(states, tiny_dataset, tmp_path / "first", place)
     return place
 
 
@@ -47,7 +47,7 @@ def test_another_space_is_refused_by_what_the_storage_knows(
     storage: str, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     other = SPACE.model_copy(update={"seed": 1})
-    with pytest.raises(InputError, match=r"space_hash was .*: not the same study"):
+    with pytest.raises(InputError, match=r"seed was 0 and is 1: not the same study"):
         check_study(other, tiny_dataset, tmp_path / "new", True, storage)
 
 

@@ -1,0 +1,91 @@
+"""What of a study may change while it goes on: its budget and its ranges may, what it asks may not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sm_search.config.errors import SettingsError
+from sm_search.search.space.space import Space
+from sm_search.search.space.tree import fixed_values, parameters_of
+
+FREE = ("trials", "minutes", "cost", "cost_per_hour", "stop", "confirm", "regression")
+"""Of the budget, what does not change the value of a trial."""
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A later state of a study.
+
+    Attributes:
+        space: from then on.
+        changes: what is different from before, in words.
+        search: number of the search that goes by it; several revisions may share one.
+    """
+
+    space: Space
+    changes: tuple[str, ...]
+    search: int = 1
+
+
+def revised(before: Revision, space: Space) -> Revision | None:
+    """The revision that makes a study's state `before` into `space`; None where nothing changed.
+
+    Raises:
+        SettingsError: the study would ask another question, so that earlier trials say nothing about it.
+    """
+    old = before.space
+    for name, was in _question(old).items():
+        now = _question(space)[name]
+        if now != was:
+            raise SettingsError(
+                f"study {space.study!r}: {name} was {_short(was)} and is {_short(now)}: not the same study, which asks "
+                "for the same thing throughout; take another `study` name or another --home"
+            )
+    searched = _changed(_tree(old), _tree(space))
+    if not searched and old.outer_tree() != space.outer_tree():
+        searched = ["what a branch fixes"]
+    searched += [f"constraints.{change}" for change in _changed(old.constraints, space.constraints)]
+    if old.budget.trials != space.budget.trials:
+        searched.append(f"budget.trials: {old.budget.trials} → {space.budget.trials}")
+    free = {name: (getattr(old.budget, name), getattr(space.budget, name)) for name in FREE[1:]}
+    changes = [*searched, *(f"budget.{name}: {_short(a)} → {_short(b)}" for name, (a, b) in free.items() if a != b)]
+    if not changes:
+        return None
+    return Revision(space, tuple(changes), before.search + bool(searched))
+
+
+def _question(space: Space) -> dict[str, Any]:
+    budget = space.budget.model_dump(mode="json", exclude=set(FREE))
+    question = {"mode": space.mode, "objectives": space.objectives(), "seed": space.seed}
+    question |= {"training.steps": space.training_steps()}
+    question |= {f"budget.{name}": value for name, value in budget.items()}
+    # In two levels a trial's value is that of its best schedule.
+    return question if space.mode == "joint" else {**question, "schedule": space.schedule}
+
+
+def _tree(space: Space) -> dict[str, Any]:
+    """Ranges and fixed values by name."""
+    ranges = {
+        name: leaf.model_dump(mode="json", by_alias=True) for name, leaf in parameters_of(space.outer_tree()).items()
+    }
+    return {**fixed_values(space.outer_tree()), **ranges}
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    names = dict.fromkeys((*old, *new))
+    return [
+        f"{name}: {_short(old.get(name, 'not there'))} → {_short(new.get(name, 'not there'))}"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping) and value and next(iter(value)) in ("float", "int", "choice"):
+        kind, *_ = value
+        more = "".join(
+            f", {name}: {each}" for name, each in value.items() if name != kind and each not in (False, None, 1)
+        )
+        return f"{{{kind}: {value[kind]}{more}}}"
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 160 else f"{text[:160]}…"
