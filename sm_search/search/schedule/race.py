@@ -175,16 +175,12 @@ class Race:
         difference = self.scores[schedule][self.metric][:images] - self.scores[incumbent][self.metric][:images]
         return bool(difference.mean() + CERTAIN * difference.std(ddof=1) / math.sqrt(images) < 0)
 
-    def _told(self, schedule: ScheduleSettings, images: int) -> dict[str, float]:
-        """All that an objective or a constraint may be about."""
-        means = {name: self._mean(schedule, name, images) for name in self.scores[schedule]}
-        return {**means, "evaluations": float(schedule.evaluations(self.timesteps))}
-
     def _rank(self, schedule: ScheduleSettings, images: int) -> tuple[float, float]:
         """Larger is better: first by how far it is outside of its constraints, then by the metric."""
-        known = self._told(schedule, images)
+        known = {name: self._mean(schedule, name, images) for name in self.constraints if name in self.scores[schedule]}
+        known["evaluations"] = float(schedule.evaluations(self.timesteps))
         outside = sum(max(0.0, violation) for violation in violations(self.constraints, known).values())
-        return -outside, known[self.metric]
+        return -outside, self._mean(schedule, self.metric, images)
 
     def _objectives(self, schedule: ScheduleSettings, images: int) -> tuple[float, ...]:
         """To be maximised."""

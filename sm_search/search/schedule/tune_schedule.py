@@ -122,6 +122,7 @@ def _search(
             images=space.budget.images,
             seed=space.seed,
             device=device,
+            constraints=space.constraints,
             asked_at_once=at_once,
             measure=measure,
             progress=progress,

@@ -32,10 +32,12 @@ class Algorithm:
     Attributes:
         points: what is given.
         sampler: suggests what is not; None for a search that ends with the points.
+        is_list: the points are listed, each once, and those that are known already are left out.
     """
 
     points: Points
     sampler: BaseSampler | None = None
+    is_list: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,5 +124,5 @@ ALGORITHMS: Mapping[Sampler, Callable[[Space], Algorithm]] = {
     "cmaes": _suggested(_cmaes),
     "random": lambda space: Algorithm(Random(space.outer_tree(), space.seed)),
     "qmc": lambda space: Algorithm(QuasiRandom(space.outer_tree(), space.seed)),
-    "grid": lambda space: Algorithm(Grid(space.outer_tree(), space.seed, space.search.grid)),
+    "grid": lambda space: Algorithm(Grid(space.outer_tree(), space.seed, space.search.grid), is_list=True),
 }

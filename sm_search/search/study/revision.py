@@ -10,6 +10,8 @@ from sm_search.search.space.tree import fixed_values, parameters_of
 
 FREE = ("trials", "minutes", "cost", "cost_per_hour", "stop", "confirm", "regression")
 """Of the budget, what does not change the value of a trial."""
+STARTS = ("initial_points", "warm_start")
+"""What a search begins with."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,16 @@ def revised(before: Revision, space: Space) -> Revision | None:
         now = _question(space)[name]
         if now != was:
             raise SettingsError(
-                f"study {space.study!r}: {name} was {_short(was)} and is {_short(now)}: not the same study, which asks "
-                "for the same thing throughout; take another `study` name or another --home"
+                f"study {space.study!r}: {name} was {_short(was)} and is {_short(now)}: not the same study: its "
+                "trials would mean something else; another `study` name or --home begins a new one, and with "
+                f"`warm_start: [{space.study}]` with the best of these trials"
             )
     searched = _changed(_tree(old), _tree(space))
     if not searched and old.outer_tree() != space.outer_tree():
         searched = ["what a branch fixes"]
     searched += [f"constraints.{change}" for change in _changed(old.constraints, space.constraints)]
+    searched += [f"search.{change}" for change in _changed(old.search.model_dump(), space.search.model_dump())]
+    searched += _changed(*({name: getattr(each, name) for name in STARTS} for each in (old, space)))
     if old.budget.trials != space.budget.trials:
         searched.append(f"budget.trials: {old.budget.trials} → {space.budget.trials}")
     free = {name: (getattr(old.budget, name), getattr(space.budget, name)) for name in FREE[1:]}

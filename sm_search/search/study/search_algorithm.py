@@ -66,7 +66,7 @@ class OptunaSearcher(Searcher):
         self._tree = space.outer_tree()
         self._algorithm = ALGORITHMS[space.search.sampler](space)
         # Suggestions asked for so far, those that were answered from the record as well.
-        self._asked = len(earlier.observations)
+        self._asked = 0 if self._algorithm.is_list else len(earlier.observations)
         self.study = optuna.create_study(
             sampler=self._algorithm.sampler or optuna.samplers.RandomSampler(seed=space.seed),
             directions=["maximize" if each == "max" else "minimize" for each in directions],
@@ -129,7 +129,7 @@ class OptunaSearcher(Searcher):
     def _ask(self) -> optuna.Trial | None:
         """Another suggestion: an initial point, one of the algorithm's own, or the sampler's; None after the last."""
         if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            point = self._algorithm.points(self._asked)
+            point = self._next_point()
             if point is not None:
                 self.study.enqueue_trial(dict(point))
             elif self._algorithm.sampler is None:
@@ -138,6 +138,13 @@ class OptunaSearcher(Searcher):
         trial = self.study.ask()
         suggest(trial, self._tree)
         return trial
+
+    def _next_point(self) -> Mapping[str, Any] | None:
+        point = self._algorithm.points(self._asked)
+        while point is not None and self._algorithm.is_list and _key(point) in self._numbers:
+            self._asked += 1
+            point = self._algorithm.points(self._asked)
+        return point
 
     def _most(self) -> float:
         return self.max_concurrent or (self.capacity() + 1 if self.capacity else math.inf)

@@ -11,6 +11,7 @@ from sm_search.search.space.space import Space
 from sm_search.search.space.tree import Recorded, parameters_of, suggest
 from sm_search.search.study.algorithms import ALGORITHMS, QuasiRandom
 from sm_search.search.study.search_algorithm import OptunaSearcher
+from sm_search.search.study.warm_start import EarlierTrials, Observation
 
 TRAINING = {
     "steps": 90,
@@ -121,6 +122,19 @@ def test_a_grid_is_tried_whole_each_point_once_and_ends_the_search() -> None:
     points = [searcher.suggest(str(number)) for number in range(size + 1)]
     assert points.pop() == OptunaSearcher.FINISHED
     assert len({tuple(sorted(map(str, point.items()))) for point in points if isinstance(point, dict)}) == size
+
+
+def test_a_grid_that_a_revision_widened_is_tried_whole_without_what_is_known() -> None:
+    """121 points are known, more than a sampler may repeat itself, and 11 are new."""
+    before = {"steps": 90, "batch_size": {"int": [1, 11]}, "scans": {"int": [10, 20]}}
+    points = run(OptunaSearcher(make_space("grid", before)), 11 * 11, lambda point: 30.0)
+    known = EarlierTrials(tuple(Observation(point, (30.0,), ()) for point in points))
+    wider = OptunaSearcher(make_space("grid", {**before, "batch_size": {"int": [1, 12]}}), known)
+    more = [wider.suggest(str(number)) for number in range(11 + 1)]
+    assert more.pop() == OptunaSearcher.FINISHED
+    assert sorted(point["scans"] for point in more if isinstance(point, dict)) == list(range(10, 21))
+    assert {point["batch_size"] for point in more if isinstance(point, dict)} == {12}
+    assert wider.repeated == 0
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])

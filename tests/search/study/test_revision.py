@@ -11,7 +11,7 @@ from sm_search.config.errors import SettingsError
 from sm_search.data.dataset import Dataset
 from sm_search.search.space.location import located
 from sm_search.search.space.resolved_settings import training_settings
-from sm_search.search.space.space import Space
+from sm_search.search.space.space import Algorithm, Space
 from sm_search.search.study.revision import Revision, revised
 from sm_search.tracking.records import study_runs
 from sm_search.tracking.store import open_store
@@ -102,6 +102,14 @@ def test_what_changed_is_told_and_a_new_search_begins_only_where_it_must() -> No
         "learning_rate: {float: [0.001, 0.003]} → {float: [0.0001, 0.003]}",
         "budget.trials: 2 → 5",
     )
+
+
+def test_how_it_searches_may_change_as_well() -> None:
+    other = space().model_copy(update={"search": Algorithm(sampler="gp"), "initial_points": ({RATE_NAME: 2e-3},)})
+    change = revised(Revision(space(), ()), other)
+    assert change is not None
+    assert change.search == 2
+    assert change.changes == ("search.sampler: tpe → gp", "initial_points: () → ({'learning_rate': 0.002},)")
 
 
 @pytest.mark.parametrize(
