@@ -116,8 +116,8 @@ class Output:
         names = list(dict.fromkeys(name for trial in told["trials"] for name in trial["params"]))
         mean, deviation = f"{told['metric']}_mean", f"{told['metric']}_std"
         columns = [("PSNR dB", "val_psnr_db", ".2f"), ("SSIM", "val_ssim", ".4f")]
-        if told["front"]:
-            columns.append(("evaluations", "evaluations", ".0f"))
+        asked = dict.fromkeys([told["metric"], *(told["front"][0]["objectives"] if told["front"] else ())])
+        columns += [(name, name, ".4g") for name in asked if name not in ("val_psnr_db", "val_ssim")]
         if any(mean in trial["metrics"] for trial in told["trials"]):
             columns += [("mean over seeds", mean, ".4g"), ("±", deviation, ".2g")]
         columns.append(("steps", "training_step", ".0f"))

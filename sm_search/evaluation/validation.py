@@ -4,7 +4,7 @@ Shapes: S schedules, B images (all components of all validation scans, x-channel
 spectra of voxels are diffused, a whole scan takes the place of an image: it is sampled together and rated as one.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,7 @@ from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser
 from sm_search.diffusion.samplers import ImageNoise, divergence, sample_mean_each
 from sm_search.diffusion.spectra import component_images, spectrum_condition
-from sm_search.evaluation.distribution import image_crps, image_spread_over_error
-from sm_search.evaluation.metrics import psnr_db, ssim
+from sm_search.evaluation.scores import SCORES, Made, sign
 from sm_search.regression.scan_features import scan_features
 from sm_search.regression.scan_models import ScanModels
 
@@ -34,27 +33,11 @@ KEPT_DRAWS = 40
 KEPT_SPECTRA_DRAWS = 4
 """The same for the spectra of all voxels of a scan, 1.4 MB a draw."""
 
-QUALITIES: dict[str, Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.float64]]] = {
-    "val_psnr_db": psnr_db,
-    "val_ssim": ssim,
-}
-"""What a study may maximise: patterns and truth, (K, 2, Y, X), to a quality of each component, (K,)."""
-
-DISTRIBUTION: dict[str, Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.float64]]] = {
-    "val_crps": image_crps,
-    "val_spread_error": image_spread_over_error,
-}
-"""What the draws of a schedule tell together: draws (M, K, 2, Y, X) and truth (K, 2, Y, X) to a score of each
-component, (K,). The first is better the smaller it is, the second the nearer to 1."""
-
-COMPARED = {"val_psnr_db": 1, "val_ssim": 1, "val_crps": -1}
-"""What a front compares, and whether more of it is better."""
-
 RATED_DRAWS = 8
 """So many draws of an image are looked at, at most."""
 
 Scores = Mapping[str, NDArray[np.float64]]
-"""`QUALITIES` and `DISTRIBUTION` by schedule and image, (S, B); NaN where the schedule diverged."""
+"""`SCORES` by schedule and image, (S, B); NaN where the schedule diverged."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +47,7 @@ class Validation:
     Attributes:
         targets: high-gradient components at unit maximum modulus, (B, 2, Y, X).
         mean, spread: what turns a sample x into a pattern, mean + spread·x; (B, 2, Y, X) and (B,).
+        gains: predicted over true maximum modulus of each image, (B,); 1 where the truth is zero.
         names: of each image's noise.
     """
 
@@ -71,6 +55,7 @@ class Validation:
     condition: Condition
     mean: Tensor
     spread: Tensor
+    gains: NDArray[np.float64]
     names: tuple[str, ...]
 
     @staticmethod
@@ -78,15 +63,17 @@ class Validation:
         dataset: Dataset, models: ScanModels, split: str = "validation", diffuse: Diffuse = "component"
     ) -> "Validation":
         kind = VoxelValidation if diffuse == "voxel" else Validation
-        targets, conditions, origins, names = [], [], [], []
+        targets, conditions, origins, gains, names = [], [], [], [], []
         for pair in dataset.pairs(split):
-            low = ScaledImages.of(pair.low.channel_images(0))
-            targets.append(ScaledImages.of(pair.high.channel_images(0)).patterns)
+            low, high = (ScaledImages.of(each.channel_images(0)) for each in (pair.low, pair.high))
+            targets.append(high.patterns)
             features = scan_features(low.patterns, low.scales, pair.low.drive_hz(0), pair.low.nd)
             noise_K = pair.low.channel_noise(0)
             condition = make_condition(low.patterns, pair.low.mixing_orders, low.scales, features, noise_K)
             components, _, height, width = low.patterns.shape
             origins.append(models.origin(features, (components, height, width)))
+            predicted_K = models.gain(features, torch.from_numpy(low.scales)).numpy()
+            gains.append(np.divide(predicted_K, high.scales, out=np.ones(components), where=high.scales > 0))
             if diffuse == "voxel":
                 conditions.append(spectrum_condition(condition, channel=0))
                 names.append(pair.scan.id)
@@ -94,7 +81,8 @@ class Validation:
                 conditions.append(condition)
                 names += [f"{pair.scan.id}/{m_x},{m_y}" for m_x, m_y in pair.low.mixing_orders]
         mean, spread = (torch.cat(parts) for parts in zip(*origins, strict=True))
-        return kind(np.concatenate(targets).astype(np.float32), concatenate(conditions), mean, spread, tuple(names))
+        images = np.concatenate(targets).astype(np.float32)
+        return kind(images, concatenate(conditions), mean, spread, np.concatenate(gains), tuple(names))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -118,6 +106,11 @@ class Validation:
             return self
         return self._of(np.linspace(0, len(self) - 1, size).round().astype(int))
 
+    def rows_of_a_scan(self) -> int:
+        """Rows of the condition that belong to the first scan."""
+        first = self.names[0].rpartition("/")[0]
+        return sum(name.rpartition("/")[0] == first for name in self.names)
+
     def spread_out(self) -> "Validation":
         """The same images in an order of which every beginning is spread evenly over the split."""
         return self._of(np.array(spread_order(len(self))))
@@ -127,7 +120,8 @@ class Validation:
         images, rows = self.rows_of(index, len(self.targets)), self.rows_of(index, len(self.condition))
         chosen = torch.from_numpy(images)
         condition = self.condition[torch.from_numpy(rows)]
-        return type(self)(self.targets[images], condition, self.mean[chosen], self.spread[chosen], names)
+        mean, spread, gains = self.mean[chosen], self.spread[chosen], self.gains[images]
+        return type(self)(self.targets[images], condition, mean, spread, gains, names)
 
     def part(self, begin: int, end: int) -> "Validation":
         """The images from one number to another."""
@@ -142,7 +136,7 @@ class Validation:
     def metrics(
         self, denoiser: Denoiser, diffusion: DiffusionSettings, schedule: ScheduleSettings, device: str = "cpu"
     ) -> dict[str, float]:
-        """Mean PSNR and SSIM over the images.
+        """Means of all scores over the images.
 
         Raises:
             DivergenceError: sampling left the finite numbers.
@@ -157,7 +151,7 @@ class Validation:
         metric: str,
         device: str = "cpu",
     ) -> tuple[ScheduleSettings, dict[str, float]]:
-        """The best of a few schedules by `metric` on all images, and its mean PSNR and SSIM.
+        """The best of a few schedules by `metric` on all images, and its mean scores.
 
         Raises:
             DivergenceError: under every one sampling left the finite numbers.
@@ -167,7 +161,7 @@ class Validation:
         finite = [s for s in range(len(schedules)) if np.isfinite([means[s] for means in means_S.values()]).all()]
         if not finite:
             raise divergence(schedules[0])
-        best = max(finite, key=lambda s: float(means_S[metric][s]))
+        best = max(finite, key=lambda s: sign(metric) * float(means_S[metric][s]))
         return schedules[best], {name: float(means[best]) for name, means in means_S.items()}
 
 
@@ -178,6 +172,9 @@ class VoxelValidation(Validation):
         voxels = len(self.condition) // len(self)
         names = [f"{scan}/voxel {voxel}" for scan in self.names for voxel in range(voxels)]
         return ImageNoise(NOISE_SEED, names, (1, self.condition.image.shape[3]), KEPT_SPECTRA_DRAWS)
+
+    def rows_of_a_scan(self) -> int:
+        return len(self.condition) // len(self)
 
     def images(self, drawn: Tensor) -> NDArray[np.float64]:
         scans = drawn.unflatten(0, (len(self), -1))
@@ -218,17 +215,16 @@ class ScheduleScorer:
         part, noise = self._parts[begin, end]
         condition = part.condition.to(self.device)
         drawn = sample_mean_each(self.denoiser, self.diffusion, schedules, condition, noise, RATED_DRAWS)
-        scores = {name: np.full((len(schedules), end - begin), np.nan) for name in (*QUALITIES, *DISTRIBUTION)}
+        scores = {name: np.full((len(schedules), end - begin), np.nan) for name in SCORES}
         for s, (mean, draws) in enumerate(zip(drawn.mean.cpu(), drawn.draws, strict=True)):
             images = part.images(mean)
             if np.isfinite(images).all():
                 patterns = ScaledImages.of(images[:, 0] + 1j * images[:, 1]).patterns
-                for name, quality in QUALITIES.items():
-                    scores[name][s] = part.rated(quality(patterns, part.targets))
                 # Of a single draw the mean is the draw.
                 images_M = images[None] if len(draws) == 1 else np.stack([part.images(each) for each in draws.cpu()])
-                for name, score in DISTRIBUTION.items():
-                    scores[name][s] = part.rated(score(images_M, part.targets))
+                made = Made(patterns, images_M, part.targets, part.gains)
+                for name, score in SCORES.items():
+                    scores[name][s] = part.rated(score.of(made))
         return scores
 
 

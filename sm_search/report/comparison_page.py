@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from sm_search.config.errors import InputError, TrackingError
 from sm_search.evaluation.metrics import METRIC_DEFINITION
+from sm_search.evaluation.scores import sign
 from sm_search.report.evidence import ABSENT
 from sm_search.report.page import best_so_far, chart, document, ended_in_order, number_text
 from sm_search.tracking.names import SCHEDULE
@@ -25,6 +26,7 @@ class Compared:
         ended: its rated trials in the order of their end; the parts of `curve` belong to them.
         curve: (minutes since the first trial began, best metric at the full budget) when each of them had ended.
         training_seconds: of all trials.
+        better: 1 where more of the metric is better, −1 where less is.
     """
 
     name: str
@@ -33,10 +35,12 @@ class Compared:
     best: RunRecord
     curve: Sequence[tuple[float, float | None]]
     training_seconds: float
+    better: int
 
     def minutes_to(self, value: float) -> float | None:
-        """When a trial at the full budget had this much; None if none had."""
-        return next((minutes for minutes, best in self.curve if best is not None and best >= value), None)
+        """When a trial at the full budget was as good as this; None if none was."""
+        reached = (minutes for minutes, best in self.curve if best is not None and self.better * (best - value) >= 0)
+        return next(reached, None)
 
 
 def comparison_page(store: Store, studies: Sequence[str]) -> str:
@@ -83,18 +87,18 @@ def _read(store: Store, study: str, metric: str) -> Compared:
     ended, begin = ended_in_order(trials, metric)
     minutes = [((trial.ended_ms or 0) - begin) / 60_000 for trial in ended]
     seconds = sum(value for trial in trials for _, value in metric_history(store, trial.run_id, "training_seconds"))
-    return Compared(
-        study, parent, trials, best[0], list(zip(minutes, best_so_far(ended, metric), strict=True)), seconds
-    )
+    curve = list(zip(minutes, best_so_far(ended, metric), strict=True))
+    return Compared(study, parent, trials, best[0], curve, seconds, sign(metric))
 
 
 def _verdict(compared: Sequence[Compared], metric: str) -> str:
     """Who is ahead and by how much, when it had what the others end with, and what is not alike."""
-    first, *others = sorted(compared, key=lambda each: -each.best.metrics[metric])
+    first, *others = sorted(compared, key=lambda each: -each.better * each.best.metrics[metric])
     text = [f"{first.name} has the better best trial: {metric} {first.best.metrics[metric]:.4g}."]
     for other in others:
         value = other.best.metrics[metric]
-        text.append(f"{other.name} has {value:.4g}, {first.best.metrics[metric] - value:.2g} less.")
+        behind = f"{abs(first.best.metrics[metric] - value):.2g} {'less' if first.better > 0 else 'more'}"
+        text.append(f"{other.name} has {value:.4g}, {behind}.")
         had, took = first.minutes_to(value), other.minutes_to(value)
         if had is not None and took is not None:
             text.append(f"{first.name} had as much after {had:.3g} min, {other.name} after {took:.3g}.")

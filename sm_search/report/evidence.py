@@ -60,16 +60,19 @@ def quality_section(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def decay_verdict(schedules: Sequence[Mapping[str, Any]]) -> str:
+def decay_verdict(schedules: Sequence[Mapping[str, Any]], better: int) -> str:
     """Whether perturbing the condition (paper, Algorithm 2) helps: the best such schedule against itself without, and
     where that does not decay, the best that does against the best of all.
+
+    Args:
+        better: 1 where a larger value is better, −1 where a smaller one is.
     """
     tried = [each for each in schedules if each["value"] is not None]
     perturbed = [each for each in tried if any(each["schedule"][name] != value for name, value in UNPERTURBED.items())]
     if not perturbed:
         none = "No schedule with noise or weight on the condition was good enough to be measured to the end."
-        return none + _best_decay(schedules)
-    best = max(perturbed, key=lambda each: float(each["value"]))
+        return none + _best_decay(schedules, better)
+    best = max(perturbed, key=lambda each: better * float(each["value"]))
     shape = ("gamma", "sigma", *UNPERTURBED)
     twin = {name: value for name, value in best["schedule"].items() if name not in shape}
     plain = [
@@ -80,23 +83,25 @@ def decay_verdict(schedules: Sequence[Mapping[str, Any]]) -> str:
     if not plain:
         return "The best schedule with noise or weight on the condition was not tried without."
     what = "the paper's decay" if _is_decay(best["schedule"]) else "a constant weight on the condition"
+    helps = _helps(best["value"], plain[0], better)
     verdict = (
         f"The best schedule with noise or weight on the condition reached {float(best['value']):.4g}, the same without "
-        f"{plain[0]:.4g} ({float(best['value']) - plain[0]:+.2g}): here {what} {_helps(best['value'], plain[0])}."
+        f"{plain[0]:.4g} ({float(best['value']) - plain[0]:+.2g}): here {what} {helps}."
     )
-    return verdict if _is_decay(best["schedule"]) else verdict + _best_decay(schedules)
+    return verdict if _is_decay(best["schedule"]) else verdict + _best_decay(schedules, better)
 
 
-def _best_decay(schedules: Sequence[Mapping[str, Any]]) -> str:
+def _best_decay(schedules: Sequence[Mapping[str, Any]], better: int) -> str:
     """How far the best schedule whose noise or weight changes along the sampling is from the best of all."""
     known = [(value, _is_decay(each["schedule"])) for each in schedules if (value := _estimate(each)) is not None]
-    decaying = max((value for value, is_decay in known if is_decay), default=None)
+    best_of = max if better > 0 else min
+    decaying = best_of((value for value, is_decay in known if is_decay), default=None)
     if decaying is None:
         return ""
-    best = max(value for value, _ in known)
+    best = best_of(value for value, _ in known)
     return (
         f" Of those in which one of the two changes along several steps, the best is at {decaying:.4g} "
-        f"({decaying - best:+.2g} to the best of all): here the paper's decay {_helps(decaying, best)}."
+        f"({decaying - best:+.2g} to the best of all): here the paper's decay {_helps(decaying, best, better)}."
     )
 
 
@@ -104,10 +109,10 @@ def _is_decay(schedule: Mapping[str, Any]) -> bool:
     return bool(schedule["eta_max"] > 0 or schedule["w_min"] != schedule["w_max"])
 
 
-def _helps(value: float, without: float) -> str:
+def _helps(value: float, without: float, better: int) -> str:
     if abs(value - without) <= LEAST_GAIN * abs(without):
         return "makes no difference that counts"
-    return "helps" if value > without else "does not help"
+    return "helps" if better * (value - without) > 0 else "does not help"
 
 
 def _estimate(tried: Mapping[str, Any]) -> float | None:

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from sm_search.config.errors import TrackingError
 from sm_search.evaluation.metrics import METRIC_DEFINITION
+from sm_search.evaluation.scores import DIRECTIONS, sign
 from sm_search.report.evidence import (
     ABSENT,
     SLICE_COLUMNS,
@@ -67,7 +68,7 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         f'<p class="note">{html.escape(METRIC_DEFINITION)}</p>',
         *_revisions(parent),
         "<h2>Trials</h2>",
-        _trial_table(trials, ranked, metric, costs),
+        _trial_table(trials, ranked, metric, costs, [metric, *objectives_of(parent)]),
         seeds_section(store, trials, metric),
         "<h2>History</h2>",
         chart(_history(trials, metric), first=True),
@@ -107,15 +108,16 @@ def _why(
     quality: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     """What the best trial is, how far ahead it is, and what made the difference, in sentences."""
-    best, *rest = ranked
+    best, rest = ranked[0], [trial for trial in ranked[1:] if trial.may_win]
+    best_of, worst_of = (max, min) if sign(metric) > 0 else (min, max)
     settings = [f"{name} {number_text(value)}" for name, value in sorted(best.params.items())]
     text = [f"Its settings: {', '.join(settings) or 'all fixed'}; its sampling: {best.tags.get(SCHEDULE, 'unknown')}."]
     if rest:
         others = [trial.metrics[metric] for trial in rest]
-        text.append(f"The next best of the full budget has {max(others):.4g}, the worst {min(others):.4g}.")
+        text.append(f"The next best of the full budget has {best_of(others):.4g}, the worst {worst_of(others):.4g}.")
     for name, chosen in sorted(best.params.items()):
         if isinstance(_typed(chosen), str) and (without := [t for t in rest if t.params.get(name, chosen) != chosen]):
-            value = max(trial.metrics[metric] for trial in without)
+            value = best_of(trial.metrics[metric] for trial in without)
             text.append(f"The best with another {name} than {chosen} has {value:.4g}.")
     if importance and importance.first:
         text.append(f"Among these, {_said_of_first(importance)}.")
@@ -134,13 +136,13 @@ def _why(
 def _spend(parent: RunRecord, trials: Sequence[RunRecord], metric: str) -> list[str]:
     """What the study took, and what its gain over its first whole trial cost, where it has ended."""
     hours, cost = (parent.metrics.get(name, 0.0) for name in ("spent_trial_hours", "spent_cost"))
-    whole = [trial for trial in trials if trial.state == "complete" and metric in trial.metrics]
+    whole = [trial for trial in trials if trial.may_win and metric in trial.metrics]
     if not hours or not whole:
         return []
     told = f"The study took {_spent(hours, cost)}, trials that were stopped or lost included"
     first = min(whole, key=lambda trial: trial.ended_ms or math.inf).metrics[metric]
-    best = max(trial.metrics[metric] for trial in whole)
-    if (gain := best - first) > 0:
+    best = (max if sign(metric) > 0 else min)(trial.metrics[metric] for trial in whole)
+    if (gain := abs(best - first)) > 0:
         unit = "dB" if metric.endswith("_db") else f"unit of {metric}"
         told += (
             f": {_spent(hours / gain, cost / gain)} per {unit} from its first whole trial, {first:.4g}, to {best:.4g}"
@@ -174,9 +176,10 @@ def _fronts(store: Store, parent: RunRecord, metric: str) -> list[str]:
         points = []  # the study has not ended
     if not points:
         return []
-    directions = " and ".join(f"{name} ({direction})" for name, direction in others.items())
-    about = f"A point is a trial with one of its schedules, by {metric} (max) and {directions}; of a trial's schedules "
-    about += "those that another of them beats in everything are left out."
+    directions = {metric: DIRECTIONS.get(metric, "max"), **others}
+    named = " and ".join(f"{name} ({direction})" for name, direction in directions.items())
+    about = f"A point is a trial with one of its schedules, by {named}; of a trial's schedules those that another of "
+    about += "them beats in everything are left out."
     charts = [chart(front_figure(points, metric, other)) for other in others]
     return ["<h2>Pareto front</h2>", f"<p>{html.escape(about)}</p>", *charts]
 
@@ -220,7 +223,7 @@ def _schedules(evidence: Evidence, metric: str) -> list[str]:
         "their values are means over the images that this search looks at, a part of the validation scans; those above "
         "are over all. The others are rings: what is to be expected of them from how far they were from the best on "
         "the images that they saw. A parameter's plot holds the schedules in which it does something: a single step, "
-        f"for one, knows no γ. {decay_verdict(evidence.schedules)}"
+        f"for one, knows no γ. {decay_verdict(evidence.schedules, sign(metric))}"
     )
     height = 240 * -(-len(figure.layout.annotations) // SLICE_COLUMNS)
     price = evaluations_figure(evidence.schedules, metric)
@@ -248,20 +251,30 @@ def _typed(text: str) -> float | str:
 
 
 def _trial_table(
-    trials: Sequence[RunRecord], ranked: Sequence[RunRecord], metric: str, costs: Mapping[str, Mapping[str, float]]
+    trials: Sequence[RunRecord],
+    ranked: Sequence[RunRecord],
+    metric: str,
+    costs: Mapping[str, Mapping[str, float]],
+    objectives: Sequence[str],
 ) -> str:
     """All trials: those that are `ranked`, best first, then the rest."""
     params = sorted({name for trial in trials for name in trial.params})
-    quality = [name for name in QUALITY_COLUMNS if any(name in trial.metrics for trial in trials)]
+    columns = [name for name in dict.fromkeys((*QUALITY_COLUMNS, *objectives)) if name not in COST_COLUMNS]
+    quality = [name for name in columns if any(name in trial.metrics for trial in trials)]
     work = [name for name in COST_COLUMNS if any(name in trial.metrics for trial in trials)]
     cost = list(COSTS) if any(value for each in costs.values() for value in each.values()) else []
     schedule = [SCHEDULE] if any(SCHEDULE in trial.tags for trial in trials) else []
-    columns = ("trial", "state", *quality, *schedule, *params, *work, *cost)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    titles = ("trial", "state", *quality, *schedule, *params, *work, *cost)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in titles)
     rows = []
     place = {trial.run_id: number for number, trial in enumerate(ranked)}
-    # The values of trials that were stopped early are of another budget, and stand below.
-    for trial in sorted(trials, key=lambda t: (place.get(t.run_id, len(ranked)), -t.metrics.get(metric, -1e9))):
+
+    def order(trial: RunRecord) -> tuple[int, float]:
+        # The values of trials that were stopped early are of another budget, and stand below.
+        value = trial.metrics.get(metric)
+        return place.get(trial.run_id, len(ranked)), math.inf if value is None else -sign(metric) * value
+
+    for trial in sorted(trials, key=order):
         state = trial.state or trial.status.lower()
         cells = [
             trial.trial_id or "",
@@ -310,8 +323,9 @@ def best_so_far(ended: Sequence[RunRecord], metric: str) -> list[float | None]:
     best: list[float | None] = []
     for trial in ended:
         known = best[-1] if best else None
-        value = trial.metrics[metric] if trial.state == "complete" else None
-        best.append(max((each for each in (known, value) if each is not None), default=None))
+        value = trial.metrics[metric] if trial.may_win else None
+        better = max if sign(metric) > 0 else min
+        best.append(better((each for each in (known, value) if each is not None), default=None))
     return best
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sm_search.evaluation.scores import DIRECTIONS, sign
 from sm_search.tracking.records import RunRecord, metric_history
 from sm_search.tracking.store import Store
 
@@ -41,9 +42,7 @@ def objectives_of(parent: RunRecord) -> dict[str, str]:
     """Further objectives of a study beside its metric, with their directions; empty where it has one only."""
     found = {name.removeprefix("objectives."): value for name, value in parent.params.items()}
     metric = parent.params.get("metric")
-    return {
-        name: found[name] for name in ("val_psnr_db", "val_ssim", "evaluations") if name in found and name != metric
-    }
+    return {name: found[name] for name in DIRECTIONS if name in found and name != metric}
 
 
 def front_figure(points: Sequence[Mapping[str, Any]], metric: str, other: str) -> go.Figure:
@@ -73,10 +72,11 @@ def evaluations_figure(schedules: Sequence[Mapping[str, Any]], metric: str) -> g
     tried = [each for each in schedules if "evaluations" in each and each["value"] is not None]
     if len({each["evaluations"] for each in tried}) < 2:
         return None
-    tried.sort(key=lambda each: (each["evaluations"], -each["value"]))
+    better = sign(metric)
+    tried.sort(key=lambda each: (each["evaluations"], -better * each["value"]))
     front: list[Mapping[str, Any]] = []
     for each in tried:
-        if not front or each["value"] > front[-1]["value"]:
+        if not front or better * each["value"] > better * front[-1]["value"]:
             front.append(each)
     figure = go.Figure()
     for shown, mode, title in (
@@ -95,7 +95,7 @@ def evaluations_figure(schedules: Sequence[Mapping[str, Any]], metric: str) -> g
 def seeds_section(store: Store, trials: Sequence[RunRecord], metric: str) -> str:
     """The best trials with other seeds; empty if the study did not ask for that."""
     mean, deviation = f"{metric}_mean", f"{metric}_std"
-    confirmed = sorted((t for t in trials if mean in t.metrics), key=lambda t: -t.metrics[mean])
+    confirmed = sorted((t for t in trials if mean in t.metrics), key=lambda t: -sign(metric) * t.metrics[mean])
     if not confirmed:
         return ""
     rows = ""

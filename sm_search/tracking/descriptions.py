@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from sm_search.evaluation.scores import COSTS, SCORES, sign
 from sm_search.tracking.names import SCHEDULE
 from sm_search.tracking.records import RunRecord
 
@@ -9,6 +10,7 @@ SHOWN_TRIALS = 5
 FIXED = "fixed."
 """Beginning of the names of a study's parameters that hold settings which are not searched."""
 LISTED = ("val_psnr_db", "val_ssim", "training_step")
+WAYS = {"max": "; more is better", "min": "; less is better", None: ""}
 # A paragraph is one line: MLflow shows a line break as one.
 READING = """
 **How to read it.** The runs below this one are its trials, one trained model each. Tag `state`: `complete` was \
@@ -18,12 +20,11 @@ table, for example `tags.state = "complete"`.
 
 | metric | what |
 |---|---|
-| `val_psnr_db`, `val_ssim` | means over all components of the validation scans, at each rung, by training step |
-| `val_crps` | fair CRPS of the schedule's draws as a forecast of the patterns; of a single draw its absolute error |
-| `val_spread_error` | spread of its draws over the error of their mean: 1 is calibrated, 0 a single draw |
+| `val_…` | means over all components of the validation scans, at each rung, by training step: |
+{scores}
 | `loss` | training loss, every 100 steps |
 | `training_seconds`, `validation_seconds` | cost since the rung before |
-| `evaluations` | network evaluations for one image with the schedule found |
+{costs}
 
 **Artifacts.** Here `report.html` (open it in the artifact view: which trial won, and why), `comparison.png` and \
 `space.json`; with the best trial `synthesis/`, and after `sm-search promote` the comparison in `promotion/`.
@@ -31,7 +32,10 @@ table, for example `tags.state = "complete"`.
 **Models.** Each of the best trials has one, *Logged models* (*Registered models*, once promoted) on its page: its \
 files, a request to try it with, and how to serve it. After `sm-search promote` the best is \
 `models:/sm-search@champion` (the demo's `models:/sm-search-demo@champion`).
-"""
+""".format(
+    scores="\n".join(f"| `{name}` | {score.what}{WAYS[score.better]} |" for name, score in SCORES.items()),
+    costs="\n".join(f"| `{name}` | {what} |" for name, what in COSTS.items()),
+)
 
 
 def study_note(study: str, params: Mapping[str, str], tags: Mapping[str, str], trials: Sequence[RunRecord] = ()) -> str:
@@ -39,10 +43,12 @@ def study_note(study: str, params: Mapping[str, str], tags: Mapping[str, str], t
     metric = params.get("metric", "val_psnr_db")
     known = f"hash `{tags['dataset_hash'][:12]}`" if "dataset_hash" in tags else "still being simulated"
     data = f" on dataset `{tags['dataset']}` ({known})" if "dataset" in tags else ""
-    lines = [f"## Study `{study}`", "", f"Search for the largest `{metric}`{data}; the test split is not read here."]
+    extreme = "largest" if sign(metric) > 0 else "smallest"
+    lines = [f"## Study `{study}`", "", f"Search for the {extreme} `{metric}`{data}; the test split is not read here."]
     whole = [trial for trial in trials if trial.state == "complete" and metric in trial.metrics]
     if whole:
-        best = sorted(whole, key=lambda trial: -trial.metrics[metric])[:SHOWN_TRIALS]
+        whole.sort(key=lambda trial: (not trial.may_win, -sign(metric) * trial.metrics[metric]))
+        best = whole[:SHOWN_TRIALS]
         names = sorted({name for trial in best for name in trial.params})
         lines += ["", f"**Best of {len(trials)} trials**, {len(whole)} of them complete:", ""]
         lines += [_row(["trial", metric, *names, SCHEDULE]), _row(["---", "---:", *["---" for _ in names], "---"])]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from sm_search.config.errors import CheckpointError
 from sm_search.diffusion.checkpoint import SETTINGS_FILE, WEIGHTS_FILE
+from sm_search.evaluation.scores import SCORES
 from sm_search.physics.system_matrix import SystemMatrix
 from sm_search.tracking.descriptions import model_note
 from sm_search.tracking.names import NOTE, STUDY, TRIAL
@@ -39,7 +40,6 @@ SERVED_MODEL = Path(__file__).parent / "served_model.py"
 EXAMPLE_FILE = "serving_input_example.json"
 EXAMPLE_FILES = (EXAMPLE_FILE, "input_example.json")
 EXAMPLE_DIGITS = 3
-SELECTION_METRICS = ("val_psnr_db", "val_ssim")
 
 # B matrices a request: (re, im) last, C channels, K components, N voxels with x fastest; each has its own f_x and N_d.
 SIGNATURE = ModelSignature(
@@ -165,7 +165,7 @@ def _link_metrics(store: Store, run: Run, model_id: str) -> None:
     """What the search measured on the validation split, with the model as well: the same points, so none is doubled."""
     run_id, points = run.info.run_id, []
     dataset = _dataset(run)
-    for name in SELECTION_METRICS:
+    for name in SCORES:
         history = store.client.get_metric_history(run_id, name)
         if history:
             last = max(history, key=lambda point: (point.step, point.timestamp))

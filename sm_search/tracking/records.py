@@ -9,6 +9,7 @@ from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from sm_search.config.errors import TrackingError
+from sm_search.evaluation.scores import sign
 from sm_search.tracking.names import EXPERIMENT, INFEASIBLE, KIND, PARENT, STATE, STUDY, TRIAL, check_name
 from sm_search.tracking.store import Store
 
@@ -36,6 +37,11 @@ class RunRecord:
     ended_ms: int | None
 
     @property
+    def may_win(self) -> bool:
+        """Trained to the full budget, within its study's constraints."""
+        return self.state == "complete" and INFEASIBLE not in self.tags
+
+    @property
     def state(self) -> str | None:
         """`running`, `complete`, `pruned`, `failed` or `interrupted`: how the search saw the trial last."""
         return self.tags.get(STATE)
@@ -60,9 +66,7 @@ def study_runs(store: Store, study: str) -> tuple[RunRecord, list[RunRecord]]:
     return parent, find_trials(store, parent)
 
 
-def best_trials(
-    store: Store, study: str, metric: str = "val_psnr_db", n: int = 1, *, largest: bool = True
-) -> list[RunRecord]:
+def best_trials(store: Store, study: str, metric: str = "val_psnr_db", n: int = 1) -> list[RunRecord]:
     """The `n` best completed trials of a study by the last value of `metric`, best first, ties by trial id.
 
     Pruned and failed trials do not count: they were not trained to the end. Those that cannot win (`INFEASIBLE`) come
@@ -82,11 +86,11 @@ def best_trials(
             f"study {study!r}: none of its {len(complete)} completed trials has the metric {metric!r}"
             f"; they have {', '.join(known) or 'none'}"
         )
-    sign, mean = -1 if largest else 1, f"{metric}_mean"
+    mean = f"{metric}_mean"
 
     def rank(record: RunRecord) -> tuple[bool, bool, float, str]:
         value = record.metrics.get(mean, record.metrics[metric])
-        return INFEASIBLE in record.tags, mean not in record.metrics, sign * value, record.trial_id or ""
+        return INFEASIBLE in record.tags, mean not in record.metrics, -sign(metric) * value, record.trial_id or ""
 
     return sorted(scored, key=rank)[:n]
 

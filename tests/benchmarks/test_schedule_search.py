@@ -231,7 +231,8 @@ def test_what_a_search_gains_by_those_before_it(paper_model: Callable[[float], M
             before: list[ScheduleSearch] = []
             for number, p_uncond in enumerate(P_UNCOND):
                 ranked = sorted(before, key=lambda search: search.metrics["val_psnr_db"], reverse=True)
-                first = initial_schedules(best_of(search.trials) for search in ranked) if name == "with" else []
+                known = ranked if name == "with" else []
+                first = initial_schedules(best_of(search.trials, "val_psnr_db") for search in known)
                 before.append(searched(paper_model(p_uncond), 100 * seed + number, first))
             values.append([search.metrics["val_psnr_db"] for search in before])
         later = [value for chain in values for value in chain[1:]]

@@ -27,12 +27,12 @@ def tried(value: float | None, estimate: float | None = None, **schedule: Any) -
 def test_the_verdict_compares_the_best_with_its_own_twin(perturbed: float, words: str) -> None:
     """Another number of steps is another thing, however good or bad it was."""
     others = [tried(99.0, steps=1), tried(5.0, steps=2), tried(None), tried(10.0, w_min=0.5), tried(None, eta_max=9)]
-    verdict = decay_verdict([*others, tried(30.0, gamma=2.0), tried(perturbed, eta_max=0.1, gamma=3.0)])
+    verdict = decay_verdict([*others, tried(30.0, gamma=2.0), tried(perturbed, eta_max=0.1, gamma=3.0)], 1)
     assert verdict.endswith(words)
 
 
 def test_a_constant_weight_is_not_called_a_decay() -> None:
-    verdict = decay_verdict([tried(30.0, steps=1), tried(31.0, steps=1, w_min=1.03, w_max=1.03)])
+    verdict = decay_verdict([tried(30.0, steps=1), tried(31.0, steps=1, w_min=1.03, w_max=1.03)], 1)
     assert verdict.endswith("here a constant weight on the condition helps.")
 
 
@@ -42,13 +42,13 @@ def test_beside_a_constant_weight_the_best_decay_is_told_though_it_was_dropped()
     words = (
         "changes along several steps, the best is at 29 (-1 to the best of all): here the paper's decay does not help."
     )
-    assert decay_verdict([*constant, *decays]).endswith(words)
-    assert decay_verdict([tried(30.0), *decays]).endswith(words)
+    assert decay_verdict([*constant, *decays], 1).endswith(words)
+    assert decay_verdict([tried(30.0), *decays], 1).endswith(words)
 
 
 def test_nothing_is_claimed_without_a_twin() -> None:
-    assert "No schedule with noise or weight" in decay_verdict([tried(30.0), tried(20.0)])
-    assert "was not tried without" in decay_verdict([tried(30.0, eta_max=0.1), tried(40.0, steps=1), tried(None)])
+    assert "No schedule with noise or weight" in decay_verdict([tried(30.0), tried(20.0)], 1)
+    assert "was not tried without" in decay_verdict([tried(30.0, eta_max=0.1), tried(40.0, steps=1), tried(None)], 1)
 
 
 def test_a_slice_for_each_parameter_that_varies() -> None:

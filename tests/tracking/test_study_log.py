@@ -226,10 +226,10 @@ def test_the_best_trials_are_the_best_completed_ones(store: Store, study: str) -
         ("e", "complete", 30.0),
     ]:
         log.start_trial(trial)
-        log.log_metrics(trial, 1, {"val_psnr_db": psnr})
+        log.log_metrics(trial, 1, {"val_psnr_db": psnr, "val_nrmse": psnr / 100})
         log.finish_trial(trial, state)
     assert [run.trial_id for run in best_trials(store, study, n=5)] == ["c", "e", "a"]
-    assert [run.trial_id for run in best_trials(store, study, largest=False)] == ["a"]
+    assert [run.trial_id for run in best_trials(store, study, "val_nrmse", n=5)] == ["a", "c", "e"]
     with pytest.raises(TrackingError, match=r"none of its 3 completed trials has the metric 'ssim'; .*val_psnr_db"):
         best_trials(store, study, "ssim")
 

@@ -14,6 +14,7 @@ from ray.tune.experiment import Trial
 
 from sm_search.config.errors import DataError
 from sm_search.data.storage import Place
+from sm_search.evaluation.scores import sign
 from sm_search.search.driver_callback import DriverCallback
 from sm_search.search.schedule.race import ScheduleTrial
 
@@ -26,15 +27,15 @@ TRIED_FIRST = 3
 Params = Mapping[str, Any]
 
 
-def best_of(tried: Sequence[ScheduleTrial]) -> list[Params]:
+def best_of(tried: Sequence[ScheduleTrial], metric: str) -> list[Params]:
     """The parameters of a search's best schedules, the best first; without those that each search tries anyway."""
-    ranked = sorted((t for t in tried if t.params and t.value is not None), key=lambda t: t.value or 0.0, reverse=True)
-    return [trial.params for trial in ranked[:TRIED_FIRST]]
+    known = [(-sign(metric) * t.value, t.params) for t in tried if t.params and t.value is not None]
+    return [params for _, params in sorted(known, key=lambda each: each[0])[:TRIED_FIRST]]
 
 
-def good_schedules(place: str) -> list[Params]:
+def good_schedules(place: str, metric: str) -> list[Params]:
     """What to try first in a study with its files at `place`: the best trial's best, the second trial's best, …"""
-    ranked = sorted(_read(Place(place)).values(), key=lambda trial: -trial[0])
+    ranked = sorted(_read(Place(place)).values(), key=lambda trial: -sign(metric) * trial[0])
     return initial_schedules(schedules for _, schedules in ranked)
 
 
@@ -64,7 +65,8 @@ class GoodSchedules(DriverCallback):
         results = {trial.trial_id: trial.last_result or {} for trial in ended}
         new = {name: [last[self.metric], last[REPORTED]] for name, last in results.items() if last.get(REPORTED)}
         before = _read(self.place) if self._best is None else self._best
-        self._best = dict(sorted((before | new).items(), key=lambda item: -item[1][0])[:TRIED_FIRST])
+        ranked = sorted((before | new).items(), key=lambda item: -sign(self.metric) * item[1][0])
+        self._best = dict(ranked[:TRIED_FIRST])
         if self._best != before:
             with suppress(OSError, DataError):
                 self.place.write(FILE, json.dumps(self._best))

@@ -13,11 +13,13 @@ from optuna.trial import TrialState
 
 from sm_search.config.model_settings import DiffusionSettings, ScheduleSettings
 from sm_search.diffusion.denoiser import Denoiser
+from sm_search.evaluation.evaluation_cost import EvaluationCost
+from sm_search.evaluation.scores import DIRECTIONS
 from sm_search.evaluation.validation import ScheduleScorer, Validation
 from sm_search.search.pareto import pareto_front
 from sm_search.search.schedule.base_schedule import UNPERTURBED, admits_unperturbed, early_schedules, is_perturbed
-from sm_search.search.schedule.race import ASKED_AT_ONCE, Measure, Race, ScheduleTrial, compared, search_images
-from sm_search.search.space.constraints import NO_CONSTRAINTS, violations
+from sm_search.search.schedule.race import ASKED_AT_ONCE, Measure, Race, ScheduleTrial, search_images, to_maximise
+from sm_search.search.space.constraints import NO_CONSTRAINTS
 from sm_search.search.space.prior import expected_values
 from sm_search.search.space.resolved_settings import schedule_settings
 from sm_search.search.space.tree import Tree, parameter_names, suggest
@@ -41,8 +43,8 @@ class ScheduleSearch:
     Attributes:
         best: the best schedule by the metric, and its `metrics` on all validation images.
         trials: every schedule tried, in order.
-        front: of the schedules measured to the end those that no other one beats in PSNR, SSIM and number of network
-            evaluations together, the fewest evaluations first.
+        front: of the schedules measured to the end those that no other one beats in the scores that are compared and
+            the number of network evaluations together, the fewest evaluations first.
     """
 
     best: ScheduleSettings
@@ -63,7 +65,9 @@ def search_schedule(
     seed: int,
     device: str = "cpu",
     initial_points: Sequence[Mapping[str, Any]] = (),
+    further: Sequence[str] = (),
     constraints: Mapping[str, str] = NO_CONSTRAINTS,
+    cost: EvaluationCost | None = None,
     asked_at_once: int = ASKED_AT_ONCE,
     measure: Measure | None = None,
     progress: Progress | None = None,
@@ -77,7 +81,9 @@ def search_schedule(
 
     Args:
         initial_points: parameters of schedules to ask for before any other; they count as trials.
+        further: other objectives of the study.
         constraints: a schedule that breaks one is chosen only where all do, and then the one that breaks them least.
+        cost: of an evaluation, where a constraint is about it.
         asked_at_once: schedules of one race; the sampler learns from a race when it is over.
         measure: scores on `search_images(validation, images)`; None for one that computes them here.
 
@@ -85,15 +91,15 @@ def search_schedule(
         DivergenceError: not one schedule stayed finite.
     """
     subset = search_images(validation, images)
-    race = Race(
-        measure or ScheduleScorer(denoiser, diffusion, subset, device), metric, len(subset), diffusion, constraints
-    )
+    scorer = measure or ScheduleScorer(denoiser, diffusion, subset, device)
+    race = Race(scorer, metric, len(subset), diffusion, further, constraints, cost)
     early = early_schedules(tree)
     tried: list[tuple[dict[str, Any], ScheduleSettings]] = [({}, schedule) for schedule in early]
     outside: list[ScheduleSettings] = []
     race.finish(early)
     if parameter_names(tree):
-        study = optuna.create_study(direction="maximize", sampler=_sampler(seed))
+        direction = "maximize" if DIRECTIONS[metric] == "max" else "minimize"
+        study = optuna.create_study(direction=direction, sampler=_sampler(seed))
         for params in initial_points:
             study.enqueue_trial(dict(params))
         samplers, repeats = (study.sampler, optuna.samplers.RandomSampler(seed)), 0
@@ -105,7 +111,7 @@ def search_schedule(
             race.run(new)
             repeats = 0 if new else repeats + 1
             for trial, schedule in zip(asked, schedules, strict=True):
-                _tell(study, trial, race.trial(dict(trial.params), schedule), constraints)
+                _tell(study, trial, race.trial(dict(trial.params), schedule), race.violations(schedule))
                 if schedule in new:
                     tried.append((dict(trial.params), schedule))
                     new.remove(schedule)
@@ -121,17 +127,13 @@ def search_schedule(
     best = race.best(len(tried), outside)
     trials_tried = tuple(race.trial(params, schedule) for params, schedule in tried)
     metrics = validation.metrics(denoiser, diffusion, best, device)
-    return ScheduleSearch(best, metrics, trials_tried, _front(trials_tried))
+    return ScheduleSearch(best, metrics, trials_tried, _front(trials_tried, race.compared))
 
 
-def _front(trials: Sequence[ScheduleTrial]) -> tuple[ScheduleTrial, ...]:
+def _front(trials: Sequence[ScheduleTrial], compared: Sequence[str]) -> tuple[ScheduleTrial, ...]:
     complete = list({trial.schedule: trial for trial in trials if trial.state == "complete"}.values())
-    unbeaten = pareto_front(
-        [
-            (*(sign * trial.metrics[name] for name, sign in compared(trial.metrics)), -trial.evaluations)
-            for trial in complete
-        ]
-    )
+    scores = [{name: trial.metrics[name] for name in compared if name in trial.metrics} for trial in complete]
+    unbeaten = pareto_front([to_maximise(each, t.evaluations) for each, t in zip(scores, complete, strict=True)])
     front = [trial for trial, is_unbeaten in zip(complete, unbeaten, strict=True) if is_unbeaten]
     return tuple(sorted(front, key=lambda trial: trial.evaluations))
 
@@ -154,11 +156,11 @@ def _ask(study: optuna.Study, tree: Tree, seed: int, trials: int) -> optuna.Tria
     return study.ask()
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, measured: ScheduleTrial, constraints: Mapping[str, str]) -> None:
+def _tell(study: optuna.Study, trial: optuna.Trial, measured: ScheduleTrial, violated: Mapping[str, float]) -> None:
     """What a schedule is worth; of one that was dropped, what is to be expected."""
     if measured.state == "diverged":
         study.tell(trial, state=TrialState.FAIL)
     else:
-        for name, violation in violations(constraints, measured.told).items():
+        for name, violation in violated.items():
             trial.set_constraint(name, violation)
         study.tell(trial, measured.estimate)

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from sm_search.config.errors import DivergenceError
 from sm_search.config.model_settings import DiffusionSettings, ScheduleSettings
-from sm_search.evaluation.validation import COMPARED, Scores, Validation
+from sm_search.evaluation.evaluation_cost import EvaluationCost
+from sm_search.evaluation.scores import sign
+from sm_search.evaluation.validation import Scores, Validation
 from sm_search.search.pareto import pareto_front
 from sm_search.search.space.constraints import NO_CONSTRAINTS, violations
 
@@ -22,6 +24,8 @@ ASKED_AT_ONCE = 2
 FEWEST_IMAGES = 8
 CERTAIN = 2.0
 """Standard errors of the paired difference to the incumbent by which a schedule must be worse to be dropped at once."""
+COMPARED = ("val_psnr_db", "val_ssim", "val_crps")
+"""Scores of which a front keeps whatever is best in one, beside those that a study asks for."""
 Measure = Callable[[Sequence[ScheduleSettings], int, int], Scores]
 """Scores schedules on the images from one number to another."""
 
@@ -34,7 +38,7 @@ class ScheduleTrial:
         state: `dropped` is one that did not look promising on the first images.
         images: how many it was measured on.
         evaluations: of the network, for each image.
-        metrics: PSNR and SSIM, means over these images; empty if it diverged.
+        metrics: all scores, means over these images; empty if it diverged.
         value: the metric of the search on all its images; None if it was dropped or diverged.
         estimate: what is to be expected of `value`: the best schedule's, and the mean difference to it on the images
             that both were measured on; its own mean while none was measured to the end; None if it diverged.
@@ -48,11 +52,6 @@ class ScheduleTrial:
     metrics: dict[str, float]
     value: float | None
     estimate: float | None
-
-    @property
-    def told(self) -> dict[str, float]:
-        """All that a constraint may be about."""
-        return {**self.metrics, "evaluations": float(self.evaluations)}
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON, without the parameters: they are in the schedule."""
@@ -76,10 +75,17 @@ class Race:
         metric: str,
         images: int,
         diffusion: DiffusionSettings,
+        further: Sequence[str] = (),
         constraints: Mapping[str, str] = NO_CONSTRAINTS,
+        cost: EvaluationCost | None = None,
     ) -> None:
+        """Args:
+        further: scores of which the best are kept, beside `metric` and those of `COMPARED`.
+        cost: of an evaluation, where a constraint may be about it.
+        """
         self.measure, self.metric, self.images, self.timesteps = measure, metric, images, diffusion.timesteps
-        self.constraints = constraints
+        self.compared = tuple(dict.fromkeys((metric, *further, *COMPARED)))
+        self.constraints, self.cost = constraints, cost
         self.scores: dict[ScheduleSettings, dict[str, NDArray[np.float64]]] = {}
 
     def run(self, schedules: Sequence[ScheduleSettings]) -> None:
@@ -158,8 +164,8 @@ class Race:
                 }
 
     def _promising(self, schedules: Sequence[ScheduleSettings], images: int) -> list[ScheduleSettings]:
-        """The better half, less what is certainly worse than the incumbent; and whatever no other beats in
-        PSNR, SSIM, CRPS and evaluations together.
+        """The better half, less what is certainly worse than the incumbent; and whatever no other beats in the
+        scores that are compared and evaluations together.
         """
         if not schedules:
             return []
@@ -173,19 +179,26 @@ class Race:
 
     def _is_surely_worse(self, schedule: ScheduleSettings, incumbent: ScheduleSettings, images: int) -> bool:
         difference = self.scores[schedule][self.metric][:images] - self.scores[incumbent][self.metric][:images]
-        return bool(difference.mean() + CERTAIN * difference.std(ddof=1) / math.sqrt(images) < 0)
+        ahead = sign(self.metric) * difference.mean()
+        return bool(ahead + CERTAIN * difference.std(ddof=1) / math.sqrt(images) < 0)
+
+    def violations(self, schedule: ScheduleSettings, images: int | None = None) -> dict[str, float]:
+        """How far a schedule is outside of each constraint, on its first images, by default all that it has."""
+        scores, images = self.scores[schedule], images or self._measured(schedule)
+        known = {name: self._mean(schedule, name, images) for name in self.constraints if name in scores}
+        evaluations = schedule.evaluations(self.timesteps)
+        known |= self.cost.of(evaluations) if self.cost else {"evaluations": float(evaluations)}
+        return violations(self.constraints, known)
 
     def _rank(self, schedule: ScheduleSettings, images: int) -> tuple[float, float]:
         """Larger is better: first by how far it is outside of its constraints, then by the metric."""
-        known = {name: self._mean(schedule, name, images) for name in self.constraints if name in self.scores[schedule]}
-        known["evaluations"] = float(schedule.evaluations(self.timesteps))
-        outside = sum(max(0.0, violation) for violation in violations(self.constraints, known).values())
-        return -outside, self._mean(schedule, self.metric, images)
+        outside = sum(max(0.0, each) for each in self.violations(schedule, images).values())
+        return -outside, sign(self.metric) * self._mean(schedule, self.metric, images)
 
     def _objectives(self, schedule: ScheduleSettings, images: int) -> tuple[float, ...]:
         """To be maximised."""
-        scores = [sign * self._mean(schedule, name, images) for name, sign in compared(self.scores[schedule])]
-        return (*scores, -schedule.evaluations(self.timesteps))
+        means = {name: self._mean(schedule, name, images) for name in self.compared if name in self.scores[schedule]}
+        return to_maximise(means, schedule.evaluations(self.timesteps))
 
     def _measured(self, schedule: ScheduleSettings) -> int:
         return len(self.scores[schedule][self.metric]) if schedule in self.scores else 0
@@ -197,9 +210,9 @@ class Race:
         return bool(np.isfinite(self.scores[schedule][self.metric]).all())
 
 
-def compared(scores: Mapping[str, object]) -> list[tuple[str, int]]:
-    """What a front compares of these scores, and whether more of it is better (1) or less (−1)."""
-    return [(name, sign) for name, sign in COMPARED.items() if name in scores]
+def to_maximise(scores: Mapping[str, float], evaluations: int) -> tuple[float, ...]:
+    """What a front compares of a schedule, more always better."""
+    return (*(sign(name) * score for name, score in scores.items()), -float(evaluations))
 
 
 def rungs(images: int) -> list[int]:

@@ -11,6 +11,7 @@ from sm_search.compute.session import ray_session
 from sm_search.config.errors import InputError
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
+from sm_search.evaluation.evaluation_cost import evaluation_cost
 from sm_search.evaluation.validation import ScheduleScorer, Validation
 from sm_search.search.schedule.base_schedule import untrained_guidance
 from sm_search.search.schedule.inner_search import Progress, ScheduleSearch, search_schedule
@@ -122,7 +123,9 @@ def _search(
             images=space.budget.images,
             seed=space.seed,
             device=device,
+            further=space.further_objectives,
             constraints=space.constraints,
+            cost=evaluation_cost(denoiser, validation, device),
             asked_at_once=at_once,
             measure=measure,
             progress=progress,

@@ -8,8 +8,9 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from sm_search.config.base import Settings, content_hash
 from sm_search.config.model_settings import TrainingSettings
+from sm_search.evaluation.scores import DIRECTIONS, Direction
 from sm_search.search.space.constraints import Bounds
-from sm_search.search.space.objectives import CONSTRAINABLE, DIRECTIONS, Metric, Objective
+from sm_search.search.space.objectives import CONSTRAINABLE, Metric, Objective
 from sm_search.search.space.tree import Tree, has_prior, without_priors
 
 Sampler = Literal["tpe", "gp", "cmaes", "random", "qmc", "grid"]
@@ -40,7 +41,7 @@ class Stop(Settings):
     """When a search has found enough.
 
     Attributes:
-        target: of the metric; a trial that reaches it at the full budget ends the search.
+        target: of the metric; a trial that has it, or better, at the full budget ends the search.
         plateau: a search that gains nothing more ends.
     """
 
@@ -144,7 +145,7 @@ class Space(Settings):
     Attributes:
         study: its name in MLflow and on disk.
         mode: `two-level` searches the schedule on frozen weights inside each trial; `joint` puts both in one space.
-        metric: validation metric that is maximised; it decides what ASHA stops and what the inner search looks for.
+        metric: the score that decides: it says what ASHA stops and what the inner search looks for.
         further_objectives: of the outer level; the study then has a Pareto front. In YAML they follow the
             metric: `metric: [val_psnr_db, evaluations]`.
         constraints: of objectives, which a trial must keep to win: `evaluations: "<= 8"`, `val_ssim: "0.9..1"`.
@@ -216,7 +217,7 @@ class Space(Settings):
         """What the outer level suggests."""
         return {"training": self.training, "schedule": self.schedule} if self.mode == "joint" else self.training
 
-    def objectives(self) -> dict[str, Literal["max", "min"]]:
+    def objectives(self) -> dict[str, Direction]:
         """All objectives with their direction, the metric first."""
         return {name: DIRECTIONS[name] for name in (self.metric, *self.further_objectives)}
 

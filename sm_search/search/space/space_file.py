@@ -9,7 +9,7 @@ from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import SettingsError
 from sm_search.config.loading import Location, YamlDocument, parse_settings, read_yaml
 from sm_search.config.model_settings import ScheduleSettings, TrainingSettings, UNetSettings
-from sm_search.search.space.objectives import DIRECTIONS, METRICS
+from sm_search.evaluation.scores import DIRECTIONS, METRICS
 from sm_search.search.space.ranges import LEAVES
 from sm_search.search.space.resolved_settings import as_schedule, sampler_branches
 from sm_search.search.space.space import STUDY_NAME, STUDY_RULE, Space
@@ -102,7 +102,7 @@ def _name_objectives(document: YamlDocument) -> None:
     for key, name in enumerate(given):
         fault = None
         if not isinstance(name, str) or name not in (DIRECTIONS if key else METRICS):
-            fault = f"must be one of {', '.join(DIRECTIONS)}, the first of the list a quality"
+            fault = f"must be one of {', '.join(DIRECTIONS)}, the first of the list none of the costs"
         elif list(given).count(name) > 1:
             fault = "appears twice"
         elif isinstance(given, dict) and given[name] != DIRECTIONS[name]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
+from sm_search.evaluation.scores import DIRECTIONS
 from sm_search.search.space.space import Space
 
 
@@ -39,7 +40,7 @@ def make_asha(space: Space) -> RememberingASHA:
     return RememberingASHA(
         time_attr="training_step",
         metric=space.metric,
-        mode="max",
+        mode=DIRECTIONS[space.metric],
         max_t=space.training_steps(),
         grace_period=space.budget.first_rung,
         reduction_factor=space.budget.reduction,

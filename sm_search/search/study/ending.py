@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from sm_search.data.atomic import atomic_path
+from sm_search.evaluation.scores import sign
 from sm_search.search.driver_callback import DriverCallback
 from sm_search.search.space.constraints import broken
 from sm_search.search.space.space import Space
@@ -66,18 +67,20 @@ def reason_to_end(space: Space, values: Sequence[float | None], spent: Spent) ->
     Args:
         values: the metric of each finished trial in the order in which they ended; None where it cannot win.
     """
-    stop, whole = space.budget.stop, [value for value in values if value is not None]
+    stop, better = space.budget.stop, sign(space.metric)
     if space.budget.cost is not None and spent.cost >= space.budget.cost:
         return f"{spent.cost:.4g} are spent, of {space.budget.cost:g}"
-    if stop is None or not whole:
+    ahead = [better * value for value in values if value is not None]
+    if stop is None or not ahead:
         return None
-    if stop.target is not None and max(whole) >= stop.target:
-        return f"{space.metric} {max(whole):.4g} reaches the target, {stop.target:g}"
+    best = better * max(ahead)
+    if stop.target is not None and better * (best - stop.target) >= 0:
+        return f"{space.metric} {best:.4g} reaches the target, {stop.target:g}"
     if stop.plateau is not None:
-        earlier = [value for value in values[: -stop.plateau.trials] if value is not None]
-        if earlier and max(whole) - max(earlier) <= stop.plateau.gain:
-            last = f"the last {stop.plateau.trials} trials"
-            return f"{last} gained no more than {stop.plateau.gain:g} in {space.metric} over {max(earlier):.4g}"
+        earlier = [better * value for value in values[: -stop.plateau.trials] if value is not None]
+        if earlier and max(ahead) - max(earlier) <= stop.plateau.gain:
+            gained = f"the last {stop.plateau.trials} trials gained no more than {stop.plateau.gain:g}"
+            return f"{gained} in {space.metric} over {better * max(earlier):.4g}"
     return None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune.experiment import Trial
 
 from sm_search.config.errors import SettingsError, TrackingError
+from sm_search.evaluation.scores import sign
 from sm_search.search.driver_callback import DriverCallback
 from sm_search.search.space.resolved_settings import training_settings
 from sm_search.search.space.space import Space
@@ -155,7 +156,7 @@ class Recorder(DriverCallback):
             if trial.status == Trial.RUNNING
         )
         ended = self.earlier + sum(trial.is_finished() for trial in trials)
-        best = max(whole, default=None)
+        best = (max if sign(self.space.metric) > 0 else min)(whole, default=None)
         self.watch(Progress(running, ended, self.space.budget.trials, self.space.metric, best))
 
     def deliver(self, store: Store, trials: Sequence[TrialSummary]) -> StudyLog:

@@ -14,6 +14,7 @@ from ray import tune
 
 from sm_search.config.errors import TrackingError
 from sm_search.data.atomic import atomic_path
+from sm_search.evaluation.scores import sign
 from sm_search.physics.system_matrix import SystemMatrix
 from sm_search.search.pareto import pareto_front
 from sm_search.search.space.constraints import broken
@@ -96,7 +97,6 @@ def points(space: Space, complete: Sequence[TrialSummary]) -> list[Point]:
     if not space.further_objectives:
         return []
     objectives = space.objectives()
-    signs = [1.0 if direction == "max" else -1.0 for direction in objectives.values()]
     # A trial that searched no schedules is one point.
     candidates: list[tuple[TrialSummary, Mapping[str, Any]]] = [
         (trial, each)
@@ -104,13 +104,17 @@ def points(space: Space, complete: Sequence[TrialSummary]) -> list[Point]:
         for each in trial.front or (trial.metrics,)
         if trial.infeasible != OUTSIDE_OF_SPACE and broken(space.constraints, each) is None
     ]
-    values = [[float(each[name]) for name in objectives] for _, each in candidates]
-    unbeaten = pareto_front([tuple(sign * v for sign, v in zip(signs, each, strict=True)) for each in values])
+    values = [{name: float(each[name]) for name in objectives} for _, each in candidates]
+    unbeaten = pareto_front([tuple(sign(name) * value for name, value in each.items()) for each in values])
     reached = [
-        Point(trial.trial_id, dict(zip(objectives, value, strict=True)), each.get("schedule"), is_unbeaten)
+        Point(trial.trial_id, value, each.get("schedule"), is_unbeaten)
         for (trial, each), value, is_unbeaten in zip(candidates, values, unbeaten, strict=True)
     ]
-    return sorted(reached, key=lambda point: [*point.objectives.values(), point.trial_id], reverse=True)
+    return sorted(reached, key=_best_last, reverse=True)
+
+
+def _best_last(point: Point) -> list[Any]:
+    return [*(sign(name) * value for name, value in point.objectives.items()), point.trial_id]
 
 
 def keep(result: SweepResult, study: Study, recorder: Recorder, checkpoints: Mapping[str, tune.Checkpoint]) -> None:

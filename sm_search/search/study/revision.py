@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sm_search.config.errors import SettingsError
+from sm_search.search.space.ranges import LEAVES
 from sm_search.search.space.space import Space
-from sm_search.search.space.tree import fixed_values, parameters_of
+from sm_search.search.space.tree import fixed_values, parameters_of, without_priors
 
 FREE = ("trials", "minutes", "cost", "cost_per_hour", "stop", "confirm", "regression")
 """Of the budget, what does not change the value of a trial."""
-STARTS = ("initial_points", "warm_start")
-"""What a search begins with."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,12 @@ def revised(before: Revision, space: Space) -> Revision | None:
         searched = ["what a branch fixes"]
     searched += [f"constraints.{change}" for change in _changed(old.constraints, space.constraints)]
     searched += [f"search.{change}" for change in _changed(old.search.model_dump(), space.search.model_dump())]
-    searched += _changed(*({name: getattr(each, name) for name in STARTS} for each in (old, space)))
+    if old.initial_points != space.initial_points:
+        searched.append("initial_points")
+    # It is often given on the command line of the first start alone.
+    searched += [f"warm_start: {study}" for study in space.warm_start if study not in old.warm_start]
+    if space.mode == "two-level" and old.schedule != space.schedule:
+        searched.append("priors of the schedule")
     if old.budget.trials != space.budget.trials:
         searched.append(f"budget.trials: {old.budget.trials} → {space.budget.trials}")
     free = {name: (getattr(old.budget, name), getattr(space.budget, name)) for name in FREE[1:]}
@@ -65,7 +69,7 @@ def _question(space: Space) -> dict[str, Any]:
     question |= {"training.steps": space.training_steps()}
     question |= {f"budget.{name}": value for name, value in budget.items()}
     # In two levels a trial's value is that of its best schedule.
-    return question if space.mode == "joint" else {**question, "schedule": space.schedule}
+    return question if space.mode == "joint" else {**question, "schedule": without_priors(space.schedule)}
 
 
 def _tree(space: Space) -> dict[str, Any]:
@@ -86,8 +90,8 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, Mapping) and value and next(iter(value)) in ("float", "int", "choice"):
-        kind, *_ = value
+    kind = next((name for name in LEAVES if isinstance(value, Mapping) and name in value), None)
+    if kind is not None:
         more = "".join(
             f", {name}: {each}" for name, each in value.items() if name != kind and each not in (False, None, 1)
         )

@@ -19,6 +19,7 @@ from sm_search.config.errors import DivergenceError, SettingsError, SmSearchErro
 from sm_search.config.model_settings import Diffuse, Mean, ScheduleSettings
 from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
+from sm_search.evaluation.evaluation_cost import EvaluationCost, evaluation_cost
 from sm_search.evaluation.validation import Validation
 from sm_search.regression.scan_models import ScanModels
 from sm_search.search.schedule.base_schedule import early_schedules
@@ -33,6 +34,8 @@ from sm_search.tracking.names import SCHEDULES_FILE
 from sm_search.training import STATE_FILE, Trainer, TrainingImages, make_checkpoint, training_images
 
 RECORD_EVERY = 100
+TRAINED_FILE = "trained_seconds"
+"""In a rung's checkpoint: how long the training up to it took."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +99,21 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
         context.data, context.dataset_hash, settings.receive_channels, settings.mean, settings.scans, settings.diffuse
     )
     trainer = Trainer(settings, images, device, captured=space.resources.cuda_graph)
-    checkpoint = tune.get_checkpoint()
+    checkpoint, trained_seconds = tune.get_checkpoint(), 0.0
     if checkpoint:
         with checkpoint.as_directory() as folder:
             trainer.restore(load_file(f"{folder}/{STATE_FILE}"))
+            if (trained := Path(folder, TRAINED_FILE)).is_file():  # an earlier version left none
+                trained_seconds = float(trained.read_text())
     for until in space.rungs():
         if trainer.step >= until:
             continue
         begin = time.perf_counter()
         records = list(trainer.train(until, RECORD_EVERY))
         training_seconds = time.perf_counter() - begin
+        trained_seconds += training_seconds
         try:
-            validated = _validate(space, config, context.place, trainer, validation, until, device)
+            validated = _validate(space, config, context.place, trainer, validation, until, device, trained_seconds)
         except DivergenceError as error:
             raise DivergenceError(f"at training step {until}: {error}") from None
         validation_seconds = time.perf_counter() - begin - training_seconds
@@ -116,13 +122,14 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
         with tempfile.TemporaryDirectory() as folder:
             store_rung(Path(folder), trainer, dataset, models, validated.schedule, validated.metrics)
             Path(folder, SCHEDULES_FILE).write_text(json.dumps(validated.tried, indent=1))
+            Path(folder, TRAINED_FILE).write_text(str(trained_seconds))
             report = {
                 **validated.metrics,
+                **validated.costs,
                 "training_step": until,
                 "training_seconds": training_seconds,
                 "validation_seconds": validation_seconds,
                 "images_per_second": records[-1].images_per_second,
-                "evaluations": validated.schedule.evaluations(settings.diffusion.timesteps),
                 "schedule": validated.schedule.in_words(),
                 "schedule_front": validated.front,
                 REPORTED: validated.good,
@@ -147,12 +154,13 @@ def store_rung(
 
 @dataclass(frozen=True)
 class _Validated:
-    """The schedule of a rung and its metrics; after an inner search also the schedules `tried`, those on its `front`,
-    and the parameters of `good` ones.
+    """The schedule of a rung, its metrics and its costs; after an inner search also the schedules `tried`, those on its
+    `front`, and the parameters of `good` ones.
     """
 
     schedule: ScheduleSettings
     metrics: dict[str, float]
+    costs: dict[str, float]
     tried: list[dict[str, Any]] = field(default_factory=list)
     front: list[dict[str, Any]] = field(default_factory=list)
     good: list[Mapping[str, Any]] = field(default_factory=list)
@@ -166,28 +174,33 @@ def _validate(
     validation: Validation,
     until: int,
     device: str,
+    trained_seconds: float,
 ) -> _Validated:
     """The better of a few fixed schedules at the early rungs, the inner search at the last."""
     diffusion = trainer.settings.diffusion
+    one = evaluation_cost(trainer.ema, validation, device)
+
+    def costs(schedule: ScheduleSettings) -> dict[str, float]:
+        return {**one.of(schedule.evaluations(diffusion.timesteps)), "trained_seconds": trained_seconds}
+
     if space.mode == "joint" or until < space.rungs()[-1]:
         schedules = judging_schedules(space, config)
-        return _Validated(*validation.best(trainer.ema, diffusion, schedules, space.metric, device))
-    search = search_trial_schedule(
-        space, trainer, validation, device, space.budget.schedules, initial_points=good_schedules(place)
-    )
+        schedule, metrics = validation.best(trainer.ema, diffusion, schedules, space.metric, device)
+        return _Validated(schedule, metrics, costs(schedule))
+    first = good_schedules(place, space.metric)
+    search = search_trial_schedule(space, trainer, validation, device, space.budget.schedules, first, one)
     # A study with one objective has no front, and need not pay for one.
     unbeaten = [trial.schedule for trial in search.front] if space.further_objectives else []
     front = [
         {
             **validation.metrics(trainer.ema, diffusion, schedule, device),
-            "evaluations": schedule.evaluations(diffusion.timesteps),
+            **costs(schedule),
             "schedule": schedule.model_dump(mode="json"),
         }
         for schedule in unbeaten
     ]
-    return _Validated(
-        search.best, search.metrics, [tried.as_dict() for tried in search.trials], front, best_of(search.trials)
-    )
+    tried, good = [each.as_dict() for each in search.trials], best_of(search.trials, space.metric)
+    return _Validated(search.best, search.metrics, costs(search.best), tried, front, good)
 
 
 def judging_schedules(space: Space, config: Mapping[str, Any]) -> list[ScheduleSettings]:
@@ -204,6 +217,7 @@ def search_trial_schedule(
     device: str,
     schedules: int,
     initial_points: Sequence[Mapping[str, Any]] = (),
+    cost: EvaluationCost | None = None,
 ) -> ScheduleSearch:
     """The inner search of a trial, which begins at `initial_points`. Each trial draws schedules of its own: if all drew
     the same ones, a study that begins with its best would never see anything new.
@@ -219,5 +233,7 @@ def search_trial_schedule(
         seed=stream_seed(space.seed, "schedule", trainer.settings.content_hash()) % 2**32,
         device=device,
         initial_points=initial_points,
+        further=space.further_objectives,
         constraints=space.constraints,
+        cost=cost,
     )

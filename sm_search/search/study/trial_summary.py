@@ -7,23 +7,14 @@ from typing import Any
 
 from ray import tune
 
+from sm_search.evaluation.scores import COSTS, SCORES, sign
 from sm_search.search.space.constraints import broken
 from sm_search.search.space.space import Space
 from sm_search.tracking.runs import TrialState
 
-METRICS = (
-    "val_psnr_db",
-    "val_ssim",
-    "val_crps",
-    "val_spread_error",
-    "training_step",
-    "training_seconds",
-    "validation_seconds",
-    "images_per_second",
-    "evaluations",
-)
+METRICS = (*SCORES, *COSTS, "training_step", "training_seconds", "validation_seconds", "images_per_second")
 
-NO_RUNG = "the time was up before its first rung"
+NO_RUNG = "the search was over before its first rung"
 MAX_REASON = 500
 
 
@@ -93,7 +84,7 @@ def ranked(space: Space, trials: Sequence[TrialSummary]) -> list[TrialSummary]:
     mean = f"{space.metric}_mean"
 
     def key(trial: TrialSummary) -> tuple[int, bool, bool, float, str]:
-        value = trial.metrics.get(mean, trial.metrics.get(space.metric, 0.0))
+        value = sign(space.metric) * trial.metrics.get(mean, trial.metrics.get(space.metric, 0.0))
         return order[trial.state], trial.infeasible is not None, mean not in trial.metrics, -value, trial.trial_id
 
     return sorted(trials, key=key)

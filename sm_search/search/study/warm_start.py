@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from sm_search.config.errors import TrackingError
+from sm_search.evaluation.scores import sign
 from sm_search.search.space.constraints import violations
-from sm_search.search.space.objectives import DIRECTIONS
 from sm_search.search.space.space import Space
 from sm_search.search.space.tree import parameters_of
 from sm_search.tracking.records import RunRecord, metric_history, read_study_text, study_runs
@@ -90,8 +90,7 @@ def _question(store: Store, study: str) -> str | None:
 
 def _best_first(trials: Sequence[RunRecord], metric: str) -> list[RunRecord]:
     complete = [trial for trial in trials if trial.state == "complete" and metric in trial.metrics]
-    sign = 1 if DIRECTIONS.get(metric) == "min" else -1
-    return sorted(complete, key=lambda trial: (sign * trial.metrics[metric], trial.trial_id))
+    return sorted(complete, key=lambda trial: (-sign(metric) * trial.metrics[metric], trial.trial_id))
 
 
 def _observation(store: Store, space: Space, trial: RunRecord) -> Observation | None:

@@ -23,7 +23,7 @@ def trial(name: str, value: float, *etas: float, finished: bool = True) -> Any:
 
 
 def known(folder: Path) -> list[float]:
-    return [params["eta_max"] for params in good_schedules(str(folder))]
+    return [params["eta_max"] for params in good_schedules(str(folder), "val_psnr_db")]
 
 
 def tried(eta: float, value: float | None, *, asked: bool = True) -> ScheduleTrial:
@@ -64,7 +64,7 @@ def test_a_storage_that_fails_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     place = str(tmp_path / "file" / "study")
     GoodSchedules(place, "val_psnr_db").on_trial_complete(1, [], trial("a", 30.0, 0.1))
-    assert good_schedules(place) == []
+    assert good_schedules(place, "val_psnr_db") == []
     (tmp_path / FILE).write_text("{")
     assert known(tmp_path) == []
 
@@ -72,6 +72,7 @@ def test_a_storage_that_fails_stops_nothing(tmp_path: Path) -> None:
 def test_of_a_search_the_best_are_told_but_not_what_every_search_tries_anyway() -> None:
     values = [30.0, 33.0, 31.0, None, 32.0, 29.0, 28.0]
     searched = [tried(n / 10, value) for n, value in enumerate(values)]
-    told = best_of([tried(0.9, 40.0, asked=False), *searched])
+    told = best_of([tried(0.9, 40.0, asked=False), *searched], "val_psnr_db")
     assert told == [{"eta_max": n / 10} for n in (1, 4, 2)]
+    assert best_of(searched, "val_nrmse") == [{"eta_max": n / 10} for n in (6, 5, 0)]
     assert len(told) == TRIED_FIRST

@@ -100,7 +100,7 @@ def test_a_schedule_wins_by_the_metric_among_those_that_keep_the_constraints(
     def measure(schedules: Any, begin: int, end: int) -> Any:
         return {"val_psnr_db": np.array([[float(s.steps)] * (end - begin) for s in schedules])}
 
-    race = Race(measure, "val_psnr_db", 32, DiffusionSettings(), constraints)
+    race = Race(measure, "val_psnr_db", 32, DiffusionSettings(), constraints=constraints)
     race.run([ScheduleSettings(steps=each) for each in (4, 8, 16)])
     race.finish([ScheduleSettings(steps=each) for each in (4, 8, 16)])
     assert race.best(3).steps == steps

@@ -102,7 +102,7 @@ def test_a_name_that_ships_is_that_space_and_anything_else_a_path(
         ("study: ../elsewhere\n", 1, ["study", "../elsewhere"]),
         ("mode: both\n", 1, ["mode", "'both'", "'joint'"]),
         ("seed: 1\nmetric: [val_psnr_db, val_psn]\n", 2, ["metric", "'val_psn'", "evaluations"]),
-        ("seed: 1\nmetric: [evaluations, val_ssim]\n", 2, ["'evaluations'", "the first of the list a quality"]),
+        ("seed: 1\nmetric: [evaluations, val_ssim]\n", 2, ["'evaluations'", "the first of the list none of the costs"]),
         ("metric:\n  val_ssim: max\n  evaluations: max\n", 3, ["'evaluations'", "its direction is min, not 'max'"]),
         ("metric: [val_ssim, val_ssim]\n", 1, ["'val_ssim'", "appears twice"]),
         ("budget:\n  confirm: {best: 0}\n", 2, ["budget.confirm.best", "0", "greater than or equal to 1"]),

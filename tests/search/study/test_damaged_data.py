@@ -78,7 +78,7 @@ def test_a_failed_trial_says_why(tmp_path: Path) -> None:
     assert [line.partition(" failed: ")[2] for line in said] == [
         "MemoryError: no more of it",
         "it ended without a word",
-        "the time was up before its first rung",
+        "the search was over before its first rung",
     ]
     assert recorder.ended == ["MemoryError: no more of it", "it ended without a word", None]
     run_id = study_runs(store, "s")[1][0].run_id

@@ -105,11 +105,12 @@ def test_what_changed_is_told_and_a_new_search_begins_only_where_it_must() -> No
 
 
 def test_how_it_searches_may_change_as_well() -> None:
-    other = space().model_copy(update={"search": Algorithm(sampler="gp"), "initial_points": ({RATE_NAME: 2e-3},)})
+    starts = {"initial_points": ({RATE_NAME: 2e-3},), "warm_start": ("other",)}
+    other = space().model_copy(update={"search": Algorithm(sampler="gp"), **starts})
     change = revised(Revision(space(), ()), other)
-    assert change is not None
-    assert change.search == 2
-    assert change.changes == ("search.sampler: tpe → gp", "initial_points: () → ({'learning_rate': 0.002},)")
+    assert change == Revision(other, ("search.sampler: tpe → gp", "initial_points", "warm_start: other"), search=2)
+    again = other.model_copy(update={"warm_start": ()})
+    assert revised(change, again) is None, "it is often given on the command line of the first start alone"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ training:
   learning_rate: {{float: [{low}, 3.0e-3]}}
   {more}
 schedule: {{eta_max: {{float: [0.0, 0.3]}}}}
-initial_points: [{{learning_rate: 1.0e-3}}, {{learning_rate: 2.0e-3}}]
+initial_points: [{{learning_rate: {low}}}, {{learning_rate: 2.0e-3}}]
 budget: {{trials: {trials}, first_rung: 20, reduction: 2, schedules: 2, images: 4{budget}}}
 resources: {{concurrent: 1}}
 """

@@ -72,7 +72,7 @@ def test_the_time_limit_leaves_whole_trials_only(
     assert all(float(run.params["training.learning_rate"]) > 0 for run in runs)
     if steps > 20:
         assert (done.status, parent.status) == (2, "FAILED")
-        assert done.stderr.splitlines()[-1].endswith("came to its end: the time was up before its first rung")
+        assert done.stderr.splitlines()[-1].endswith("came to its end: the search was over before its first rung")
         assert done.stderr.count("error: ") == 1
         return
     assert (done.status, parent.status) == (0, "FINISHED"), done.stderr
