@@ -49,6 +49,7 @@ COMPILED = (
     "compiled",
     "effective_field_spectrum",
     "effective_field_kernel",
+    "kaczmarz_kernel",
     "linear_relaxation",
     "moment_spectrum",
     "panel_kernel",

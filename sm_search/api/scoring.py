@@ -85,29 +85,39 @@ def evaluate(
         factors: of the intervals whose coverage is told, to spare fitting them again; default `interval_factors`.
 
     Raises:
-        InputError: fewer than two draws, or draws of a model whose schedule has no steps.
+        InputError: no such split or phantom, fewer than two draws, or draws of a model whose schedule has no steps.
     """
     from sm_search.evaluation.calibration import calibration
-    from sm_search.evaluation.comparison import compare
-    from sm_search.evaluation.image_comparison import compare_images
+    from sm_search.evaluation.comparison import compare_estimates, without_noise
+    from sm_search.evaluation.distribution import DistributionScores, ScanDistribution, pair_draws
+    from sm_search.evaluation.image_comparison import images_of
     from sm_search.evaluation.metrics import require_rateable
+    from sm_search.evaluation.phantoms import require_phantom
 
     require_rateable(dataset.settings)
     dataset.settings.scans(split)  # one that does not exist is told before any work
+    if phantom:
+        require_phantom(phantom)
     methods = evaluation_methods(model, dataset) if methods is None else methods
     channels = dataset.settings.channels
     if draws and factors is None:
         factors = interval_factors(model, dataset, draws)
-    rows = compare(methods, dataset, split, noise_free=noise_free, channels=channels)
-    made = [(pair, model.synthesise(pair.low)) for pair in dataset.pairs(split)]
-    trust = [
-        calibration(each.matrix, each.expected_error_CK, pair, channels)
-        for pair, each in made
-        if each.expected_error_CK is not None
-    ]
-    images = compare_images(methods, dataset, split, phantom) if phantom else []
-    spread = _distribution(model, dataset, split, draws, factors, noise_free) if factors else []
-    return Evaluation(split, rows, images, trust, spread)
+    found = Evaluation(split, [], [], [], [])
+    for pair in dataset.pairs(split):
+        made = model.synthesise(pair.low)
+        estimates = {
+            name: made.matrix if method is model else method.predict(pair.low) for name, method in methods.items()
+        }
+        found.rows.extend(compare_estimates(estimates, pair, dataset.settings, noise_free=noise_free))
+        if phantom:
+            found.images.extend(images_of(estimates, pair, dataset.settings, phantom))
+        if made.expected_error_CK is not None:
+            found.calibration.append(calibration(made.matrix, made.expected_error_CK, pair, channels))
+        if factors:
+            rated = without_noise(pair, dataset.settings) if noise_free else pair
+            scores = DistributionScores.of(*pair_draws(model, rated, channels, draws), factors)
+            found.distribution.append(ScanDistribution(pair.scan.id, scores))
+    return found
 
 
 def interval_factors(model: "Synthesiser", dataset: "Dataset", draws: int) -> tuple[float, ...]:
@@ -124,26 +134,6 @@ def interval_factors(model: "Synthesiser", dataset: "Dataset", draws: int) -> tu
     if not model.schedule.steps:
         raise InputError(f"draws = {draws}: the schedule of this model has no steps, so it draws nothing")
     return fitted_factors(model, dataset.pairs("validation"), dataset.settings.channels, draws)
-
-
-def _distribution(
-    model: "Synthesiser",
-    dataset: "Dataset",
-    split: str,
-    draws: int,
-    factors: tuple[float, ...],
-    noise_free: bool,
-) -> "list[ScanDistribution]":
-    from sm_search.evaluation.comparison import without_noise
-    from sm_search.evaluation.distribution import DistributionScores, ScanDistribution, pair_draws
-
-    channels = dataset.settings.channels
-    scores = []
-    for pair in dataset.pairs(split):
-        rated = without_noise(pair, dataset.settings) if noise_free else pair
-        made = DistributionScores.of(*pair_draws(model, rated, channels, draws), factors)
-        scores.append(ScanDistribution(pair.scan.id, made))
-    return scores
 
 
 def reconstruct(

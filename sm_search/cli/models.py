@@ -232,6 +232,7 @@ def collect_garbage(options: Namespace, output: Output) -> dict[str, Any]:
 
 def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.evaluation.metrics import METRIC_DEFINITION, require_rateable
+    from sm_search.evaluation.phantoms import require_phantom
     from sm_search.report.figures import comparison_figure, save_figure
     from sm_search.tracking.evaluations import log_evaluation
 
@@ -240,6 +241,8 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
     require_rateable(dataset.settings)
     for split in options.split:
         dataset.settings.scans(split)  # one that does not exist is told before any work
+    if options.phantom:
+        require_phantom(options.phantom)
     if dataset.settings.channel_note:
         output.progress(dataset.settings.channel_note)
     store = opened_store(options.home, options.tracking_uri)

@@ -37,23 +37,28 @@ def compare(
     split: str,
     *,
     noise_free: bool = False,
-    channels: Sequence[int] = (0,),
 ) -> list[Row]:
-    """The quality of every method on every scan of a split, scan by scan.
+    """The quality of every method on every scan of a split, scan by scan, over all receive channels that are served.
 
     Args:
         noise_free: compare with the truth simulated without noise, which the measured one, noise and all, is then
             compared with too, as a method of its own.
-        channels: whose components count, 0 = x and 1 = y.
     """
     rows = []
     for pair in dataset.pairs(split):
         estimates = {name: method.predict(pair.low) for name, method in methods.items()}
-        if noise_free:
-            estimates = {MEASURED: pair.high} | estimates
-            pair = without_noise(pair, dataset.settings)
-        rows += [Row(name, pair.scan.id, pair_quality(each, pair, channels)) for name, each in estimates.items()]
+        rows += compare_estimates(estimates, pair, dataset.settings, noise_free=noise_free)
     return rows
+
+
+def compare_estimates(
+    estimates: Mapping[str, SystemMatrix], pair: Pair, settings: DatasetSettings, *, noise_free: bool = False
+) -> list[Row]:
+    """The same for one scan, from what each method made of `pair.low`."""
+    if noise_free:
+        estimates = {MEASURED: pair.high, **estimates}
+        pair = without_noise(pair, settings)
+    return [Row(name, pair.scan.id, pair_quality(each, pair, settings.channels)) for name, each in estimates.items()]
 
 
 def without_noise(pair: Pair, settings: DatasetSettings) -> Pair:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.receive_settings import ReceiveSettings
 from sm_search.config.simulation_settings import FieldName
 from sm_search.config.streams import stream
-from sm_search.data.dataset import Dataset, Pair
-from sm_search.evaluation.baselines import Method
+from sm_search.data.dataset import Pair
 from sm_search.evaluation.measured import simulate_measurement, truth_on
 from sm_search.evaluation.reconstruction import NOISE_LEVEL, image_quality, reconstruct
 from sm_search.physics.receive import angular_frequencies, as_read, receive_chain, volts_per_magnetisation
@@ -41,17 +41,14 @@ class ImageRow:
     regularisation: float
 
 
-def compare_images(methods: Mapping[str, Method], dataset: Dataset, split: str, phantom_name: str) -> list[ImageRow]:
-    """Images with the true matrix, each method's, and at the low gradient, for every scan of a split.
+def images_of(
+    estimates: Mapping[str, SystemMatrix], pair: Pair, settings: DatasetSettings, phantom_name: str
+) -> list[ImageRow]:
+    """Images with the true matrix, with what each method made of `pair.low`, and at the low gradient.
 
     Raises:
         SettingsError: no such phantom.
     """
-    return [row for pair in dataset.pairs(split) for row in _images(methods, dataset, pair, phantom_name)]
-
-
-def _images(methods: Mapping[str, Method], dataset: Dataset, pair: Pair, phantom_name: str) -> list[ImageRow]:
-    settings = dataset.settings
     signals: dict[FieldName, SystemMatrix] = {}
     for which in ("high", "low"):
         signal, truth = simulate_measurement(settings, pair.scan, which, phantom_name, seed=1)
@@ -59,7 +56,7 @@ def _images(methods: Mapping[str, Method], dataset: Dataset, pair: Pair, phantom
     chain = receive_chain(settings, pair.scan)
     if chain.noise_nv == 0:
         signals = _with_noise(signals, chain)
-    matrices = {TRUE: pair.high, **{name: method.predict(pair.low) for name, method in methods.items()}}
+    matrices = {TRUE: pair.high, **estimates}
     # Where some matrix has the x-channel alone, all images are made of that.
     channels = min(len(sm.values_CKN) for sm in matrices.values())
     used = {name: (sm, signals["high"]) for name, sm in matrices.items()} | {LOW: (pair.low, signals["low"])}

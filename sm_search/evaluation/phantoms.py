@@ -19,14 +19,23 @@ SUBVOXELS = 8
 Array = NDArray[np.float64]
 
 
-def phantom(name: str, grid: Grid) -> Array:
-    """The concentration in each voxel, between 0 and 1, shape (N,).
+def require_phantom(name: str) -> None:
+    """Refuse a name that is none.
 
     Raises:
         SettingsError: no such phantom; the message lists them.
     """
     if name not in PHANTOMS:
         raise SettingsError(f"phantom {name!r}: does not exist; there are {', '.join(PHANTOMS)}")
+
+
+def phantom(name: str, grid: Grid) -> Array:
+    """The concentration in each voxel, between 0 and 1, shape (N,).
+
+    Raises:
+        SettingsError: no such phantom.
+    """
+    require_phantom(name)
     x_N, y_N = voxel_centres(grid)
     half_m = min(grid.fov_m) / 2
     voxel_x, voxel_y = (fov / n for fov, n in zip(grid.fov_m, grid.size, strict=True))

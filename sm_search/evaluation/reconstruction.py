@@ -214,6 +214,8 @@ def kaczmarz(
     Returns:
         c, shape (N,).
     """
+    from sm_search.evaluation.kaczmarz_kernel import swept  # numba: a second, which no other score needs
+
     if not (regularisation >= 0 and sweeps >= 1):
         raise SettingsError(f"regularisation {regularisation!r}, sweeps {sweeps!r}: must be at least 0, at least 1")
     rows_RN = np.concatenate((sm_KN.real, sm_KN.imag)).astype(np.float64)
@@ -221,14 +223,7 @@ def kaczmarz(
     energy_R = np.einsum("rn,rn->r", rows_RN, rows_RN)
     lam = regularisation * energy_R.sum() / rows_RN.shape[1]
     c_N, v_R = np.zeros(rows_RN.shape[1]), np.zeros(len(u_R))
-    active = np.flatnonzero(energy_R > 0)
-    for _ in range(sweeps):
-        for r in active:
-            step = (u_R[r] - rows_RN[r] @ c_N - np.sqrt(lam) * v_R[r]) / (energy_R[r] + lam)
-            c_N += step * rows_RN[r]
-            v_R[r] += step * np.sqrt(lam)
-        if non_negative:
-            np.maximum(c_N, 0, out=c_N)
+    swept(rows_RN, u_R, energy_R, lam, sweeps, non_negative, c_N, v_R)
     return c_N
 
 

@@ -1,13 +1,14 @@
 """Images with every method's matrix."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import pytest
 
 from sm_search.config.errors import SettingsError
 from sm_search.data.dataset import Dataset
-from sm_search.evaluation.baselines import Copy, Nearest
-from sm_search.evaluation.image_comparison import LOW, TRUE, ImageRow, compare_images
+from sm_search.evaluation.baselines import Copy, Method, Nearest
+from sm_search.evaluation.image_comparison import LOW, TRUE, ImageRow, images_of
 from sm_search.physics.system_matrix import SystemMatrix
 
 
@@ -20,13 +21,15 @@ class Truth:
         return dataclasses.replace(self.high, values_CKN=self.amplitude * self.high.values_CKN)
 
 
-def by_method(rows: list[ImageRow]) -> dict[str, ImageRow]:
-    return {row.method: row for row in rows}
+def images(methods: Mapping[str, Method], dataset: Dataset, phantom: str = "shape") -> dict[str, ImageRow]:
+    (pair,) = dataset.pairs("test")
+    estimates = {name: method.predict(pair.low) for name, method in methods.items()}
+    return {row.method: row for row in images_of(estimates, pair, dataset.settings, phantom)}
 
 
 def test_a_method_that_finds_the_truth_has_the_image_of_the_truth(tiny_dataset: Dataset) -> None:
     methods = {"truth": Truth(tiny_dataset), "nearest": Nearest(tiny_dataset.pairs("train")), "copy": Copy()}
-    rows = by_method(compare_images(methods, tiny_dataset, "test", "shape"))
+    rows = images(methods, tiny_dataset)
     assert set(rows) == {TRUE, LOW, *methods}
     assert rows["truth"].psnr_db == rows[TRUE].psnr_db
     assert rows[TRUE].psnr_db > rows["nearest"].psnr_db > rows["copy"].psnr_db
@@ -35,10 +38,10 @@ def test_a_method_that_finds_the_truth_has_the_image_of_the_truth(tiny_dataset: 
 
 def test_a_wrong_gain_costs_image_quality(tiny_dataset: Dataset) -> None:
     methods = {"right": Truth(tiny_dataset), "wrong": Truth(tiny_dataset, 3.0)}
-    rows = by_method(compare_images(methods, tiny_dataset, "test", "shape"))
+    rows = images(methods, tiny_dataset)
     assert rows["wrong"].psnr_db < rows["right"].psnr_db - 1
 
 
 def test_an_unknown_phantom_is_refused(tiny_dataset: Dataset) -> None:
     with pytest.raises(SettingsError, match="'nobody': does not exist"):
-        compare_images({}, tiny_dataset, "test", "nobody")
+        images({}, tiny_dataset, "nobody")
