@@ -74,6 +74,16 @@ def run() -> Callable[..., Finished]:
 
 SHARED_STUDY = ("tests/cli/test_errors.py", "tests/cli/test_sweep.py", "tests/cli/test_verbs.py")
 """Files of one finished study, which takes longer than their tests."""
+SHARED_RAY = (
+    "tests/cli/test_study_options.py",
+    "tests/compute/test_parallel_simulation.py",
+    "tests/compute/test_parallel_synthesis.py",
+    "tests/compute/test_tasks.py",
+    "tests/data/test_interruption.py",
+    "tests/search/schedule/test_workers.py",
+    "tests/search/study/test_time_limit.py",
+)
+"""Files of one Ray session, `two_cpus`: to start one, and its workers, takes as long as many of their tests."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -83,7 +93,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return SHARED_STUDY[0] if file in SHARED_STUDY else file
+            return next((together[0] for together in (SHARED_STUDY, SHARED_RAY) if file in together), file)
 
     return ByFile(config, log)
 
@@ -97,6 +107,27 @@ def _no_addresses() -> Iterator[None]:
         yield
 
 
+_open_ray = contextlib.ExitStack()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that does not ask for `two_cpus` finds no Ray session left open by those that do."""
+    if "two_cpus" not in getattr(item, "fixturenames", ()):
+        _open_ray.close()
+
+
+@pytest.fixture(scope="module")
+def two_cpus() -> None:
+    """A Ray session with two CPUs, open from one file that asks for it to the next."""
+    import ray
+
+    from sm_search.compute.session import ray_session
+
+    if not ray.is_initialized():
+        _open_ray.enter_context(ray_session(cpus=2))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _ray_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A token outside HOME. One for the whole run: Ray reads it once in a process, and keeps it for later sessions."""
@@ -105,6 +136,7 @@ def _ray_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         yield
+        _open_ray.close()
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,15 @@ def withhold_credentials() -> None:
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(CREDENTIALS)
 
 
+def use_waiting_workers() -> None:
+    """Tune asks for workers with a variable for PyTorch Lightning in their environment. Ray lets those wait unused that
+    it started with the session, and starts others, each by a Python more.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.DEFAULT_ENV_VARS.clear()
+
+
 @contextlib.contextmanager
 def signals_left_alone() -> Iterator[None]:
     """For `ray.init` as the body: Ray would set a handler of SIGTERM twice, each of which ends the process there and

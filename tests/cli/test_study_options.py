@@ -2,25 +2,17 @@
 
 import json
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sm_search.compute.session import ray_session
 from sm_search.data.dataset import Dataset
 from sm_search.tracking.names import FRONT_FILE
 from sm_search.tracking.records import best_trials, metric_history, read_study_text, study_runs
 from sm_search.tracking.store import open_store
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _session() -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_cpus")]
 
 
 SPACE = """

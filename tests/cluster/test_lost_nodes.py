@@ -79,14 +79,10 @@ class Sweep:
     def has_ended(self) -> bool:
         return (self.head.home / "status").exists()
 
-    def processes(self, host: Host, name: str) -> list[str]:
-        """Ray's processes of this name on a machine."""
-        return self.lab.ssh(host, f"pgrep -f '^[^ ]*{name}'; true").split()
-
     def busy(self) -> Host | None:
         """The worker that runs a trial."""
         assert not self.has_ended, self.said
-        return next((host for host in self.workers if self.processes(host, "ray::ImplicitFunc")), None)
+        return next((host for host in self.workers if host.processes("ray::ImplicitFunc")), None)
 
     def wait_for(self, words: str, seconds: float = PATIENCE_S) -> None:
         wait_until(lambda: words in self.said or self.has_ended, f"not said: {words}: {self.said}", seconds)
@@ -139,7 +135,7 @@ def test_a_node_cut_off_and_back_costs_no_trial(tiny_dataset: Dataset, storage: 
         study.wait_for("trial 2/3")
         study.lab.plug(cut, "up")
         for name in ("raylet", "ray::ImplicitFunc"):
-            wait_until(lambda name=name: not study.processes(cut, name), f"{name} lives on", PATIENCE_S)
+            wait_until(lambda name=name: not cut.processes(name), f"{name} lives on", PATIENCE_S)
         study.join(cut)
         told = study.end()
         check_whole(study.shared, told)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from tests.cluster.hosts import DATASET, ROOT, SPACE, Host, Network, missing, network, wait_until
+from tests.cluster.hosts import DATASET, ROOT, SPACE, Network, missing, network, wait_until
 
 TEXT = (ROOT / "cluster/onprem.yaml").read_text()
 HEAD, WORKERS = "172.31.0.1", ("172.31.0.2", "172.31.0.3")
@@ -101,9 +101,9 @@ def test_up_doctor_sweep_down() -> None:
         swept = json.loads(done.stdout)
         assert [trial["state"] for trial in swept["trials"]] == ["complete", "complete"]
 
-        assert all(raylets(lab, host) for host in (head, *workers))
+        assert all(host.processes("raylet") for host in (head, *workers))
         lab.ray("down", "-y", file)
-        wait_until(lambda: not any(raylets(lab, h) for h in (head, *workers)), "Ray is left on a machine", 150)
+        wait_until(lambda: not any(h.processes("raylet") for h in (head, *workers)), "Ray is left on a machine", 150)
 
 
 @contextmanager
@@ -120,8 +120,3 @@ def dashboard(lab: Network, file: Path) -> Iterator[None]:
     finally:
         os.killpg(tunnel.pid, signal.SIGTERM)
         tunnel.wait()
-
-
-def raylets(lab: Network, host: Host) -> int:
-    """How many raylets run on a machine."""
-    return int(lab.ssh(host, "pgrep -c raylet; true"))

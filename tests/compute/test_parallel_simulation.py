@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,11 @@ from sm_search.config.errors import DataError, InputError
 from sm_search.data.atomic import sha256
 from sm_search.data.dataset import FIELDS, Dataset
 
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
+pytestmark = pytest.mark.usefixtures("two_cpus")
 
 
 @pytest.fixture(scope="module")
-def simulated(session: None, tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def simulated(two_cpus: None, tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return simulate_dataset(tmp_path_factory.mktemp("simulated") / "data", tiny_settings)
 
 
@@ -84,7 +79,7 @@ def test_another_dataset_does_not_go_into_the_same_folder(simulated: Dataset) ->
 
 
 def test_what_a_task_cannot_write_is_the_users_error(
-    session: None, tiny_settings: DatasetSettings, tmp_path: Path
+    two_cpus: None, tiny_settings: DatasetSettings, tmp_path: Path
 ) -> None:
     dataset = Dataset.create(tmp_path / "data", tiny_settings)
     scan = dataset.expected()[0][0]
@@ -103,7 +98,7 @@ def test_where_home_cannot_be_written_the_session_brings_a_token(tmp_path: Path)
     assert not home.exists()
 
 
-def test_an_open_session_is_used_and_left_open(session: None, simulated: Dataset) -> None:
+def test_an_open_session_is_used_and_left_open(simulated: Dataset) -> None:
     import ray
 
     with ray_session():

@@ -9,7 +9,6 @@ from uuid import UUID
 import pytest
 
 from sm_search.compute.parallel_synthesis import Outcome, plan_files, synthesise_files
-from sm_search.compute.session import ray_session
 from sm_search.config.errors import InputError
 from sm_search.config.model_settings import ScheduleSettings
 from sm_search.config.simulation_settings import FieldSettings
@@ -49,6 +48,7 @@ def states(outcomes: list[Outcome]) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_cpus")
 def test_many_files_are_made_as_one_by_one_and_only_once(model: Path, scans: Path, tmp_path: Path) -> None:
     out, seen = tmp_path / "out", []
 
@@ -56,25 +56,24 @@ def test_many_files_are_made_as_one_by_one_and_only_once(model: Path, scans: Pat
         plan = plan_files(scans, out)
         return synthesise_files(model, plan, "m", seed, overwrite, lambda done, total, name: seen.append((done, total)))
 
-    with ray_session(cpus=2):
-        first = make()
-        assert states(first) == {"a.mdf": "made", "b.mdf": "made", "other.mdf": "refused"}
-        assert seen == [(1, 3), (2, 3), (3, 3)]
-        (refused,) = [each for each in first if each.state == "refused"]
-        assert "other.mdf: the condition's gradient_t_per_m is 0.2; the model was trained for 0.1" in refused.reason
-        assert not Path(refused.target).exists()
+    first = make()
+    assert states(first) == {"a.mdf": "made", "b.mdf": "made", "other.mdf": "refused"}
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    (refused,) = [each for each in first if each.state == "refused"]
+    assert "other.mdf: the condition's gradient_t_per_m is 0.2; the model was trained for 0.1" in refused.reason
+    assert not Path(refused.target).exists()
 
-        # Interrupted: one result is missing, the others stay as they are; a changed input is not passed over.
-        kept = written(out / "a.mdf")
-        (out / "deep" / "b.mdf").unlink()
-        assert states(make()) == {"a.mdf": "kept", "b.mdf": "made", "other.mdf": "refused"}
-        assert written(out / "a.mdf") == kept
-        shutil.copy(scans / "deep" / "b.mdf", scans / "a.mdf")
-        again = make()
-        assert states(again) == {"a.mdf": "refused", "b.mdf": "kept", "other.mdf": "refused"}
-        assert "a.mdf: exists; use --force" in again[0].reason
-        assert states(make(overwrite=True)) == {"a.mdf": "made", "b.mdf": "kept", "other.mdf": "refused"}
-        assert states(make(seed=4))["b.mdf"] == "refused"
+    # Interrupted: one result is missing, the others stay as they are; a changed input is not passed over.
+    kept = written(out / "a.mdf")
+    (out / "deep" / "b.mdf").unlink()
+    assert states(make()) == {"a.mdf": "kept", "b.mdf": "made", "other.mdf": "refused"}
+    assert written(out / "a.mdf") == kept
+    shutil.copy(scans / "deep" / "b.mdf", scans / "a.mdf")
+    again = make()
+    assert states(again) == {"a.mdf": "refused", "b.mdf": "kept", "other.mdf": "refused"}
+    assert "a.mdf: exists; use --force" in again[0].reason
+    assert states(make(overwrite=True)) == {"a.mdf": "made", "b.mdf": "kept", "other.mdf": "refused"}
+    assert states(make(seed=4))["b.mdf"] == "refused"
 
     by_hand = tmp_path / "by-hand.mdf"
     synthesise_file(load_synthesiser(model, seed=3), scans / "deep" / "b.mdf", by_hand, model="m")

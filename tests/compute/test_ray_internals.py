@@ -36,6 +36,19 @@ def credentials_are_propagated_by_a_set(folder: Path) -> None:
     assert not class_cache.ENV_VARS_TO_PROPAGATE & set(ray_internals.CREDENTIALS)
 
 
+def workers_need_no_environment(folder: Path) -> None:
+    from ray.tune.execution import class_cache
+
+    assert isinstance(class_cache.DEFAULT_ENV_VARS, dict)
+    class_cache.DEFAULT_ENV_VARS["A"] = "1"
+    ray_internals.use_waiting_workers()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in class_cache.ENV_VARS_TO_PROPAGATE:
+            patch.delenv(name, raising=False)
+        actor = class_cache._ActorClassCache().get(type("Trainable", (), {}))
+    assert not actor._default_options["runtime_env"]
+
+
 def callbacks_are_replaced(folder: Path) -> None:
     tuner, callbacks = a_tuner(folder), [tune.Callback()]
     assert len(tuner._local_tuner._run_config.callbacks) == 1  # it is there, and not made by the assignment
@@ -155,6 +168,7 @@ USES: dict[str, tuple[str, Callable[[Path], None]]] = {
         "ray.tune.execution.class_cache.ENV_VARS_TO_PROPAGATE",
         credentials_are_propagated_by_a_set,
     ),
+    "use_waiting_workers": ("ray.tune.execution.class_cache.DEFAULT_ENV_VARS", workers_need_no_environment),
     "replace_callbacks": ("Tuner._local_tuner._run_config.callbacks", callbacks_are_replaced),
     "signals_left_alone": ("ray._private.utils.set_sigterm_handler", handlers_are_set_by_one_function),
     "dead_processes": ("ray._private.node.Node.dead_processes", a_node_knows_its_dead_processes),

@@ -2,23 +2,16 @@
 
 import os
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import ray
 
-from sm_search.compute.session import ray_session
 from sm_search.compute.tasks import bounded
 
 LONG_S = 120.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
+pytestmark = pytest.mark.usefixtures("two_cpus")
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -12,19 +12,15 @@ from pathlib import Path
 import pytest
 
 from sm_search.compute.parallel_simulation import simulate_dataset
-from sm_search.compute.session import ray_session
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError
 from sm_search.data.atomic import sha256
 from sm_search.data.dataset import MANIFEST, Dataset, file_name
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc"),
+    pytest.mark.usefixtures("two_cpus"),
+]
 
 
 def begun(folder: Path, finished: Dataset) -> Path:
@@ -72,7 +68,6 @@ def test_a_killed_worker_is_replaced_and_the_files_are_the_same(tiny_dataset: Da
 DRIVER = """
 import sys
 from sm_search.data.dataset import Dataset
-from sm_search.compute.session import ray_session
 from sm_search.compute.parallel_simulation import simulate_dataset
 
 with ray_session(cpus=2):

@@ -11,7 +11,13 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.error import TuneError
 
-from sm_search.compute.ray_internals import has_begun, replace_callbacks, trials_of, withhold_credentials
+from sm_search.compute.ray_internals import (
+    has_begun,
+    replace_callbacks,
+    trials_of,
+    use_waiting_workers,
+    withhold_credentials,
+)
 from sm_search.compute.session import interrupted_gently
 from sm_search.config.errors import DataError
 from sm_search.data.storage import absolute
@@ -27,6 +33,7 @@ from sm_search.search.study.trial import TrialContext
 TRIAL_RETRIES = 3
 
 withhold_credentials()
+use_waiting_workers()
 
 
 @dataclass(frozen=True)

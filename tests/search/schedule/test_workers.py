@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from sm_search.compute.session import ray_session
 from sm_search.config.model_settings import ScheduleSettings
 from sm_search.diffusion.condition import Condition
 from sm_search.evaluation.validation import ScheduleScorer, Validation
@@ -25,14 +23,8 @@ SCHEDULES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
-
-
 def test_workers_score_as_this_process_and_a_killed_one_is_replaced(
-    session: None, trainer: Trainer, validation: Validation, tmp_path: Path
+    two_cpus: None, trainer: Trainer, validation: Validation, tmp_path: Path
 ) -> None:
     from sm_search.search.schedule.workers import WorkerScorer, worker_count
 

@@ -2,13 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from ray.tune.stopper import timeout
 
-from sm_search.compute.session import ray_session
 from sm_search.data.dataset import Dataset
 from sm_search.tracking.records import study_runs
 from sm_search.tracking.store import open_store
@@ -25,13 +24,7 @@ training:
 schedule: {{sampler: {{choice: [ddim, dpmpp]}}}}
 budget: {{trials: 10000, first_rung: {steps}, minutes: 10}}
 """
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _session() -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_cpus")]
 
 
 class Clock:
