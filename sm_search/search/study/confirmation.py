@@ -12,7 +12,7 @@ from sm_search.config.base import content_hash
 from sm_search.search.driver_callback import DriverCallback
 from sm_search.search.space.space import Space
 from sm_search.search.study.ending import Spending, Spent
-from sm_search.search.study.experiment import Experiment, fit, trial_context
+from sm_search.search.study.experiment import Experiment, fit
 from sm_search.search.study.recording import Announce
 from sm_search.search.study.study import Study
 from sm_search.search.study.trial import run_confirmation
@@ -63,15 +63,14 @@ class Confirmation:
         results: as Ray Tune has them.
     """
 
-    def __init__(self, space: Space, study: Study, complete: Sequence[TrialSummary]) -> None:
-        self.space = space
+    def __init__(self, study: Study, complete: Sequence[TrialSummary]) -> None:
         self.study = study
-        self.points = confirmation_points(space, complete)
+        self.points = confirmation_points(study.space, complete)
         self.results: list[tune.Result] = []
 
     def run(self) -> None:
         """Train them, or what is left of them where that was begun."""
-        space, study = self.space, self.study
+        study, space = self.study, self.study.space
         if not self.points:
             return
         spent = Spent(study.folder, space.budget.cost_per_hour)
@@ -80,14 +79,13 @@ class Confirmation:
             ConfirmationCallback(space.metric, len(self.points), study.announce),
         ]
         name, grid = confirmation_name(self.points), {"point": tune.grid_search(self.points)}
-        context = trial_context(space, study)
-        experiment = Experiment(name, study, run_confirmation, context, space.resources, callbacks, param_space=grid)
+        experiment = Experiment(name, study, run_confirmation, callbacks, param_space=grid)
         tuner = experiment.restore() if study.resume else None
         self.results = fit(tuner or experiment.begin(), study)
 
     def ranked(self, trials: Sequence[TrialSummary]) -> list[TrialSummary]:
         """The trials of the search, best first, now that it is known which of them are."""
-        return ranked(self.space, with_spread(self.space, trials, self.results))
+        return ranked(self.study.space, with_spread(self.study.space, trials, self.results))
 
 
 def with_spread(space: Space, trials: Sequence[TrialSummary], results: Sequence[tune.Result]) -> list[TrialSummary]:

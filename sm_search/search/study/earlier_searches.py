@@ -9,7 +9,7 @@ from ray import tune
 from sm_search.search.space.constraints import violations
 from sm_search.search.space.location import located
 from sm_search.search.space.space import Space
-from sm_search.search.study.experiment import Experiment, begun_results, trial_context
+from sm_search.search.study.experiment import Experiment, begun_results
 from sm_search.search.study.study import Study
 from sm_search.search.study.trial import run_trial
 from sm_search.search.study.trial_summary import TrialSummary, summary
@@ -34,8 +34,8 @@ class EarlierSearches:
         unfinished: parameters of those that were interrupted, as far as they lie in the present space.
     """
 
-    def __init__(self, space: Space, study: Study) -> None:
-        self.space = space
+    def __init__(self, study: Study) -> None:
+        self.space = study.space
         self.study = study
         self.results: list[tune.Result] = []
         self.trials: list[TrialSummary] = []
@@ -45,8 +45,9 @@ class EarlierSearches:
             self._read(search_name(number), earlier)
 
     def _read(self, name: str, earlier: Space) -> None:
-        context = trial_context(earlier, self.study)
-        tuner = Experiment(name, self.study, run_trial, context, earlier.resources, ()).restore()
+        # Nothing of it runs again: what a trial takes of a machine is that of now, and known.
+        study = replace(self.study, space=earlier.model_copy(update={"resources": self.space.resources}))
+        tuner = Experiment(name, study, run_trial, ()).restore()
         if tuner is None:
             return  # it was revised before it had begun
         for result, is_finished in begun_results(tuner.get_results()):

@@ -21,7 +21,6 @@ from sm_search.compute.ray_internals import (
 from sm_search.compute.session import interrupted_gently
 from sm_search.config.errors import DataError
 from sm_search.data.storage import absolute
-from sm_search.search.space.space import Resources, Space
 from sm_search.search.study.earlier_names import know_earlier_names, trial_id
 from sm_search.search.study.outside_fault import OutsideFault
 from sm_search.search.study.recording import Recorder
@@ -41,15 +40,13 @@ class Experiment:
     """What Ray Tune is to run, under which name.
 
     Attributes:
-        function: a function trainable of parameters and `context`.
+        function: a function trainable of parameters and a `TrialContext`.
         param_space: what Tune itself varies.
     """
 
     name: str
     study: Study
     function: Any
-    context: TrialContext
-    resources: Resources
     callbacks: Sequence[tune.Callback]
     stopper: tune.Stopper | None = None
     param_space: Mapping[str, Any] = field(default_factory=dict)
@@ -62,7 +59,7 @@ class Experiment:
             self._trainable(),
             param_space=dict(self.param_space),
             tune_config=tune.TuneConfig(
-                max_concurrent_trials=self.resources.concurrent,
+                max_concurrent_trials=self.study.space.resources.concurrent,
                 reuse_actors=True,
                 trial_name_creator=trial_id,
                 trial_dirname_creator=trial_id,
@@ -99,8 +96,11 @@ class Experiment:
         return tuner
 
     def _trainable(self) -> Any:
-        resources = {"cpu": self.resources.cpus, "gpu": self.resources.gpu_share}
-        return tune.with_resources(tune.with_parameters(self.function, context=self.context), resources)
+        study, asked = self.study, self.study.space.resources
+        data, place = absolute(study.dataset.location), absolute(study.place)
+        context = TrialContext(study.space.model_dump_json(), data, study.dataset.content_hash(), place)
+        resources = {"cpu": asked.cpus, "gpu": asked.gpu_share}
+        return tune.with_resources(tune.with_parameters(self.function, context=context), resources)
 
     def _files(self) -> pyarrow.fs.FileSystem | None:
         """None for a URI, which Ray resolves; objects in S3 appear whole anyway."""
@@ -138,9 +138,3 @@ def begun_results(results: tune.ResultGrid) -> list[tuple[tune.Result, bool]]:
             result.metrics = {"config": trial.config, **(result.metrics or {})}
             begun.append((result, trial.is_finished()))
     return begun
-
-
-def trial_context(space: Space, study: Study) -> TrialContext:
-    """What the trials of a study are given."""
-    data, place = absolute(study.dataset.location), absolute(study.place)
-    return TrialContext(space.model_dump_json(), data, study.dataset.content_hash(), place)

@@ -15,7 +15,7 @@ from sm_search.search.study.asha import make_asha
 from sm_search.search.study.dashboard import JOURNAL_FILE, Mirror
 from sm_search.search.study.earlier_searches import OUTSIDE_OF_SPACE, EarlierSearches, search_name
 from sm_search.search.study.ending import Ending, EndWith, Spent
-from sm_search.search.study.experiment import TRIAL_RETRIES, Experiment, fit, trial_context
+from sm_search.search.study.experiment import TRIAL_RETRIES, Experiment, fit
 from sm_search.search.study.recording import Recorder, Watch
 from sm_search.search.study.search_algorithm import OptunaSearcher
 from sm_search.search.study.study import Study
@@ -38,12 +38,12 @@ class Search:
         ended: why it ended before its trials were used up; None if it did not.
     """
 
-    def __init__(self, space: Space, study: Study, log: StudyLog, watch: Watch | None) -> None:
-        self.space = space
+    def __init__(self, study: Study, log: StudyLog, watch: Watch | None) -> None:
+        self.space = study.space
         self.study = study
         self.log = log
         self.watch = watch
-        self.before = EarlierSearches(space, study)
+        self.before = EarlierSearches(study)
         self.recorder: Recorder
         self.results: list[tune.Result] = []
         self.trials: list[TrialSummary] = []
@@ -86,8 +86,8 @@ class Search:
         callbacks: list[tune.Callback] = [GoodSchedules(study.place, space.metric), self.recorder, mirror, ending]
         if study.dataset.missing():
             callbacks.append(StallWatch(study.dataset))
-        name, context = search_name(study.states[-1].search), trial_context(space, study)
-        experiment = Experiment(name, study, run_trial, context, space.resources, callbacks, EndWith(ending))
+        name = search_name(study.states[-1].search)
+        experiment = Experiment(name, study, run_trial, callbacks, EndWith(ending))
         tuner = (self._restored(experiment) if is_begun else None) or self._begun(experiment)
         if tuner is None:
             return

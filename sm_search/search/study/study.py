@@ -12,8 +12,15 @@ from sm_search.data.dataset import Dataset
 from sm_search.data.storage import absolute, is_uri
 from sm_search.search.space.space import Space
 from sm_search.search.space.tree import fixed_values
-from sm_search.search.study.folder import check_study, environment_tags, only_driver, storage_folder, study_folder
-from sm_search.search.study.gpu_share import GPUS_TAG, first_gpus
+from sm_search.search.study.folder import (
+    check_study,
+    environment_tags,
+    note_study,
+    only_driver,
+    storage_folder,
+    study_folder,
+)
+from sm_search.search.study.gpu_share import GPUS_TAG, first_gpus, placed
 from sm_search.search.study.recording import DISK_FAULTS, Announce
 from sm_search.search.study.revision import Revision
 from sm_search.tracking.names import REVISION
@@ -23,9 +30,10 @@ from sm_search.tracking.store import Store, open_store
 
 @dataclass(frozen=True)
 class Study:
-    """What the stages of one study share beside its space.
+    """What the stages of one study share.
 
     Attributes:
+        space: as it is now, with a number where it said `gpus: auto`.
         folder: its local state.
         place: folder or URI of Ray Tune's files.
         store: the MLflow store with its runs.
@@ -33,7 +41,7 @@ class Study:
         resume: whether it began earlier.
     """
 
-    name: str
+    space: Space
     dataset: Dataset
     folder: Path
     place: str
@@ -41,6 +49,10 @@ class Study:
     states: tuple[Revision, ...]
     resume: bool
     announce: Announce
+
+    @property
+    def name(self) -> str:
+        return self.space.study
 
 
 def stopped(study: str, why: str) -> InputError:
@@ -58,12 +70,12 @@ def open_study(
     resume: bool,
     announce: Announce,
 ) -> Iterator[Study]:
-    """Open a study for the body, as its only driver.
+    """Open a study for the body, as its only driver; what it is then is noted.
 
     Raises:
         InputError: it exists and `resume` is false, or it does not and `resume` is true, or its space or dataset is not
             the one it began with, or another process runs it, or a node of the session does not see its data or
-            storage, or the disk is full.
+            storage, or the disk is full, or not one trial fits on a GPU.
     """
     states = check_study(space, dataset, home, resume, storage)
     folder = study_folder(home, space.study)
@@ -79,7 +91,12 @@ def open_study(
             if missing:
                 there = len(files) - len(missing)
                 announce(f"{there} of {len(files)} files are simulated; each trial waits for those that it needs")
-            yield Study(space.study, dataset, folder, place, store, states, resume, announce)
+            space = placed(space, dataset, store, resume, announce)
+            if not resume or len(states) > 1:
+                for number, state in enumerate(states[1:], 1):
+                    announce(f"revision {number}: {'; '.join(state.changes)}")
+                note_study(states, dataset, home, storage)
+            yield Study(space, dataset, folder, place, store, states, resume, announce)
     except OSError as error:
         # A bucket's faults have no number.
         remote = storage if storage and is_uri(storage) and error.errno is None else None
@@ -90,7 +107,7 @@ def open_study(
 
 
 @contextmanager
-def open_log(space: Space, study: Study) -> Iterator[StudyLog]:
+def open_log(study: Study) -> Iterator[StudyLog]:
     """The study's run in MLflow for the body; where that is interrupted or stopped, none of its runs is left RUNNING.
 
     Raises:
@@ -98,13 +115,13 @@ def open_log(space: Space, study: Study) -> Iterator[StudyLog]:
         KeyboardInterrupt: the body was interrupted; its message says what is to be done.
     """
     # A stored parameter cannot change: those of a study are of its first start, and its revisions are tags.
-    tags = {**_tags(space, study.dataset), **revision_tags(study.states)}
-    log = StudyLog.open(study.store, space.study, tags=tags, params=_params(study.states[0].space))
+    tags = {**_tags(study.space, study.dataset), **revision_tags(study.states)}
+    log = StudyLog.open(study.store, study.name, tags=tags, params=_params(study.states[0].space))
     try:
-        log.log_text(None, json.dumps(space.model_dump(mode="json"), indent=1), "space.json")
+        log.log_text(None, json.dumps(study.space.model_dump(mode="json"), indent=1), "space.json")
         yield log
     except KeyboardInterrupt:
-        message = f"study {space.study!r}: interrupted"
+        message = f"study {study.name!r}: interrupted"
         try:
             log.finish("interrupted")
         except TrackingError as error:

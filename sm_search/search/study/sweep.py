@@ -13,7 +13,6 @@ from sm_search.evaluation.metrics import require_rateable
 from sm_search.search.space.space import Space
 from sm_search.search.study.confirmation import Confirmation
 from sm_search.search.study.folder import note_study
-from sm_search.search.study.gpu_share import placed
 from sm_search.search.study.recording import Announce, Watch
 from sm_search.search.study.result import SweepResult, drop_checkpoints, keep, points
 from sm_search.search.study.search import Search
@@ -53,26 +52,21 @@ def sweep(
     dataset = Dataset.open(data, complete=not while_simulating)
     require_rateable(dataset.settings)
     with open_study(space, dataset, home, storage, tracking_uri, resume, announce) as study:
-        space = placed(space, dataset, study.store, resume, announce)
-        if not resume or len(study.states) > 1:
-            for number, state in enumerate(study.states[1:], 1):
-                announce(f"revision {number}: {'; '.join(state.changes)}")
-            note_study(study.states, dataset, home, storage)
-        with open_log(space, study) as log:
-            search = Search(space, study, log, watch)
+        with open_log(study) as log:
+            search = Search(study, log, watch)
             search.run()
             if search.complete and dataset.missing():
                 # A trial that came to its end saw all files; this process may not have looked since.
                 dataset = Dataset.open(data)
                 study = replace(study, dataset=dataset)
-            confirmation = Confirmation(space, study, search.complete)
+            confirmation = Confirmation(study, search.complete)
             confirmation.run()
             result = SweepResult(
-                study=space.study,
+                study=study.name,
                 run_id=log.run_id,
-                metric=space.metric,
+                metric=study.space.metric,
                 trials=tuple(confirmation.ranked(search.trials)),
-                points=tuple(points(space, search.complete)),
+                points=tuple(points(study.space, search.complete)),
                 repeated=search.repeated,
                 ended=search.ended,
             )
@@ -81,11 +75,11 @@ def sweep(
             drop_checkpoints(confirmation.results)
         if not result.complete:
             reason = next((trial.error for trial in result.trials if trial.error), "the time budget was too short")
-            raise InputError(f"study {space.study}: none of {len(result.trials)} trials came to its end: {reason}")
+            raise InputError(f"study {study.name}: none of {len(result.trials)} trials came to its end: {reason}")
         errors = search.recorder.ended
         if errors and None not in errors:
             failed = f"each of the {len(errors)} trials that were run now failed"
-            raise InputError(f"study {space.study!r}: {failed}: {errors[0]}")
+            raise InputError(f"study {study.name!r}: {failed}: {errors[0]}")
         if while_simulating:
             note_study(study.states, dataset, home, storage)
     return result

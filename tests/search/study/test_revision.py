@@ -141,7 +141,7 @@ training:
 schedule: {{eta_max: {{float: [0.0, 0.3]}}}}
 initial_points: [{{learning_rate: {low}}}, {{learning_rate: 2.0e-3}}]
 budget: {{trials: {trials}, first_rung: 20, reduction: 2, schedules: 2, images: 4{budget}}}
-resources: {{concurrent: 1}}
+resources: {{concurrent: 1, gpus: auto}}
 """
 
 
