@@ -31,9 +31,9 @@ sm-search sweep --space "$SPACE" --data "$data" ${resume:+"$resume"}
 # 3. Its best model to champion, if it passes the gate: here, once, the test split is read. Else this script ends.
 sm-search promote --study "$study" --data "$data" --name "$MODEL"
 
-# 4. The champion and all baselines on the test split, in numbers and as images of a phantom.
+# 4. The champion and all baselines on the test split; `--phantom shape` also images with every matrix.
 sm-search evaluate --model "models:/$MODEL@champion" --data "$data" --split test \
-    --phantom shape --figure "$SM_SEARCH_HOME/comparison.png" --force
+    --figure "$SM_SEARCH_HOME/comparison.png" --force
 
 # 5. What it is for: a low-gradient matrix in, a high-gradient one out, in physical units.
 sm-search synthesize --model "models:/$MODEL@champion" --input "$data/$SCAN/low.mdf" --output "$high" --force

@@ -63,7 +63,7 @@ def demo(options: Namespace, output: Output) -> dict[str, Any]:
     low = data / scan / "low.mdf"
     step("synthesize", "--model", champion, "--input", low, "--output", made, "--force", *store)
     step("validate", made)
-    wanted = ["--split", *unseen, "--phantom", "shape", "--figure", figure, "--force"]
+    wanted = ["--split", *unseen, "--figure", figure, "--force"]
     evaluated = step("evaluate", "--model", champion, "--data", data, *wanted, *store)
     step("report", "--study", study, *store)
     output.progress("seconds: " + ", ".join(f"{name} {value:g}" for name, value in seconds.items()))

@@ -52,6 +52,9 @@ class Grid(Settings):
         return self.size == other.size and agree(self.fov_mm, other.fov_mm)
 
 
+EasyAxes = Literal["selection-field", "random"]
+
+
 class Particle(Settings):
     """The tracer but for its core diameter, which belongs to the scan.
 
@@ -59,8 +62,12 @@ class Particle(Settings):
         size_spread: standard deviation of ln(core diameter) of a log-normal number distribution whose median is the
             scan's core diameter; 0 is monodisperse.
         anisotropy_kj_per_m3: K, uniaxial, of `neel-brown` and `anisotropic`; fits to measurements gave 0.5–5.
+        easy_axes: of `anisotropic`: along the selection field at their place, or of random direction, which makes every
+            voxel's response isotropic.
         damping: α of the Landau–Lifshitz–Gilbert equation, for Néel relaxation.
     """
+
+    added: ClassVar[frozenset[str]] = frozenset({"easy_axes"})
 
     saturation_magnetisation_ka_per_m: Positive = 474.0
     temperature_k: Positive = 293.0
@@ -68,6 +75,7 @@ class Particle(Settings):
     shell_thickness_nm: NotNegative = 5.0
     size_spread: SizeSpread = 0.0
     anisotropy_kj_per_m3: Positive = 11.0
+    easy_axes: EasyAxes = "selection-field"
     damping: Positive = 0.1
 
 

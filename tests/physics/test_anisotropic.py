@@ -3,9 +3,10 @@
 import numpy as np
 import physics_reference as reference
 import pytest
+from scipy.interpolate import CubicSpline
 
 from sm_search.config.simulation_settings import Scan
-from sm_search.physics.anisotropic_equilibrium import cells_for, easy_axes, mean_moment
+from sm_search.physics.anisotropic_equilibrium import cells_for, easy_axes, mean_moment, mean_over_axes
 from sm_search.physics.neel import barrier
 from sm_search.physics.system_matrix import ideal_field, simulate
 
@@ -41,6 +42,35 @@ def test_without_anisotropy_it_is_langevins(which: str) -> None:
     values = simulate(chosen, scan, which).values_CKN
     expected = simulate(reference.settings("equilibrium", size=(4, 3)), scan, which).values_CKN
     assert np.abs(values - expected).max() < 1e-8 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("sigma", [0.3, 6.0, 15.0])
+def test_axes_of_every_direction_give_the_mean_over_the_sphere(sigma: float) -> None:
+    """And the first susceptibility, ⅓ of m²/(k_B T), does not depend on the anisotropy."""
+    assert mean_over_axes(np.array([1e-4]), sigma) == pytest.approx(1 / 3, abs=1e-8)
+    cosine, weight = np.polynomial.legendre.leggauss(1001)
+    axis_3A = np.stack([np.sqrt(1 - cosine**2), 0 * cosine, cosine])
+    for h in (0.5, 5.0, 80.0):
+        along_A = h * axis_3A[2]
+        across_3A = np.array([[0], [0], [h]]) - along_A * axis_3A
+        g_along, g_across = mean_moment(np.abs(along_A) + 1e-15, np.linalg.norm(across_3A, axis=0), sigma)
+        moment_3A = g_along * along_A * axis_3A + g_across * across_3A
+        assert mean_over_axes(np.array([h]), sigma)[0] * h == pytest.approx(moment_3A[2] @ weight / 2, abs=1e-9)
+
+
+def test_with_axes_of_every_direction_a_matrix_equals_a_plain_fft() -> None:
+    chosen = reference.settings(
+        "anisotropic", size=(3, 2), particle={"anisotropy_kj_per_m3": 4.0, "easy_axes": "random"}
+    )
+    scan = Scan(core_diameter_nm=22, fx_khz=25, nd=4)
+    time_s = np.arange(512 * 5) / (512 * scan.fx_hz)
+    h_2VT = reference.xi_vector(chosen, scan, "high", reference.phases(scan, time_s))
+    h_VT = np.hypot(*h_2VT)
+    grid = np.linspace(1e-9, np.arcsinh(h_VT.max()), 300)
+    ratio = CubicSpline(grid, mean_over_axes(np.sinh(grid), barrier(22e-9, chosen.particle)))(np.arcsinh(h_VT))
+    expected = reference.coefficients(chosen, scan, ratio * h_2VT)
+    values = simulate(chosen, scan, "high").values_CKN
+    assert np.abs(values - expected).max() < 1e-6 * np.abs(expected).max()
 
 
 def test_equals_a_plain_fft() -> None:

@@ -1,4 +1,4 @@
-"""The equilibrium of cores whose easy axes lie along the selection field at their place."""
+"""The equilibrium of cores whose easy axes lie along the selection field at their place, or anyhow."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,9 @@ def kinetics(diameter_m: float, particle: Particle, xi_drive: float, largest_xi:
     from sm_search.physics.neel import barrier
     from sm_search.physics.panel_kernel import ANISOTROPIC
 
-    return Kinetics(ANISOTROPIC, moments=moment_table(barrier(diameter_m, particle), cells_for(largest_xi)))
+    return Kinetics(
+        ANISOTROPIC, moments=moment_table(barrier(diameter_m, particle), cells_for(largest_xi), particle.easy_axes)
+    )
 
 
 MODEL = MagnetisationModel(relaxing(kinetics), rounding=TABLE_ERROR)
