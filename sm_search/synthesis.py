@@ -26,7 +26,7 @@ from sm_search.diffusion.samplers import Drawn, ImageNoise, sample_mean
 from sm_search.diffusion.spectra import component_images, spectrum_condition
 from sm_search.physics.system_matrix import SystemMatrix, from_channel_images, swapped_orders, with_orders
 from sm_search.regression.scan_features import scan_features, trajectories
-from sm_search.trust import condition_distance, in_noise, unlike
+from sm_search.trust import Trust, in_noise
 
 RANGE_SLACK = 0.1
 """A model is used this share of its value below the smallest, and above the largest, f_x and N_d that it was trained
@@ -164,7 +164,17 @@ class Synthesiser:
         images, deviations, errors = zip(*channels, strict=True)
         high = self.checkpoint.info.high
         values_CKN = from_channel_images(images, low.mixing_orders, low.grid)
-        matrix = SystemMatrix(values_CKN, low.mixing_orders, low.grid, high, low.fx_hz, low.nd, low.tracer, low.unit)
+        matrix = SystemMatrix(
+            values_CKN,
+            low.mixing_orders,
+            low.grid,
+            high,
+            low.fx_hz,
+            low.nd,
+            low.tracer,
+            low.unit,
+            corrections=low.corrections,
+        )
         deviation_CKN = expected_CK = None
         if self.schedule.samples > 1:
             deviation_CKN = from_channel_images(deviations, low.mixing_orders, low.grid).real
@@ -197,8 +207,12 @@ class Synthesiser:
 
     def distance(self, low: SystemMatrix) -> float | None:
         """How far the condition lies from the training scans, in units of the limit; None without a record of them."""
-        domain, low = self.checkpoint.scan_models.domain, self.adapted(low)
-        return None if domain is None else condition_distance(domain, low, self._served(low))
+        trust, low = self._trust(), self.adapted(low)
+        return None if trust is None else trust.distance(low, self._served(low))
+
+    def _trust(self) -> Trust | None:
+        models, training = self.checkpoint.scan_models, self.checkpoint.info.training
+        return None if models.domain is None else Trust(models.domain, models, training.measurement_noise_db)
 
     def _channel(
         self, low: SystemMatrix, channel: int
@@ -273,8 +287,8 @@ class Synthesiser:
                 raise DataError(f"the condition's receive channel {channel} is zero everywhere: it has no amplitude")
 
     def outside(self, low: SystemMatrix) -> str | None:
-        """Why the condition is unlike the training scans: f_x or N_d outside their range, or a distance above the limit
-        (`TrainingDomain`); None if it is like them, or if the model has no record of them.
+        """Why the condition is unlike the training scans: f_x, N_d or noise outside their range, or a distance above
+        the limit (`TrainingDomain`); None if it is like them, or if the model has no record of them.
 
         `synthesise` answers there too, so that a split outside the range can be evaluated; nothing else vouches for it.
 
@@ -294,8 +308,8 @@ class Synthesiser:
                     f"the condition's {name} is {value:g}{unit}; the model was trained for {least:g} to {most:g}{unit} "
                     f"and answers up to {RANGE_SLACK:.0%} outside"
                 )
-        domain = self.checkpoint.scan_models.domain
-        return None if domain is None else unlike(domain, low, self._served(low))
+        trust = self._trust()
+        return None if trust is None else trust.unlike(low, self._served(low))
 
 
 def _grid(grid: Grid) -> str:

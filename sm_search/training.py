@@ -65,10 +65,14 @@ def training_images(
     count: int | None = None,
     diffuse: Diffuse = "component",
     base: ScanModels | None = None,
+    told_noise: bool = False,
 ) -> tuple[TrainingImages, ScanModels]:
     """All components of a split, or of `count` scans of it, as training images, and the models of whole scans fitted to
     the same components, and to those that the models `base` were fitted to. With `diffuse` voxel the images are the
     voxels' spectra, (B, 2, 1, K).
+
+    Args:
+        told_noise: with `base`, what noise hides of a scan's amplitudes is taken from it, as in synthesis.
 
     Raises:
         SettingsError: a channel is asked for that no model of the dataset's x-channel serves.
@@ -81,6 +85,8 @@ def training_images(
             high = ScaledImages.of(pair.high.channel_images(channel))
             scan = ScanData.of(low, high, pair.low.drive_hz(channel), pair.low.nd)
             noise_K = pair.low.channel_noise(channel)
+            if base is not None and told_noise:
+                scan = scan.without_noise(base, noise_K)
             condition = make_condition(low.patterns, pair.low.mixing_orders, low.scales, scan.features, noise_K)
             conditions.append(spectrum_condition(condition, channel) if diffuse == "voxel" else condition)
             scans.append(scan)

@@ -4,18 +4,28 @@ Shapes: C receive channels, K components, N voxels; Y and X pixels.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sm_search.data.scaling import ScaledImages
 from sm_search.physics.system_matrix import SystemMatrix
 from sm_search.regression.scan_features import scan_features
+from sm_search.regression.scan_models import ScanModels
 from sm_search.regression.training_domain import TrainingDomain
 
 NOISE_FLOOR_SNR = 2.0
 """Below this the low-gradient component is mostly noise: that of pure noise is near 1."""
+
+NOISE_SLACK_DB = 3.0
+"""The noise of a few background frames is known to a tenth or two of its size."""
+
+MOST_NOISE = 0.99
+"""Share of noise that a component is taken to have at most: it keeps a little weight where all are mostly noise."""
 
 EXPLAINED = 0.5
 """What is suspected has to bring a refused condition within the limit, or at least this much nearer."""
@@ -24,37 +34,84 @@ EXPLAINED = 0.5
 DELAYS_US = np.concatenate([sign * np.arange(1, 21) * 0.1 for sign in (1, -1)])
 
 
-def condition_distance(domain: TrainingDomain, low: SystemMatrix, channels: Sequence[int]) -> float:
-    """The distance of the farthest of these receive channels, in units of the model's limit; see `TrainingDomain`."""
-    return max(_distance(domain, low, channel)[0] for channel in channels)
+@dataclass(frozen=True)
+class Trust:
+    """What a model's training says of the conditions that it may be given.
+
+    Attributes:
+        domain: of its training scans.
+        models: fitted to the same scans.
+        noise_db: range of the noise that it was told in training (`measurement_noise_db`); None if it was told none:
+            then noise is a difference as any other.
+    """
+
+    domain: TrainingDomain
+    models: ScanModels
+    noise_db: tuple[float, float] | None
+
+    def distance(self, low: SystemMatrix, channels: Sequence[int]) -> float:
+        """Of the farthest of these receive channels, in units of the model's limit; see `TrainingDomain`."""
+        return max(self._distance(low, channel)[0] for channel in channels)
+
+    def unlike(self, low: SystemMatrix, channels: Sequence[int]) -> str | None:
+        """Why the matrix cannot be trusted to be like the training scans, with its distance; None within the limit."""
+        for channel in channels:
+            if reason := self._too_noisy(low, channel):
+                return reason
+        found = {channel: self._distance(low, channel) for channel in channels}
+        channel = max(found, key=lambda each: found[each][0])
+        distance, known = found[channel]
+        if distance <= 1:
+            return None
+        told = f"the condition is unlike the training scans, {distance:.3g} times as far as the limit (receive channel "
+        told += f"{channel}): "
+        suspects = {name: self._distance(changed, channel)[0] for name, changed in _suspects(low)}
+        name = min(suspects, key=lambda each: suspects[each])
+        if suspects[name] <= max(1.0, EXPLAINED * distance) and suspects[name] < 0.9 * distance:
+            return f"{told}{name}; without that it would be {suspects[name]:.2g} times"
+        noise = in_noise(low) if self.noise_db is None else None
+        if noise is not None and noise[channel].mean() > 0.5:
+            return f"{told}{noise[channel].sum()} of its {noise.shape[1]} components are lost in the noise"
+        if not known:
+            return f"{told}amplitudes and phases are those of another particle, another physics or noise"
+        return (
+            f"{told}its images are not those that belong to its amplitudes: voxels in another order, or another scanner"
+        )
+
+    def _distance(self, low: SystemMatrix, channel: int) -> tuple[float, bool]:
+        """And whether amplitudes, phases and trajectory alone are like those of the training scans."""
+        scaled = ScaledImages.of(low.channel_images(channel))
+        features = scan_features(scaled.patterns, scaled.scales, low.drive_hz(channel), low.nd)
+        noise_K, share_K = low.channel_noise(channel), None
+        if self.noise_db is not None and noise_K is not None:
+            features, _ = self.models.without_noise(features, torch.from_numpy(scaled.scales), noise_K)
+            share_K = _noise_share(scaled, noise_K)
+        return self.domain.distance(features, scaled.patterns, share_K), self.domain.knows(features)
+
+    def _too_noisy(self, low: SystemMatrix, channel: int) -> str | None:
+        """Where the strongest component stands nearer to its noise than in training."""
+        noise_K = low.channel_noise(channel)
+        if self.noise_db is None or noise_K is None:
+            return None
+        scales_K = np.abs(low.channel_images(channel)).max(axis=(1, 2))
+        strongest = int(np.argmax(scales_K))
+        if not noise_K[strongest] > 0:
+            return None
+        above_db = 20 * math.log10(scales_K[strongest] / noise_K[strongest])
+        if above_db >= self.noise_db[0] - NOISE_SLACK_DB:
+            return None
+        return (
+            f"the condition's strongest component stands {above_db:.1f} dB above its noise (receive channel "
+            f"{channel}); the model was trained for {self.noise_db[0]:g} dB and more"
+        )
 
 
-def _distance(domain: TrainingDomain, low: SystemMatrix, channel: int) -> tuple[float, bool]:
-    """And whether amplitudes, phases and trajectory alone are like those of the training scans."""
-    scaled = ScaledImages.of(low.channel_images(channel))
-    features = scan_features(scaled.patterns, scaled.scales, low.drive_hz(channel), low.nd)
-    return domain.distance(features, scaled.patterns), domain.knows(features)
-
-
-def unlike(domain: TrainingDomain, low: SystemMatrix, channels: Sequence[int]) -> str | None:
-    """Why the matrix cannot be trusted to be like the training scans, with its distance; None within the limit."""
-    found = {channel: _distance(domain, low, channel) for channel in channels}
-    channel = max(found, key=lambda each: found[each][0])
-    distance, known = found[channel]
-    if distance <= 1:
-        return None
-    told = f"the condition is unlike the training scans, {distance:.3g} times as far as the limit (receive channel "
-    told += f"{channel}): "
-    suspects = {name: _distance(domain, changed, channel)[0] for name, changed in _suspects(low)}
-    name = min(suspects, key=lambda each: suspects[each])
-    if suspects[name] <= max(1.0, EXPLAINED * distance) and suspects[name] < 0.9 * distance:
-        return f"{told}{name}; without that it would be {suspects[name]:.2g} times"
-    noise = in_noise(low)
-    if noise is not None and noise[channel].mean() > 0.5:
-        return f"{told}{noise[channel].sum()} of its {noise.shape[1]} components are lost in the noise"
-    if not known:
-        return f"{told}amplitudes and phases of its components are those of another particle, another physics or noise"
-    return f"{told}its images are not those that belong to its amplitudes: voxels in another order, or another scanner"
+def _noise_share(scaled: ScaledImages, noise_K: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The share of each component's energy that is noise, (K,)."""
+    energy_K = np.square(scaled.patterns).sum(axis=(1, 2, 3)) * np.square(scaled.scales)
+    voxels = scaled.patterns[0, 0].size
+    share_K = voxels * np.square(noise_K) / np.where(energy_K > 0, energy_K, np.inf)
+    return np.clip(share_K, 0.0, MOST_NOISE)
 
 
 def in_noise(low: SystemMatrix) -> NDArray[np.bool_] | None:

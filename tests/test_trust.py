@@ -180,3 +180,49 @@ def test_the_record_is_saved_and_a_checkpoint_without_it_says_so(
 def test_what_a_wrong_matrix_has_of_wrong_shape_is_said_first(checkpoint: Checkpoint, low: SystemMatrix) -> None:
     with pytest.raises(DataError, match="values are in V"):
         Synthesiser(checkpoint).outside(dataclasses.replace(low, unit="V"))
+
+
+def noisy(low: SystemMatrix, decibels: float) -> SystemMatrix:
+    """Noise that the strongest component stands so far above, less the mean of its background frames."""
+    random = np.random.default_rng(5)
+    deviation = np.abs(low.values_CKN).max() * 10 ** (-decibels / 20) / np.sqrt(2)
+
+    def draw(frames: int) -> np.ndarray:
+        shape = (*low.values_CKN.shape[:2], frames)
+        return deviation * (random.normal(size=shape) + 1j * random.normal(size=shape))
+
+    background = draw(20)
+    mean = background.mean(-1, keepdims=True)
+    values = low.values_CKN + draw(low.grid.voxels) - mean
+    return dataclasses.replace(low, values_CKN=values, background_CKE=background - mean)
+
+
+@pytest.fixture(scope="module")
+def told(dataset: Dataset) -> Synthesiser:
+    """A model that knew noise of 50 dB and less in training."""
+    training = TINY_TRAINING.model_copy(update={"measurement_noise_db": (50.0, 140.0)})
+    images, models = training_images(dataset, "train", (0,), training.mean)
+    return Synthesiser(make_checkpoint(Trainer(training, images), dataset, models, ScheduleSettings(steps=0), {}))
+
+
+@pytest.mark.parametrize("decibels", [120.0, 80.0, 60.0, 50.0])
+def test_noise_that_a_model_was_told_in_training_is_no_distance(
+    told: Synthesiser, dataset: Dataset, decibels: float
+) -> None:
+    for pair in dataset.pairs("test"):
+        assert told.outside(noisy(pair.low, decibels)) is None, pair.scan.id
+
+
+def test_more_noise_than_in_training_and_any_of_a_model_that_knew_none_is_refused(
+    told: Synthesiser, checkpoint: Checkpoint, low: SystemMatrix
+) -> None:
+    reason = told.outside(noisy(low, 40.0))
+    assert reason is not None
+    assert "above its noise (receive channel 0); the model was trained for 50 dB and more" in reason
+    unlike = Synthesiser(checkpoint).outside(noisy(low, 50.0))
+    assert unlike is not None
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_noise_hides_nothing_that_is_unlike_the_training_scans(told: Synthesiser, low: SystemMatrix, name: str) -> None:
+    assert told.outside(noisy(UNLIKE[name][0](low), 60.0)) is not None

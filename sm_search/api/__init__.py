@@ -14,7 +14,7 @@ from sm_search.api.matrices import (
     simulate_dataset,
     validate,
 )
-from sm_search.api.modelling import load_model, synthesize, synthesize_file, train
+from sm_search.api.modelling import leave_one_out, load_model, synthesize, synthesize_file, train
 from sm_search.api.scoring import (
     Evaluation,
     evaluate,
@@ -35,6 +35,7 @@ __all__ = [
     "evaluation_methods",
     "import_measured",
     "interval_factors",
+    "leave_one_out",
     "load_model",
     "open_dataset",
     "promote",

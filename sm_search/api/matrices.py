@@ -135,9 +135,13 @@ def read_mdf(file: str | Path) -> "SystemMatrix":
 
 
 def validate(file: str | Path) -> "list[Fault]":
-    """Where an MDF file breaks the standard; errors and warnings, empty for none."""
+    """Where an MDF file breaks the standard, errors and warnings, and which of its fields are set to what is not served
+    here; empty for neither."""
+    from sm_search.data.mdf_served import unserved
     from sm_search.data.mdf_validation import validate_mdf
 
     if not Path(file).is_file():
         raise DataError(f"{file}: does not exist or is not a file")
-    return validate_mdf(file)
+    faults = validate_mdf(file)
+    wrong = {fault.field for fault in faults if fault.severity == "error"}
+    return faults + [fault for fault in unserved(file) if fault.field not in wrong]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sm_search.config.run_settings import RunSettings
     from sm_search.data.dataset import Dataset
     from sm_search.physics.system_matrix import SystemMatrix
+    from sm_search.search.leave_one_out import LeftOut
     from sm_search.synthesis import Synthesis, Synthesiser
 
 
@@ -36,18 +37,44 @@ def train(
     Returns:
         The model; `checkpoint.info.metrics` are those of the validation split.
     """
+    from sm_search.search.single_training import train_single
+
+    asked, start = _run_settings(settings, base), None if base is None else base.checkpoint
+    train_single(asked, dataset, Path(out), force, announce, start)
+    return load_model(str(out))
+
+
+def leave_one_out(
+    settings: "RunSettings | str | Path | Mapping[str, Any] | None",
+    dataset: "Dataset",
+    base: "Synthesiser",
+    *,
+    announce: Announce = silent,
+) -> "list[LeftOut]":
+    """What the pairs of a dataset add to a model: each training and validation pair in turn is left out, and rated with
+    the model as it is and as it becomes by 1, 3, 10 and all others. Nothing is written.
+
+    Args:
+        settings, base: as of `train`.
+    """
+    from sm_search.search import leave_one_out
+
+    asked = _run_settings(settings, base)
+    return list(leave_one_out.leave_one_out(asked, dataset, base.checkpoint, announce))
+
+
+def _run_settings(
+    settings: "RunSettings | str | Path | Mapping[str, Any] | None", base: "Synthesiser | None"
+) -> "RunSettings":
     from sm_search.config.loading import load_settings, parse_settings
     from sm_search.config.run_settings import RunSettings
-    from sm_search.search.single_training import fine_tuning_settings, train_single
+    from sm_search.search.single_training import fine_tuning_settings
 
     if settings is None:
-        settings = RunSettings() if base is None else fine_tuning_settings(base.checkpoint)
-    elif isinstance(settings, Mapping):
-        settings = parse_settings(settings, RunSettings, "training settings")
-    elif not isinstance(settings, RunSettings):
-        settings = load_settings(settings, RunSettings)
-    train_single(settings, dataset, Path(out), force, announce, None if base is None else base.checkpoint)
-    return load_model(str(out))
+        return RunSettings() if base is None else fine_tuning_settings(base.checkpoint)
+    if isinstance(settings, Mapping):
+        return parse_settings(settings, RunSettings, "training settings")
+    return settings if isinstance(settings, RunSettings) else load_settings(settings, RunSettings)
 
 
 def load_model(

@@ -184,10 +184,13 @@ def reconstruct_images(
     Args:
         options: regularisation, iterations, frequency band, channels and so on (`ReconstructionOptions`).
     """
+    from sm_search.data.mdf_provenance import require_same_induction
     from sm_search.data.measurement import Measurement, read_measurement
     from sm_search.evaluation.measured import measured_images
     from sm_search.evaluation.reconstruction import ReconstructionOptions
 
+    if isinstance(sm, str | Path) and isinstance(measurement, str | Path):
+        require_same_induction(sm, measurement)
     matrix = _matrix(sm)
     measured = measurement if isinstance(measurement, Measurement) else read_measurement(measurement)
     try:

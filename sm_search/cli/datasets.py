@@ -4,6 +4,7 @@ Imports of Ray, MLflow and torch wait inside the verbs: `--help` and `validate` 
 """
 
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def add_verbs(add: Adder) -> None:
     p = add(
         "validate",
         validate,
-        "Check an MDF calibration or measurement file against the standard; one line a fault.",
+        "Check an MDF calibration or measurement file against the standard, and against what is served here; one line "
+        "a fault.",
     )
     p.add_argument("file", type=place, metavar="FILE")
 
@@ -149,10 +151,11 @@ def validate(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.mdf_validation import file_kind
 
     faults = validate_file(options.file)
-    errors = sum(fault.severity == "error" for fault in faults)
+    counts = Counter(fault.severity for fault in faults)
     for fault in faults:
         output.result(f"{fault.severity}: {fault.field}: {fault.message}")
-    kind = file_kind(options.file)
-    output.result(f"{options.file}: {kind} file, {errors} errors, {len(faults) - errors} warnings")
+    kind, errors = file_kind(options.file), counts["error"]
+    served = f", {counts['not served']} fields not served" if counts["not served"] else ""
+    output.result(f"{options.file}: {kind} file, {errors} errors, {counts['warning']} warnings{served}")
     listed = [{"severity": f.severity, "field": f.field, "message": f.message} for f in faults]
     return {"file": options.file, "kind": kind, "errors": errors, "faults": listed, "exit_status": 2 if errors else 0}

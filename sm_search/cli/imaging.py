@@ -51,7 +51,12 @@ def add_verbs(add: Adder) -> None:
     p.add_argument("--max-khz", type=float, metavar="F", help="leave out components of higher frequency")
     p.add_argument("--channels", nargs="+", choices=CHANNELS, metavar="C", help="receive channels, x y (default all)")
     p.add_argument("--each-frame", action="store_true", help="an image of each frame, not of their mean")
-    p.add_argument("--output", type=place, metavar="FILE", help="write the images as an MDF reconstruction file")
+    p.add_argument(
+        "--output",
+        type=place,
+        metavar="FILE",
+        help="write the images as an MDF reconstruction file, or as NIfTI (.nii, .nii.gz; needs the extra nifti)",
+    )
     p.add_argument("--figure", type=place, metavar="FILE", help="write phantom and image (PNG)")
     p.add_argument("--force", action="store_true", help="overwrite the output and the figure")
 
@@ -105,6 +110,7 @@ def reconstruct(options: Namespace, output: Output) -> dict[str, Any]:
 
 
 def _reconstruct_measurement(options: Namespace, output: Output) -> dict[str, Any]:
+    from sm_search.data.mdf_provenance import require_same_induction
     from sm_search.data.measurement import read_measurement
     from sm_search.evaluation.measured import measured_images, rated
     from sm_search.report.figures import images_figure, reconstruction_figure, save_figure
@@ -112,6 +118,7 @@ def _reconstruct_measurement(options: Namespace, output: Output) -> dict[str, An
     if options.truth:
         raise InputError("--truth: a measurement file tells itself what was measured; give --truth with --phantom only")
     chosen = _measurement_options(options)
+    require_same_induction(options.sm, options.measurement)
     sm, measurement = api.read_mdf(options.sm), read_measurement(options.measurement)
     try:
         images_QYX = measured_images(sm, measurement, chosen)
@@ -153,8 +160,12 @@ def _measurement_options(options: Namespace) -> "ReconstructionOptions":
 
 def _write(options: Namespace, images_QYX: "NDArray[np.float64]", chosen: "ReconstructionOptions", grid: Grid) -> None:
     from sm_search.data.atomic import sha256
+    from sm_search.data.nifti_file import SUFFIXES, write_nifti
     from sm_search.data.reconstruction_file import write_reconstruction
 
+    if options.output.endswith(SUFFIXES):
+        write_nifti(options.output, images_QYX, grid)
+        return
     write_reconstruction(
         options.output,
         images_QYX,

@@ -15,10 +15,12 @@ from sm_search.cli.parsing import Adder, add_ray, add_store, place, ray_address
 from sm_search.config.errors import InputError
 
 if TYPE_CHECKING:
+    from sm_search.data.dataset import Dataset
     from sm_search.evaluation.calibration import Calibration
     from sm_search.evaluation.comparison import Row
     from sm_search.evaluation.distribution import ScanDistribution
     from sm_search.evaluation.image_comparison import ImageRow
+    from sm_search.synthesis import Synthesiser
 
 
 def add_verbs(add: Adder) -> None:
@@ -30,6 +32,11 @@ def add_verbs(add: Adder) -> None:
     p.add_argument("--out", required=True, type=place, metavar="DIR", help="checkpoint folder")
     p.add_argument(
         "--from", dest="base", type=place, metavar="URI", help="go on from this model, as on a few measured pairs"
+    )
+    p.add_argument(
+        "--leave-one-out",
+        action="store_true",
+        help="with --from: first leave out each pair in turn, and tell what 1, 3, 10 and all others add to the model",
     )
     p.add_argument("--force", action="store_true", help="overwrite a finished checkpoint")
     add_store(p)
@@ -109,10 +116,38 @@ def train(options: Namespace, output: Output) -> dict[str, Any]:
     base = None
     if options.base:
         base = api.load_model(options.base, home=options.home, tracking_uri=options.tracking_uri)
+    left_out = []
+    if options.leave_one_out:
+        if base is None:
+            raise InputError("--leave-one-out: tells what pairs add to a model; give --from as well")
+        left_out = _leave_one_out(options, output, dataset, base)
     model = api.train(options.config, dataset, options.out, force=options.force, announce=output.progress, base=base)
     metrics = model.checkpoint.info.metrics
     output.result(f"{options.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-    return {"checkpoint": options.out, "metrics": metrics}
+    return {"checkpoint": options.out, "metrics": metrics, "left_out": left_out}
+
+
+def _leave_one_out(options: Namespace, output: Output, dataset: "Dataset", base: "Synthesiser") -> list[dict[str, Any]]:
+    found = api.leave_one_out(options.config, dataset, base, announce=output.progress)
+    output.table(
+        "Each pair left out of the training, and the model after so many others",
+        ["pair left out", "trained on", "PSNR dB", "SSIM", "nRMSE", "distance"],
+        [
+            [
+                each.pair,
+                str(each.trained_on),
+                f"{each.quality.psnr_db_mean:.1f}",
+                f"{each.quality.ssim_mean:.3f}",
+                f"{each.quality.nrmse_mean:.3g}",
+                "–" if each.distance is None else f"{each.distance:.2g}",
+            ]
+            for each in found
+        ],
+    )
+    return [
+        {"pair": each.pair, "trained_on": each.trained_on, "distance": each.distance, **each.quality.as_dict()}
+        for each in found
+    ]
 
 
 def promote(options: Namespace, output: Output) -> dict[str, Any]:

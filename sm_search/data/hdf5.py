@@ -5,7 +5,7 @@ Links that are not hard, virtual datasets and external storage are refused, sinc
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,17 +42,18 @@ _LIBRARY_ERRORS = (
 
 
 class FieldError(DataError):
-    """One field breaks a rule.
+    """One field breaks a rule, or several do.
 
     Attributes:
         field: its path in the file.
         rule: the message without file and field.
+        reasons: field and rule of all, this one first.
     """
 
-    def __init__(self, path: Path, field: str, rule: str) -> None:
-        super().__init__(f"{path}: {field}: {rule}")
-        self.field = field
-        self.rule = rule
+    def __init__(self, path: Path, field: str, rule: str, others: Sequence[tuple[str, str]] = ()) -> None:
+        self.field, self.rule = field, rule
+        self.reasons = ((field, rule), *others)
+        super().__init__(f"{path}: {'; '.join(f'{name}: {broken}' for name, broken in self.reasons)}")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ def read_grid(file: Hdf5File) -> Grid:
     size = numbers(file, "/calibration/size", "i", 3)
     fov_m = numbers(file, "/calibration/fieldOfView", "f", 3)
     if size[2] != 1:
-        raise file.fault("/calibration/size", f"{size.tolist()}: must be one slice, n_z = 1")
+        rule = f"{size.tolist()}: must be one slice, n_z = 1; of a volume only the plane z = 0, as a file"
+        raise file.fault("/calibration/size", rule)
     require_if_present(file, "/calibration/order", "xyz")
     if file.find("/calibration/fieldOfViewCenter") is not None:
         centre_m = numbers(file, "/calibration/fieldOfViewCenter", "f", 3)

@@ -45,14 +45,13 @@ class Trajectory:
 
 def all_reasons(file: Hdf5File, first: FieldError, checks: Iterable[Callable[[Hdf5File], object]]) -> FieldError:
     """One error that names `first` and whatever else the checks find in the file."""
-    found = {(first.field, first.rule): first}
+    found = dict.fromkeys(first.reasons)
     for check in checks:
         try:
             check(file)
         except FieldError as error:
-            found.setdefault((error.field, error.rule), error)
-    others = "".join(f"; {error.field}: {error.rule}" for error in list(found.values())[1:])
-    return FieldError(file.path, first.field, f"{first.rule}{others}")
+            found |= dict.fromkeys(error.reasons)
+    return FieldError(file.path, first.field, first.rule, list(found)[1:])
 
 
 def require_version(file: Hdf5File) -> None:

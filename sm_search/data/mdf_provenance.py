@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sm_search.config.errors import DataError
+from sm_search.config.simulation_settings import agree
 from sm_search.data.hdf5 import Hdf5File
 from sm_search.data.mdf_fields import TIMESTAMP, Value
 from sm_search.data.mdf_parts import numbers, text
@@ -76,6 +78,29 @@ def read_provenance(path: str | Path) -> Provenance:
             if not 1 <= averages <= math.inf:
                 raise file.fault(name, f"{averages}: must be positive")
         return Provenance(time, averages, fields)
+
+
+INDUCTION = "/acquisition/receiver/inductionFactor"
+
+
+def require_same_induction(sm: str | Path, measurement: str | Path) -> None:
+    """Refuse a matrix and a measurement of receivers with different induction factors: their volts differ.
+
+    Raises:
+        DataError: with both factors.
+    """
+    if told := different_induction(read_provenance(sm), read_provenance(measurement)):
+        raise DataError(f"{sm}, {measurement}: {INDUCTION}: {told}: must be the same, values stay voltages")
+
+
+def different_induction(first: Provenance, second: Provenance) -> str:
+    """The induction factors of two files where they differ in a channel that both have; a file without has 1; "" if
+    they are the same."""
+    given = [np.ravel(each.fields[INDUCTION]) if INDUCTION in each.fields else None for each in (first, second)]
+    known = [factor_C for factor_C in given if factor_C is not None]
+    count = min((len(factor_C) for factor_C in known), default=0)
+    left, right = ([1.0] * count if factor_C is None else factor_C[:count].tolist() for factor_C in given)
+    return "" if agree(left, right) else f"{left} and {right}"
 
 
 def standard_time(file: Hdf5File, field: str) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sm_search.data.mdf_fields import TIMESTAMP, VERSION
 from sm_search.data.mdf_parts import BANDWIDTH_TOLERANCE
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "not served"]
 Type = Literal["Str", "Int64", "Int8", "F64", "C128", "Integer", "Number"]
 NUMPY_TYPES: dict[Type, str] = {"Int64": "int64", "Int8": "int8", "F64": "float64", "C128": "complex128"}
 NUMPY_KINDS: dict[Type, str] = {

@@ -30,7 +30,8 @@ class Fault:
     """A broken rule.
 
     Attributes:
-        severity: "error" where readers will fail or misread, "warning" where they may.
+        severity: "error" where readers will fail or misread, "warning" where they may, "not served" where the standard
+            allows what no command here takes (`unserved`).
         field: path in the file, "/" for the file itself.
         message: the value and the rule.
     """

@@ -14,6 +14,7 @@ from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError, SettingsError
 from sm_search.config.simulation_settings import FieldName, FieldSettings, Grid, Scan
 from sm_search.data.mdf_fields import receive_fields
+from sm_search.data.mdf_frames import TRANSFER
 from sm_search.data.measurement import Measurement, Truth, write_measurement
 from sm_search.evaluation.phantoms import phantom, resample
 from sm_search.evaluation.reconstruction import ReconstructionOptions, ReconstructionResult, image_quality, reconstruct
@@ -172,6 +173,7 @@ def _pairing(sm: SystemMatrix, measurement: Measurement, channels: tuple[int, ..
     for name, given, wanted in (
         ("receive channels", *((None, None) if channels else counts)),
         ("unit", measurement.unit, sm.unit),
+        ("transfer function, divided out or not", *(TRANSFER in each.corrections for each in (measurement, sm))),
         ("N_d", measurement.nd, sm.nd),
         ("f_x in Hz", f"{measurement.fx_hz:.6g}", f"{sm.fx_hz:.6g}"),
         ("gradient in T/m and drive in mT", _shown(measurement.field), _shown(sm.field)),

@@ -5,7 +5,7 @@ Shapes: S training scans, F features, K components, 2 parts (real, imaginary), Y
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -62,6 +62,11 @@ class ScanData:
             high_patterns=torch.from_numpy(high.patterns).float(),
             low_sketch=sketch(low.patterns),
         )
+
+    def without_noise(self, models: "ScanModels", noise_K: NDArray[np.floating] | None) -> "ScanData":
+        """With what these models have in the place of amplitudes and phases that are lost in the noise."""
+        features, low_scales = models.without_noise(self.features, self.low_scales, noise_K)
+        return replace(self, features=features, low_scales=low_scales)
 
 
 @dataclass(frozen=True)

@@ -85,15 +85,23 @@ class TrainingDomain(nn.Module):
     def rank(self) -> int:
         return len(self.regression.directions_RP)
 
-    def distance(self, features_F: Tensor, patterns: NDArray[np.floating]) -> float:
+    def distance(
+        self, features_F: Tensor, patterns: NDArray[np.floating], noise_share_K: NDArray[np.floating] | None = None
+    ) -> float:
         """Of a condition, in units of the limit: up to 1 it is as the training scans are.
+
+        What noise turns a component by is no difference: noise of the share ν of its energy leaves √(1−ν) of a vector
+        of norm 1, which is then 2 − 2√(1−ν) from where it was, squared. A component counts by its share of signal.
 
         Args:
             patterns: low-gradient components at unit maximum modulus, (K, 2, Y, X).
+            noise_share_K: share of each component's energy that is noise, below 1; None for none.
         """
         expected_KJ = self.regression(features_F).view(-1, SKETCH)
         squared_K = (sketch(patterns, self.projection_PJ.numpy()) - expected_KJ).square().sum(1)
-        return float((squared_K / self.usual_K.square()).mean().sqrt() / self.limit)
+        signal_K = 1 - torch.from_numpy(np.zeros(len(squared_K)) if noise_share_K is None else noise_share_K)
+        usual2_K = self.usual_K.square() + 2 - 2 * signal_K.sqrt()
+        return float(((signal_K * squared_K / usual2_K).sum() / signal_K.sum()).sqrt() / self.limit)
 
     def knows(self, features_F: Tensor) -> bool:
         """Whether amplitudes, phases and trajectory alone are like those of training scans, as the kernel sees it."""

@@ -46,15 +46,18 @@ def require_extendable(base: Checkpoint, training: TrainingSettings, dataset: Da
         asked, trained = getattr(training, name), getattr(known.training, name)
         if asked != trained:
             raise SettingsError(f"training.{name} is {asked}; the model that the run goes on from has {trained}")
-    for name, given, trained in (
-        ("grid", settings.grid, known.grid),
-        ("unit", settings.receive.unit, known.unit),
-        ("low field", settings.low, known.low),
-        ("high field", settings.high, known.high),
-        ("mixing orders", settings.orders.pairs(), known.orders),
+    for name, given, trained, same in (
+        ("grid", settings.grid, known.grid, settings.grid.agrees(known.grid)),
+        ("low field", settings.low, known.low, settings.low.agrees(known.low)),
+        ("high field", settings.high, known.high, settings.high.agrees(known.high)),
+        ("unit", settings.receive.unit, known.unit, settings.receive.unit == known.unit),
     ):
-        if given != trained:
-            raise DataError(f"{dataset.location}: its {name} is not the model's: {given}, {trained}"[:400])
+        if not same:
+            raise DataError(f"{dataset.location}: its {name} is {given}; the model's is {trained}")
+    if settings.orders.pairs() != known.orders:
+        x, y = (max(order[axis] for order in known.orders) for axis in (0, 1))
+        rule = f"up to ({settings.orders.max_x}, {settings.orders.max_y}); the model's up to ({x}, {y})"
+        raise DataError(f"{dataset.location}: its mixing orders go {rule}; `import --orders {x},{y}` makes them agree")
 
 
 def train_single(
@@ -100,6 +103,7 @@ def train_single(
         training.scans,
         training.diffuse,
         base=None if base is None else base.scan_models,
+        told_noise=training.told_noise,
     )
     trainer = Trainer(settings.training, images, device, start=None if base is None else base.denoiser)
     state, identity = out / STATE_FILE, {"settings": settings.content_hash(), "dataset": dataset.content_hash()}

@@ -12,6 +12,7 @@ import pytest
 
 import sm_search
 from sm_search.config.dataset_settings import DatasetSettings
+from sm_search.config.errors import DataError
 from sm_search.config.receive_settings import ReceiveSettings
 from sm_search.config.simulation_settings import MixingOrders
 from sm_search.data.mdf import write_mdf
@@ -21,7 +22,7 @@ from sm_search.evaluation.measured import simulate_measurement
 from sm_search.evaluation.reconstruction import reconstruct
 from sm_search.physics.receive import receive
 from sm_search.physics.system_matrix import simulate
-from tests.conftest import Finished
+from tests.conftest import Finished, run_here
 
 TIME = "2025-01-31T12:00:00.000"
 
@@ -72,6 +73,20 @@ def test_frames_become_images_in_an_mdf_file_that_keeps_the_measurement_s_origin
     assert figure.read_bytes().startswith(b"\x89PNG")
     again = call("--output", out)
     assert (again.status, "use --force" in again.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_images_are_written_as_nifti_in_mm(call: Callable[..., Finished], tmp_path: Path, suffix: str) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    out, mdf = tmp_path / f"image{suffix}", tmp_path / "image.mdf"
+    for path in (out, mdf):
+        assert call("--each-frame", "--iterations", 2, "--output", path).status == 0
+    image = nibabel.load(out)
+    assert image.shape == (12, 12, 1, 3)
+    assert image.header.get_xyzt_units()[0] == "mm"
+    np.testing.assert_allclose(image.affine @ [0, 11, 0, 1], [-20 + 20 / 12, 20 - 20 / 12, 0, 1])
+    stored_QYX = read_field(mdf, "/reconstruction/data").reshape(3, 12, 12)
+    np.testing.assert_array_equal(image.get_fdata()[:, :, 0].transpose(2, 1, 0), stored_QYX)
 
 
 def test_the_mean_frame_is_the_default_and_the_functions_give_the_same(
@@ -137,3 +152,33 @@ def test_options_of_a_measurement_are_refused_for_a_phantom(
         done = run("reconstruct", "--sm", files[0], "--phantom", "dots", *option)
         assert done.status == 2
         assert f"{option[0]}: is for a measurement file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"/acquisition/receiver/inductionFactor": np.array([2.0, 1.0])},
+            r"inductionFactor: [1.0, 1.0] and [2.0, 1.0]",
+        ),
+        (
+            {"/measurement/isTransferFunctionCorrected": np.int8(1)},
+            "transfer function, divided out or not: True, False",
+        ),
+    ],
+)
+def test_a_measurement_of_another_receiver_is_refused(
+    files: tuple[Path, Path], tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
+    other = tmp_path / "other.mdf"
+    other.write_bytes(files[1].read_bytes())
+    with h5py.File(other, "r+") as h5:
+        for name, value in fields.items():
+            if name in h5:
+                del h5[name]
+            h5[name] = value
+    done = run_here("reconstruct", "--sm", files[0], "--measurement", other)
+    assert done.status == 2
+    assert message in done.stderr
+    with pytest.raises(DataError):
+        sm_search.reconstruct_images(files[0], other)

@@ -14,9 +14,11 @@ from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import FieldSettings, Grid, MixingOrders
 from sm_search.data.mdf import read_mdf, write_mdf
 from sm_search.data.mdf_provenance import read_provenance
+from sm_search.data.mdf_served import unserved
 from sm_search.data.mdf_validation import validate_mdf
 from sm_search.data.transfer_file import read_transfer_table
 from sm_search.physics.system_matrix import SystemMatrix, with_orders
+from tests.conftest import Finished
 
 ND, SIZE = 9, (4, 3)
 ORDERS = MixingOrders(max_x=3, max_y=2).pairs()
@@ -256,6 +258,36 @@ def test_a_lone_y_channel_is_not_taken_for_x(file: Path) -> None:
     write_mdf(file, alone, uuid="ee94cb6d-febf-47d9-bec9-e3afa59bfaf8", time="2025-01-31T12:00:00.000")
     with pytest.raises(DataError, match=r"receive channel 1 has .* energy at the y-drive's harmonics .* x-channel"):
         read_mdf(file)
+
+
+def test_a_third_channel_is_read_beside_x_and_y_and_a_lone_z_is_not_taken_for_y(file: Path) -> None:
+    three = np.concatenate((truth().values_CKN, 7 * truth().values_CKN[:1]))
+    sm = dataclasses.replace(truth(), values_CKN=three)
+    write_mdf(file, sm, uuid="ee94cb6d-febf-47d9-bec9-e3afa59bfaf8", time="2025-01-31T12:00:00.000")
+    np.testing.assert_array_equal(read_mdf(file).values_CKN, three)
+    with h5py.File(file, "r+") as h5:
+        put(h5, acquisition__receiver___channels=np.array(["z", "y", "x"], dtype=object))
+    np.testing.assert_array_equal(read_mdf(file).values_CKN, three[::-1])
+    with h5py.File(file, "r+") as h5:
+        put(h5, data=h5["/measurement/data"][()][:, :2])
+        put(h5, acquisition__receiver___channels=np.array(["x", "z"], dtype=object))
+    np.testing.assert_array_equal(read_mdf(file).values_CKN, three[:1])
+
+
+def test_what_is_valid_and_not_served_is_told_by_field(file: Path, run: Callable[..., Finished]) -> None:
+    assert unserved(file) == []
+    with h5py.File(file, "r+") as h5:
+        put(h5, acquisition__offsetField=np.array([[[1e-3, 0.0, 0.0]]]))
+        put(h5, acquisition__drivefield__phase=np.zeros((1, 2, 1)), calibration__order="zyx")
+    told = run("validate", file)
+    assert told.status == 0
+    lines = told.stdout.splitlines()
+    assert [line.split(": ")[:2] for line in lines[:-1]] == [
+        ["not served", "/calibration/order"],
+        ["not served", "/acquisition/drivefield/phase"],
+        ["not served", "/acquisition/offsetField"],
+    ]
+    assert lines[-1].endswith("calibration file, 0 errors, 0 warnings, 3 fields not served")
 
 
 def test_an_infinite_snr_is_read_and_warned_of(file: Path) -> None:

@@ -19,14 +19,8 @@ from sm_search.data.mdf_validation import validate_mdf
 from sm_search.data.measured_import import import_measured, plan_import
 from sm_search.evaluation.baselines import KernelRidgeOverScans
 from sm_search.physics.system_matrix import SystemMatrix, simulate
+from tests.lab_files import LAB, as_measured
 
-LAB = {
-    "/tracer/name": ["perimag"],
-    "/tracer/concentration": np.array([0.1]),
-    "/scanner/name": "pre-clinical",
-    "/calibration/method": "robot",
-    "/experiment/isSimulation": False,
-}
 DIAMETERS_NM = (20.0, 25.0, 30.0, 35.0)
 
 
@@ -40,31 +34,6 @@ def truths(tiny_settings: DatasetSettings) -> list[dict[FieldName, SystemMatrix]
         return dataclasses.replace(sm, unit="V", tracer={}, values_CKN=1e-9j * sm.values_CKN)
 
     return [{which: matrix(diameter, which) for which in FIELDS} for diameter in DIAMETERS_NM]
-
-
-def as_measured(path: Path, sm: SystemMatrix) -> None:
-    """Background in two blocks, shuffled positions, frequencies ascending, numbers to be converted, float32 fields."""
-    order = np.argsort(sm.frequency_index())
-    shuffled = np.random.default_rng(3).permutation(sm.grid.voxels)
-    orders = tuple(sm.mixing_orders[k] for k in order)
-    sm = dataclasses.replace(sm, values_CKN=sm.values_CKN[:, order][..., shuffled], mixing_orders=orders)
-    feed_through = 1e-3 * np.exp(1j * np.arange(2 * len(orders))).reshape(2, -1, 1)
-    noise = np.random.default_rng(4).normal(size=(2, len(orders), 6)) * 1e-18
-    background = feed_through + noise - noise.mean(axis=-1, keepdims=True)
-    stored = dataclasses.replace(sm, values_CKN=sm.values_CKN + feed_through, background_CKE=background)
-    uuid, time = "ee94cb6d-febf-47d9-bec9-e3afa59bfaf8", "2025-01-31T12:00:00.000"
-    write_mdf(path, stored, uuid=uuid, time=time, averages=1000, provenance=LAB)
-    step = 0.04 / 12
-    x, y = step * (shuffled % 12 - 5.5), step * (shuffled // 12 - 5.5)
-    with h5py.File(path, "r+") as h5:
-        data = h5["/measurement/data"][()] / 500
-        for name in ("/measurement/data", "/calibration/fieldOfView", "/calibration/_mixingOrders", "/time"):
-            del h5[name]
-        h5["/measurement/data"] = data
-        h5["/calibration/fieldOfView"] = np.array([0.04, 0.04, 0.003], np.float32)
-        h5["/calibration/positions"] = np.stack([x, y, 0 * x], axis=1)
-        h5["/acquisition/receiver/dataConversionFactor"] = np.array([[500.0, 0.0]] * 2)
-        h5["/time"] = "2025-01-31T12:00:00"
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +120,16 @@ def test_the_verb_tells_every_refusal_and_writes_only_what_is_asked(
     broken.write_bytes(other.read_bytes())
     with h5py.File(broken, "r+") as h5:
         h5["/acquisition/offsetField"] = np.full((1, 1, 3), 1e-3)
-    sources += [sources[0], other, sources[2], broken]
+    coil = tmp_path / "coil.mdf"
+    coil.write_bytes(sources[1].read_bytes())
+    with h5py.File(coil, "r+") as h5:
+        h5["/acquisition/receiver/inductionFactor"] = np.array([1.0, 3.0])
+    sources += [sources[0], other, sources[2], broken, sources[0], coil]
     out = tmp_path / "data"
     told = run("import", *sources, "--out", out, "--json")
     assert told.status == 2
     assert "low and high differ: f_x, N_d 25000 Hz, 9 and 20000 Hz, 9" in told.stderr
+    assert "induction factor: [1.0, 1.0] and [1.0, 3.0]" in told.stderr
     assert "/acquisition/offsetField: [0.001, 0.001, 0.001] T: must be 0" in told.stderr
     assert not out.exists()
     planned = run("import", *sources, "--out", out, "--skip-refused", "--dry-run")
@@ -165,7 +139,7 @@ def test_the_verb_tells_every_refusal_and_writes_only_what_is_asked(
     done = run("import", *sources, "--out", out, "--skip-refused", "--json")
     assert done.status == 0
     assert done.object["pairs"] == ["perimag-1", "perimag-2", "perimag-3"]
-    assert len(done.object["refused"]) == 2
+    assert len(done.object["refused"]) == 3
     assert read_mdf(out / "perimag-1" / "low.mdf").unit == "V"
     few = run("import", *sources[:4], "--out", tmp_path / "few")
     assert few.status == 2
