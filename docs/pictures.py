@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 START_S = 120
@@ -25,7 +26,7 @@ HIDDEN = ("Dataset", "Source", "Models")
 
 def main(home: Path, out: Path, study: str = "demo") -> None:
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(home / "comparison.png", out / "figure-1.png")
+    Image.open(home / "comparison.png").convert("RGB").quantize(256).save(out / "figure-1.png", optimize=True)
     with mlflow_ui(home) as address, sync_playwright() as browsers:
         browser = browsers.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
