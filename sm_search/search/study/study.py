@@ -153,11 +153,14 @@ def _tags(space: Space, dataset: Dataset) -> dict[str, str]:
 
 
 def _params(space: Space) -> dict[str, object]:
+    budget = space.budget.model_dump(exclude={"cost_per_hour"})
+    if space.budget.cost_per_hour:
+        budget["cost_per_hour"] = json.dumps(space.budget.cost_per_hour)  # MLflow takes no label of a node as a name
     params: dict[str, object] = {
         "mode": space.mode,
         "seed": space.seed,
         "metric": space.metric,
-        "budget": space.budget.model_dump(),
+        "budget": budget,
         "fixed": fixed_values(space.training),
     }
     return {**params, "objectives": space.objectives()} if space.further_objectives else params

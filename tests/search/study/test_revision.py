@@ -140,7 +140,7 @@ training:
   {more}
 schedule: {{eta_max: {{float: [0.0, 0.3]}}}}
 initial_points: [{{learning_rate: {low}}}, {{learning_rate: 2.0e-3}}]
-budget: {{trials: {trials}, first_rung: 20, reduction: 2, schedules: 2, images: 4{budget}}}
+budget: {{trials: {trials}, first_rung: 20, reduction: 2, schedules: 2, images: 4, cost_per_hour: {{"*": 2.0}}}}
 resources: {{concurrent: 1, gpus: auto}}
 """
 
@@ -158,8 +158,8 @@ def test_a_finished_study_goes_on_when_it_is_widened_and_its_trials_are_kept(
 ) -> None:
     file, home = tmp_path / "space.yaml", tmp_path / "home"
 
-    def sweep(*options: str, low: str = "1.0e-3", trials: int = 2, more: str = "", budget: str = "") -> Any:
-        file.write_text(TEXT.format(low=low, trials=trials, more=more, budget=budget))
+    def sweep(*options: str, low: str = "1.0e-3", trials: int = 2, more: str = "") -> Any:
+        file.write_text(TEXT.format(low=low, trials=trials, more=more))
         return run("sweep", "--space", file, "--data", tiny_dataset.folder, "--home", home, "--json", *options)
 
     first = sweep()
@@ -185,9 +185,11 @@ def test_a_finished_study_goes_on_when_it_is_widened_and_its_trials_are_kept(
     assert {run.trial_id for run in runs} == told.keys()
     assert "learning_rate: {float: [0.001, 0.003]} → {float: [0.0015, 0.003]}" in parent.tags["revision.1"]
     assert [run.tags.get("infeasible") for run in runs].count("outside of the revised space") == 1
-    page = home / "grown.html"
+    assert parent.metrics["spent_cost"] == pytest.approx(2 * parent.metrics["spent_trial_hours"])
     assert run("report", "--study", "grown", "--home", home).status == 0
-    assert "<h2>Revisions</h2>" in page.read_text()
+    page = (home / "grown.html").read_text()
+    assert "<h2>Revisions</h2>" in page
+    assert "trial-hours at a cost of" in page
 
     again = sweep("--resume", low="1.5e-3", trials=4, more="p_uncond: {float: [0.0, 0.3]}")
     assert again.status == 0, again.stderr
