@@ -22,6 +22,7 @@ from sm_search.data.dataset import Dataset
 from sm_search.search.study.folder import study_folder
 from sm_search.tracking.records import metric_history, study_runs
 from sm_search.tracking.store import Store, open_store
+from tests.conftest import run_here
 from tests.tracking.servers import MLFLOW_SETTINGS, free_port, mlflow_command
 
 TIMEOUT_S = 600
@@ -113,6 +114,16 @@ def workers(driver: int, name: bytes = b"ray::ImplicitFunc") -> list[int]:
     return found
 
 
+def swept(home: Path, folder: Path, data: Path, *more: Any, space: str = SPACE) -> tuple[str, dict[str, Any]]:
+    """`sm-search sweep` in this process, which ends well: what it said, and the object on stdout. Where it is not the
+    process that is tried, its imports need not be waited for, half of what a small study takes."""
+    folder.mkdir(exist_ok=True)
+    (folder / "space.yaml").write_text(space)
+    done = run_here("sweep", "--json", "--space", folder / "space.yaml", "--data", data, "--home", home, *more)
+    assert done.status == 0, done.stderr
+    return done.stderr, done.object
+
+
 def check_whole(store: Store, told: dict[str, Any], trials: int = TRIALS) -> None:
     """Each trial once, none RUNNING, metrics once at each rung."""
     parent, runs = study_runs(store, "faulty")
@@ -138,8 +149,7 @@ def values(told: dict[str, Any]) -> list[tuple[float, str, float]]:
 @pytest.fixture(scope="module")
 def undisturbed(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    status, told = (sweep := Sweep(folder / "home", folder, tiny_dataset.folder)).end()
-    assert status == 0, sweep.said
+    _, told = swept(folder / "home", folder, tiny_dataset.folder)
     check_whole(open_store(folder / "home"), told)
     return told
 
@@ -201,10 +211,8 @@ def test_an_interrupted_sweep_leaves_no_run_running_and_resumes(
     assert (parent.status, first.status) == ("KILLED", "FINISHED")
     assert (second.status, second.state) == ("KILLED", "interrupted")
 
-    resumed = Sweep(home, tmp_path / "user", tiny_dataset.folder, "--resume")
-    status, told = resumed.end()
-    assert status == 0, resumed.said
-    assert f" {first.trial_id} " not in resumed.said  # it is not trained again
+    said, told = swept(home, tmp_path / "user", tiny_dataset.folder, "--resume")
+    assert f" {first.trial_id} " not in said  # it is not trained again
     check_whole(store, told)
     assert values(told) == values(undisturbed)
 
@@ -243,9 +251,7 @@ def test_ctrl_c_while_the_report_is_made_leaves_the_search_as_it_is(
     parent, before = study_runs(store, "faulty")
     assert "report.html" not in {item.path for item in store.client.list_artifacts(parent.run_id)}
 
-    resumed = Sweep(home, tmp_path / "user", tiny_dataset.folder, "--resume", space=space)
-    status, told = resumed.end()
-    assert status == 0, resumed.said
+    _, told = swept(home, tmp_path / "user", tiny_dataset.folder, "--resume", space=space)
     check_whole(store, told)
     assert values(told) == values(undisturbed)
     parent, after = study_runs(store, "faulty")
