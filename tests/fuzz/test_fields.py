@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 INPUTS = int(os.environ.get("SM_SEARCH_FUZZ_INPUTS", "2000"))
-"""A million takes the better part of an hour; docs/measured.md tells the last such run."""
+"""docs/measured.md tells the last long run."""
 SEED = int(os.environ.get("SM_SEARCH_FUZZ_SEED", "1"))
 
 
