@@ -24,14 +24,15 @@ study: small
 training:
   steps: 4
   batch_size: 8
+  diffuse: {choice: [component, voxel]}
   mean: {choice: [kernel-ridge, none]}
   backbone: {backbone: linear-basis, coefficients: 64, width: 32, blocks: 1}
   learning_rate: {choice: [1.0e-3, 2.0e-3]}
   p_uncond: {choice: [0.0, 0.1]}
 schedule: {steps: {choice: [0, 1]}}
 initial_points:
-  - {mean: kernel-ridge, learning_rate: 1.0e-3, p_uncond: 0.1}
-  - {mean: kernel-ridge, learning_rate: 2.0e-3, p_uncond: 0.1}
+  - {diffuse: component, mean: kernel-ridge, learning_rate: 1.0e-3, p_uncond: 0.1}
+  - {diffuse: component, mean: kernel-ridge, learning_rate: 2.0e-3, p_uncond: 0.1}
 budget: {trials: 2, first_rung: 2, reduction: 2, schedules: 2, images: 8}
 """
 
