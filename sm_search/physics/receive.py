@@ -113,7 +113,11 @@ def as_read(sm: SystemMatrix) -> SystemMatrix:
     a_CK1 = sm.transfer_function_CK[..., None]
     background_CKE = None if sm.background_CKE is None else sm.background_CKE / a_CK1
     return dataclasses.replace(
-        sm, values_CKN=sm.values_CKN / a_CK1, background_CKE=background_CKE, transfer_function_CK=None
+        sm,
+        values_CKN=sm.values_CKN / a_CK1,
+        background_CKE=background_CKE,
+        transfer_function_CK=None,
+        corrections=sm.corrections | {"isTransferFunctionCorrected"},
     )
 
 
