@@ -50,8 +50,6 @@ BEST_FIRST = {
         "tags.`state`",
         "tags.`backbone`",
         "tags.`schedule`",
-        "attributes.`Models`",
-        "attributes.`Dataset`",
     ],
 }
 """MLflow's table of runs with the metrics, as its *Share* stores a view; opened by `?viewStateShareKey=best`."""

@@ -68,6 +68,7 @@ def test_a_killed_worker_is_replaced_and_the_files_are_the_same(tiny_dataset: Da
 DRIVER = """
 import sys
 from sm_search.data.dataset import Dataset
+from sm_search.compute.session import ray_session
 from sm_search.compute.parallel_simulation import simulate_dataset
 
 with ray_session(cpus=2):

@@ -35,7 +35,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Store:
         trial = f"trial-{index}"
         log.start_trial(trial, {"learning_rate": 0.001 * (1 + index), "width": 384}, {"backbone": "unet"})
         for step in (500, 1000)[: 1 if state == "pruned" else 2]:
-            log.log_metrics(trial, step, {"val_psnr_db": 30.5 + index + step / 1000, "loss": 1 / step})
+            log.log_metrics(trial, step, {"val_psnr_db": 30.5 + index + step / 1000, "val_ssim": 0.9, "loss": 1 / step})
         log.finish_trial(trial, state)  # type: ignore[arg-type]
     log.log_file(None, folder / "comparison.png")
     log.finish()
