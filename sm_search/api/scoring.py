@@ -108,13 +108,13 @@ def evaluate(
         estimates = {
             name: made.matrix if method is model else method.predict(pair.low) for name, method in methods.items()
         }
-        found.rows.extend(compare_estimates(estimates, pair, dataset.settings, noise_free=noise_free))
+        rated = without_noise(pair, dataset.settings) if noise_free else pair
+        found.rows.extend(compare_estimates(estimates, pair, rated, channels))
         if phantom:
             found.images.extend(images_of(estimates, pair, dataset.settings, phantom))
         if made.expected_error_CK is not None:
             found.calibration.append(calibration(made.matrix, made.expected_error_CK, pair, channels))
         if factors:
-            rated = without_noise(pair, dataset.settings) if noise_free else pair
             scores = DistributionScores.of(*pair_draws(model, rated, channels, draws), factors)
             found.distribution.append(ScanDistribution(pair.scan.id, scores))
     return found

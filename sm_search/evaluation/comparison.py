@@ -47,18 +47,22 @@ def compare(
     rows = []
     for pair in dataset.pairs(split):
         estimates = {name: method.predict(pair.low) for name, method in methods.items()}
-        rows += compare_estimates(estimates, pair, dataset.settings, noise_free=noise_free)
+        rated = without_noise(pair, dataset.settings) if noise_free else pair
+        rows += compare_estimates(estimates, pair, rated, dataset.settings.channels)
     return rows
 
 
 def compare_estimates(
-    estimates: Mapping[str, SystemMatrix], pair: Pair, settings: DatasetSettings, *, noise_free: bool = False
+    estimates: Mapping[str, SystemMatrix], pair: Pair, rated: Pair, channels: Sequence[int]
 ) -> list[Row]:
-    """The same for one scan, from what each method made of `pair.low`."""
-    if noise_free:
+    """The same for one scan, from what each method made of `pair.low`.
+
+    Args:
+        rated: whose high-gradient matrix is the truth: `pair`, or the pair `without_noise`.
+    """
+    if rated is not pair:
         estimates = {MEASURED: pair.high, **estimates}
-        pair = without_noise(pair, settings)
-    return [Row(name, pair.scan.id, pair_quality(each, pair, settings.channels)) for name, each in estimates.items()]
+    return [Row(name, pair.scan.id, pair_quality(each, rated, channels)) for name, each in estimates.items()]
 
 
 def without_noise(pair: Pair, settings: DatasetSettings) -> Pair:
