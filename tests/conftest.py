@@ -128,6 +128,15 @@ def two_cpus() -> None:
         _open_ray.enter_context(ray_session(cpus=2))
 
 
+@pytest.fixture(scope="module")
+def one_cpu() -> Iterator[None]:
+    """A Ray session with one CPU, for the rest of a file."""
+    from sm_search.compute.session import ray_session
+
+    with ray_session(cpus=1):
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _ray_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A token outside HOME. One for the whole run: Ray reads it once in a process, and keeps it for later sessions."""

@@ -1,14 +1,12 @@
 """A damaged file stops a study in one line, and once it is repaired the study goes on with every trial."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sm_search.compute.session import ray_session
 from sm_search.config.errors import InputError
 from sm_search.data.dataset import Dataset, file_name
 from sm_search.search.space.space import Space
@@ -33,14 +31,8 @@ SPACE = Space.model_validate(
 )
 
 
-@pytest.fixture
-def _session() -> Iterator[None]:
-    with ray_session(cpus=1):
-        yield
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_session")
+@pytest.mark.usefixtures("one_cpu")
 def test_a_damaged_file_stops_the_study_and_its_repair_lets_it_go_on(tiny_dataset: Dataset, tmp_path: Path) -> None:
     data, home = shutil.copytree(tiny_dataset.folder, tmp_path / "data"), tmp_path / "home"
     file = data / file_name(tiny_dataset.settings.scans("train")[0], "high")

@@ -1,12 +1,10 @@
 """A study goes on with another budget or other ranges, on what it knows already; with another question it does not."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sm_search.compute.session import ray_session
 from sm_search.config.errors import SettingsError
 from sm_search.data.dataset import Dataset
 from sm_search.search.space.location import located
@@ -145,14 +143,8 @@ resources: {{concurrent: 1, gpus: auto}}
 """
 
 
-@pytest.fixture
-def _session() -> Iterator[None]:
-    with ray_session(cpus=1):
-        yield
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_session")
+@pytest.mark.usefixtures("one_cpu")
 def test_a_finished_study_goes_on_when_it_is_widened_and_its_trials_are_kept(
     run: Any, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from sm_search.compute.parallel_simulation import turn
-from sm_search.compute.session import ray_session
 from sm_search.config.dataset_settings import DatasetSettings, SobolDesign
 from sm_search.config.errors import InputError, TrackingError
 from sm_search.config.simulation_settings import Scan
@@ -29,7 +28,7 @@ from sm_search.tracking.registry import download_model
 from sm_search.tracking.store import Store, open_store
 from tests.cli.conftest import Command
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_cpu")]
 SCANS = 10
 NEEDED = 2 * (1 + 2)
 """Files of the validation scan and of two training scans."""
@@ -56,12 +55,6 @@ SPACE = Space.model_validate(
 def settings(tiny_settings: DatasetSettings) -> DatasetSettings:
     design = SobolDesign(design="sobol", count=SCANS, core_diameter_nm=(20, 40), fx_khz=(10, 30), nd=(8, 20))
     return tiny_settings.model_copy(update={"splits": {**tiny_settings.splits, "train": (design,)}})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _session() -> Iterator[None]:
-    with ray_session(cpus=1):
-        yield
 
 
 def write_files(
