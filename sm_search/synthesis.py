@@ -23,7 +23,7 @@ from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.diffusion.condition import make_condition
 from sm_search.diffusion.samplers import Drawn, ImageNoise, sample_mean
-from sm_search.diffusion.spectra import component_images, spectrum_condition
+from sm_search.diffusion.spectra import Spectra
 from sm_search.physics.system_matrix import SystemMatrix, from_channel_images, swapped_orders, with_orders
 from sm_search.regression.scan_features import scan_features, trajectories
 from sm_search.trust import Trust, in_noise
@@ -101,12 +101,11 @@ class _Made:
     spread_K: Tensor
     features: Tensor
     low_scales_K: Tensor
-    by_voxel: bool
+    spectra: Spectra | None
 
     def images(self, drawn: Tensor) -> Tensor:
         """Component images (K, 2, Y, X), float64, also of spectra."""
-        height, width = self.mean.shape[2:]
-        return (component_images(drawn.cpu(), (height, width)) if self.by_voxel else drawn.cpu()).double()
+        return (self.spectra.images(drawn.cpu()) if self.spectra else drawn.cpu()).double()
 
     def pattern(self, drawn: Tensor) -> Tensor:
         """A draw or a mean of draws as patterns, (K, 2, Y, X)."""
@@ -252,18 +251,18 @@ class Synthesiser:
         if training.told_noise:
             features, low_scales_K = models.without_noise(features, low_scales_K, noise_K)
         condition = make_condition(scaled.patterns, low.mixing_orders, scaled.scales, features, noise_K)
-        by_voxel = training.diffuse == "voxel"
-        if by_voxel:
-            condition = spectrum_condition(condition, channel)
+        shape = low.grid.size[1], low.grid.size[0]
+        spectra = Spectra.for_images(training.diffuse, torch.tensor(low.mixing_orders), shape)
+        if spectra:
+            condition = spectra.condition(condition, channel)
             names = [f"{channel}/voxel {voxel}" for voxel in range(low.grid.voxels)]
         else:
             names = [f"{channel}/{m_x},{m_y}" for m_x, m_y in low.mixing_orders]
         noise = ImageNoise(self.seed, names, (condition.image.shape[2], condition.image.shape[3]))
         denoiser, conditions = self.checkpoint.denoiser, condition.to(self.device)
         drawn = sample_mean(denoiser, training.diffusion, schedule, conditions, noise, kept)
-        shape = low.grid.size[1], low.grid.size[0]
         mean, spread_K = models.origin(features, (len(low.mixing_orders), *shape))
-        return _Made(drawn, mean.double(), spread_K.double(), features, low_scales_K, by_voxel)
+        return _Made(drawn, mean.double(), spread_K.double(), features, low_scales_K, spectra)
 
     def check(self, low: SystemMatrix) -> None:
         """Raise a DataError if `low` is outside what the model was trained for."""

@@ -24,7 +24,7 @@ from sm_search.diffusion.checkpoint import Checkpoint, CheckpointInfo
 from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser, build_denoiser
 from sm_search.diffusion.noise_schedule import alpha_bars
-from sm_search.diffusion.spectra import spectra, spectrum_condition
+from sm_search.diffusion.spectra import Spectra
 from sm_search.diffusion.training_loss import Draws, TrainingLoss
 from sm_search.regression.scan_models import ScanData, ScanModels
 
@@ -68,7 +68,7 @@ def training_images(
     told_noise: bool = False,
 ) -> tuple[TrainingImages, ScanModels]:
     """All components of a split, or of `count` scans of it, as training images, and the models of whole scans fitted to
-    the same components, and to those that the models `base` were fitted to. With `diffuse` voxel the images are the
+    the same components, and to those that the models `base` were fitted to. By `diffuse` the images may be the
     voxels' spectra, (B, 2, 1, K).
 
     Args:
@@ -79,6 +79,8 @@ def training_images(
     """
     dataset.settings.require_channels(channels)
     scans, conditions = [], []
+    grid, orders = dataset.settings.grid, torch.tensor(dataset.settings.orders.pairs())
+    spectra = Spectra.for_images(diffuse, orders, grid.size[::-1])
     for pair in dataset.pairs(split, count):
         for channel in channels:
             low = ScaledImages.of(pair.low.channel_images(channel))
@@ -88,11 +90,11 @@ def training_images(
             if base is not None and told_noise:
                 scan = scan.without_noise(base, noise_K)
             condition = make_condition(low.patterns, pair.low.mixing_orders, low.scales, scan.features, noise_K)
-            conditions.append(spectrum_condition(condition, channel) if diffuse == "voxel" else condition)
+            conditions.append(spectra.condition(condition, channel) if spectra else condition)
             scans.append(scan)
     models, targets = ScanModels.fitted(scans, mean) if base is None else base.extended(scans)
-    if diffuse == "voxel":
-        targets = torch.cat([spectra(images) for images in targets.unflatten(0, (len(scans), -1))])
+    if spectra:
+        targets = torch.cat([spectra.of(images) for images in targets.unflatten(0, (len(scans), -1))])
     return TrainingImages(targets, concatenate(conditions)), models
 
 

@@ -12,7 +12,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Prediction = Literal["epsilon", "v", "x0"]
 Mean = Literal["none", "kernel-ridge"]
-Diffuse = Literal["component", "voxel"]
+Diffuse = Literal["component", "voxel", "folded-voxel"]
 OrderEmbedding = Literal["none", "fourier"]
 NoiseDb = Annotated[float, Field(ge=0, le=200)]
 Context = Annotated[int, Field(ge=0, le=64)]
@@ -98,7 +98,8 @@ class TrainingSettings(Settings):
 
     Attributes:
         diffuse: `component` draws each component's image by itself (paper), `voxel` the spectrum of each voxel: what
-            imperfect scanners ask for, whose fields act on each voxel by itself (`spectra`).
+            imperfect scanners ask for, whose fields act on each voxel by itself (`spectra`). `folded-voxel` does that
+            with all voxels mirrored into one quadrant of the field of view: a quarter is left to learn.
         mean: what the diffusion starts from: `none` diffuses the pattern itself (paper), `kernel-ridge` its residual
             about a regression over the training scans, in units of the regression's expected error.
         p_uncond: probability of replacing the condition by the null condition (Algorithm 1).
@@ -152,13 +153,18 @@ class TrainingSettings(Settings):
 
     @model_validator(mode="after")
     def _suits_voxels(self) -> "TrainingSettings":
-        if self.diffuse == "voxel" and self.backbone.backbone != "linear-basis":
-            raise ValueError(f"diffuse: voxel needs backbone linear-basis, not {self.backbone.backbone}")
-        if self.diffuse == "voxel" and self.augmentation != "none":
+        if self.by_voxel and self.backbone.backbone != "linear-basis":
+            raise ValueError(f"diffuse: {self.diffuse} needs backbone linear-basis, not {self.backbone.backbone}")
+        if self.by_voxel and self.augmentation != "none":
             raise ValueError(
-                f"diffuse: voxel knows no mirror images: augmentation is {self.augmentation}, must be none"
+                f"diffuse: {self.diffuse} knows no mirror images: augmentation is {self.augmentation}, must be none"
             )
         return self
+
+    @property
+    def by_voxel(self) -> bool:
+        """Whether the spectra of voxels are diffused."""
+        return self.diffuse != "component"
 
     @property
     def told_noise(self) -> bool:

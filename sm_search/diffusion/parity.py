@@ -18,8 +18,12 @@ def mirrored(images: Tensor, orders: Tensor, along_x: Tensor, along_y: Tensor) -
         orders: (m_x, m_y), of the x-channel or of a y-channel seen along its own axis, (B, 2).
         along_x, along_y: which images to mirror, bool, (B,).
     """
-    m_x, m_y = orders.unbind(1)
-    odd_x, odd_y = m_x % 2, m_y % 2
-    sign_x, sign_y = 2 * odd_x - 1, 1 - 2 * odd_y
+    sign_x, sign_y = parity_signs(orders)
     images = (sign_x[:, None, None, None] * images.flip(3)).where(along_x[:, None, None, None], images)
     return (sign_y[:, None, None, None] * images.flip(2)).where(along_y[:, None, None, None], images)
+
+
+def parity_signs(orders: Tensor) -> tuple[Tensor, Tensor]:
+    """The signs under x → −x and under y → −y of components of these mixing orders (B, 2), each (B,)."""
+    m_x, m_y = orders.unbind(1)
+    return 2 * (m_x % 2) - 1, 1 - 2 * (m_y % 2)

@@ -136,7 +136,7 @@ class TrainingLoss:
         if draws.level is None or draws.measurement is None:
             return condition
         # The spectra of voxels are in units of the strongest component already, each component's image in its own.
-        unit = 1.0 if self.settings.diffuse == "voxel" else 10**condition.log_scale
+        unit = 1.0 if self.settings.by_voxel else 10**condition.log_scale
         added = draws.level / unit
         return condition.with_noise(draws.measurement, added)
 

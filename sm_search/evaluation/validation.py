@@ -18,7 +18,7 @@ from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser
 from sm_search.diffusion.samplers import ImageNoise, divergence, sample_mean_each
-from sm_search.diffusion.spectra import component_images, spectrum_condition
+from sm_search.diffusion.spectra import Spectra
 from sm_search.evaluation.scores import SCORES, Made, sign
 from sm_search.regression.scan_features import scan_features
 from sm_search.regression.scan_models import ScanModels
@@ -49,6 +49,7 @@ class Validation:
         mean, spread: what turns a sample x into a pattern, mean + spread·x; (B, 2, Y, X) and (B,).
         gains: predicted over true maximum modulus of each image, (B,); 1 where the truth is zero.
         names: of each image's noise.
+        spectra: what is diffused in the place of images.
     """
 
     targets: NDArray[np.float32]
@@ -57,12 +58,15 @@ class Validation:
     spread: Tensor
     gains: NDArray[np.float64]
     names: tuple[str, ...]
+    spectra: Spectra | None = None
 
     @staticmethod
     def of(
         dataset: Dataset, models: ScanModels, split: str = "validation", diffuse: Diffuse = "component"
     ) -> "Validation":
-        kind = VoxelValidation if diffuse == "voxel" else Validation
+        orders, shape = dataset.settings.orders.pairs(), dataset.settings.grid.size[::-1]
+        spectra = Spectra.for_images(diffuse, torch.tensor(orders), shape)
+        kind = VoxelValidation if spectra else Validation
         targets, conditions, origins, gains, names = [], [], [], [], []
         for pair in dataset.pairs(split):
             low, high = (ScaledImages.of(each.channel_images(0)) for each in (pair.low, pair.high))
@@ -74,15 +78,15 @@ class Validation:
             origins.append(models.origin(features, (components, height, width)))
             predicted_K = models.gain(features, torch.from_numpy(low.scales)).numpy()
             gains.append(np.divide(predicted_K, high.scales, out=np.ones(components), where=high.scales > 0))
-            if diffuse == "voxel":
-                conditions.append(spectrum_condition(condition, channel=0))
+            if spectra:
+                conditions.append(spectra.condition(condition, channel=0))
                 names.append(pair.scan.id)
             else:
                 conditions.append(condition)
                 names += [f"{pair.scan.id}/{m_x},{m_y}" for m_x, m_y in pair.low.mixing_orders]
         mean, spread = (torch.cat(parts) for parts in zip(*origins, strict=True))
         images = np.concatenate(targets).astype(np.float32)
-        return kind(images, concatenate(conditions), mean, spread, np.concatenate(gains), tuple(names))
+        return kind(images, concatenate(conditions), mean, spread, np.concatenate(gains), tuple(names), spectra)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -121,7 +125,7 @@ class Validation:
         chosen = torch.from_numpy(images)
         condition = self.condition[torch.from_numpy(rows)]
         mean, spread, gains = self.mean[chosen], self.spread[chosen], self.gains[images]
-        return type(self)(self.targets[images], condition, mean, spread, gains, names)
+        return type(self)(self.targets[images], condition, mean, spread, gains, names, self.spectra)
 
     def part(self, begin: int, end: int) -> "Validation":
         """The images from one number to another."""
@@ -177,8 +181,9 @@ class VoxelValidation(Validation):
         return len(self.condition) // len(self)
 
     def images(self, drawn: Tensor) -> NDArray[np.float64]:
+        assert self.spectra is not None
         scans = drawn.unflatten(0, (len(self), -1))
-        return super().images(torch.cat([component_images(scan, self.targets.shape[2:]) for scan in scans]))
+        return super().images(torch.cat([self.spectra.images(scan) for scan in scans]))
 
     def rated(self, values_B: NDArray[np.float64]) -> NDArray[np.float64]:
         means: NDArray[np.float64] = values_B.reshape(len(self), -1).mean(axis=1)
