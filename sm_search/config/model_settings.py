@@ -26,16 +26,21 @@ class LinearBasisSettings(Settings):
         width, blocks: hidden width and number of residual blocks.
         wiener_input: feed the network the per-coefficient Wiener estimate of x_0 instead of x_t.
         order_embedding: `fourier` tells the network the mixing orders as sines and cosines, `none` does not.
+        whitening: the condition's coefficients enter in units of their spread to this power: 1 makes all alike, also
+            the last ones, which noise drowns first; 0 leaves them as they are.
         context: principal components of the whole low-gradient matrix's features (`scan_features`) that the network is
             told beside the component that it draws; 0 is none. Many of them let it recognise the training scans, which
             costs quality on others.
     """
+
+    added = frozenset({"whitening"})
 
     backbone: Literal["linear-basis"] = "linear-basis"
     coefficients: Annotated[int, Field(ge=8, le=4096)] = 384
     width: Annotated[int, Field(ge=16, le=8192)] = 512
     blocks: Annotated[int, Field(ge=1, le=64)] = 4
     wiener_input: bool = True
+    whitening: Share = 1.0
     order_embedding: OrderEmbedding = "fourier"
     context: Context = 0
 

@@ -105,6 +105,10 @@ class ComponentFeatures(nn.Module):
         return torch.cat(parts, 1)
 
 
+WHITENED_UNIT = 100.0
+"""Not wholly whitened, that coefficient of the condition is of order 1 whose spread is the leading one's over this."""
+
+
 class LinearBasisDenoiser(Denoiser):
     """Residual MLP on basis coefficients; the noise level modulates every block (scale and shift).
 
@@ -124,7 +128,7 @@ class LinearBasisDenoiser(Denoiser):
         pixels = 2 * shape[0] * shape[1]
         count = min(settings.coefficients, pixels)
         self.shape = shape
-        self.wiener_input = settings.wiener_input
+        self.wiener_input, self.whitening = settings.wiener_input, settings.whitening
         self.target_basis = LinearBasis(pixels, count)
         self.condition_basis = LinearBasis(pixels, count)
         self.register_buffer("scale", torch.ones(()))
@@ -167,6 +171,8 @@ class LinearBasisDenoiser(Denoiser):
         seen_spread_D = self.condition_basis.spread_D
         variance = condition.noise.square()[:, None] / 2
         seen = self.condition_basis.encode(condition.image) / (seen_spread_D + variance / seen_spread_D) * keep
+        if self.whitening < 1:
+            seen = seen * (WHITENED_UNIT * seen_spread_D / seen_spread_D[0]) ** (1 - self.whitening)
         h = self.inlet(torch.cat((x_in, seen, keep, self.component(condition)), 1))
         modulation = self.noise_inlet(noise_features(alpha_bar))
         for block in self.blocks:

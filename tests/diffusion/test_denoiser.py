@@ -17,6 +17,7 @@ from sm_search.diffusion.denoiser import (
     NOISE_FEATURES,
     ComponentFeatures,
     Denoiser,
+    LinearBasisDenoiser,
     UNetDenoiser,
     build_denoiser,
     noise_features,
@@ -33,6 +34,7 @@ Make = Callable[..., Condition]
 SETTINGS = {
     "linear-basis": SMALL,
     "linear-basis, no Wiener input, context": SMALL.model_copy(update={"wiener_input": False, "context": 2}),
+    "linear-basis, half whitened": SMALL.model_copy(update={"whitening": 0.5}),
     "unet": UNetSettings(channels=(8, 16)),
     "unet, patch 2, context": UNetSettings(channels=(8, 16), patch=2, context=2),
 }
@@ -54,6 +56,23 @@ def test_every_backbone_of_the_table_can_be_set_and_is_tried_here() -> None:
     members = get_args(get_args(BackboneSettings)[0])
     assert set(BACKBONES) == {member.model_fields["backbone"].default for member in members}
     assert set(BACKBONES) == {settings.backbone for settings in SETTINGS.values()}
+
+
+@pytest.mark.parametrize("whitening", [1.0, 0.75, 0.0])
+def test_the_condition_enters_in_units_of_its_spread_to_a_power(make_condition: Make, whitening: float) -> None:
+    built = build_denoiser(SMALL.model_copy(update={"whitening": whitening}), SHAPE, "x0")
+    assert isinstance(built, LinearBasisDenoiser)
+    generator = torch.Generator().manual_seed(1)
+    targets, seen = torch.randn((2, 400, 2, *SHAPE), generator=generator) * torch.logspace(0, -3, 8)
+    condition = make_condition(400, seed=1).with_image(seen)
+    built.fit_constants(targets, condition)
+    entered: list[torch.Tensor] = []
+    built.inlet.register_forward_pre_hook(lambda _, arguments: entered.append(arguments[0]))
+    built(built.to_state(targets), torch.full((400,), 0.5), condition)
+    spread_D = built.condition_basis.spread_D
+    root_mean_square_D = entered[0][:, 24:48].square().mean(0).sqrt()
+    expected_D = (100 * spread_D / spread_D[0]) ** (1 - whitening)
+    torch.testing.assert_close(root_mean_square_D, expected_D, rtol=1e-4, atol=0)
 
 
 def states(denoiser: Denoiser, batch: int, seed: int = 2) -> torch.Tensor:
