@@ -32,6 +32,9 @@ RANGE_SLACK = 0.1
 """A model is used this share of its value below the smallest, and above the largest, f_x and N_d that it was trained
 for: so far the features of a scan go no further than to a neighbour of the presets' grids."""
 
+PLANE_SLACK = 0.1
+"""And this share of a voxel below the lowest and above the highest plane."""
+
 EXTRAPOLATED = "/calibration/_extrapolated"
 """User field of a file whose condition is unlike the training scans."""
 
@@ -157,7 +160,9 @@ class Synthesiser:
         return self.synthesise(low).matrix
 
     def synthesise(self, low: SystemMatrix) -> "Synthesis":
-        """`predict`, and how far to trust it."""
+        """`predict`, and how far to trust it; a volume plane by plane."""
+        if len(low.heights_m) > 1:
+            return _stacked(low, [self.synthesise(plane) for plane in low.planes()])
         given, low = low, self.adapted(low)
         channels = [self._channel(low, channel) for channel in self._served(low)]
         images, deviations, errors = zip(*channels, strict=True)
@@ -173,6 +178,8 @@ class Synthesiser:
             low.tracer,
             low.unit,
             corrections=low.corrections,
+            heights_m=low.heights_m,
+            origin_m=low.origin_m,
         )
         deviation_CKN = expected_CK = None
         if self.schedule.samples > 1:
@@ -205,7 +212,13 @@ class Synthesiser:
         return [channel for channel in range(len(low.values_CKN)) if channel in self.checkpoint.info.channels]
 
     def distance(self, low: SystemMatrix) -> float | None:
-        """How far the condition lies from the training scans, in units of the limit; None without a record of them."""
+        """How far the condition lies from the training scans, in units of the limit; None without a record of them.
+
+        Of a volume that of its farthest plane.
+        """
+        if len(low.heights_m) > 1:
+            found = [self.distance(plane) for plane in low.planes()]
+            return max((each for each in found if each is not None), default=None)
         trust, low = self._trust(), self.adapted(low)
         return None if trust is None else trust.distance(low, self._served(low))
 
@@ -286,15 +299,25 @@ class Synthesiser:
                 raise DataError(f"the condition's receive channel {channel} is zero everywhere: it has no amplitude")
 
     def outside(self, low: SystemMatrix) -> str | None:
-        """Why the condition is unlike the training scans: f_x, N_d or noise outside their range, or a distance above
-        the limit (`TrainingDomain`); None if it is like them, or if the model has no record of them.
+        """Why the condition is unlike the training scans: f_x, N_d, the height of its plane or noise outside their
+        range, or a distance above the limit (`TrainingDomain`); None if it is like them, or if the model has no record
+        of them. Of a volume the reason of the first plane that is unlike.
 
         `synthesise` answers there too, so that a split outside the range can be evaluated; nothing else vouches for it.
 
         Raises:
             DataError: as `predict`.
         """
+        if len(low.heights_m) > 1:
+            reasons = ((plane, self.outside(plane)) for plane in low.planes())
+            return next((f"plane z = {_mm(plane):.4g} mm: {why}" for plane, why in reasons if why), None)
         low = self.adapted(low)
+        (lowest_mm, highest_mm), slack_mm = self.checkpoint.info.heights_mm, PLANE_SLACK * min(_voxel_mm(low.grid))
+        if not lowest_mm - slack_mm <= _mm(low) <= highest_mm + slack_mm:
+            return (
+                f"the condition's plane lies {_mm(low):.4g} mm above the field-free point; the model was trained for "
+                f"{lowest_mm:g} to {highest_mm:g} mm"
+            )
         frequencies, numbers = trajectories(self.checkpoint.scan_models.gain.regression.features_SF)
         for name, value, trained, unit in (
             ("f_x", low.fx_hz / 1e3, frequencies / 1e3, " kHz"),
@@ -309,6 +332,31 @@ class Synthesiser:
                 )
         trust = self._trust()
         return None if trust is None else trust.unlike(low, self._served(low))
+
+
+def _stacked(low: SystemMatrix, made: "list[Synthesis]") -> "Synthesis":
+    """The planes of a volume as one; the expected error is the root mean square of theirs, the distance the largest."""
+    deviations = [each.deviation_CKN for each in made if each.deviation_CKN is not None]
+    expected = [each.expected_error_CK for each in made if each.expected_error_CK is not None]
+    return Synthesis(
+        dataclasses.replace(
+            made[0].matrix,
+            values_CKN=np.concatenate([each.matrix.values_CKN for each in made], axis=-1),
+            heights_m=low.heights_m,
+        ),
+        np.concatenate(deviations, axis=-1) if deviations else None,
+        np.sqrt(np.mean(np.square(expected), axis=0)) if expected else None,
+        max((each.distance for each in made if each.distance is not None), default=None),
+        made[0].in_noise_CK,
+    )
+
+
+def _mm(plane: SystemMatrix) -> float:
+    return 1e3 * plane.heights_m[0]
+
+
+def _voxel_mm(grid: Grid) -> tuple[float, float]:
+    return grid.fov_mm[0] / grid.size[0], grid.fov_mm[1] / grid.size[1]
 
 
 def _grid(grid: Grid) -> str:

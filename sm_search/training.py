@@ -247,10 +247,20 @@ class Trainer:
 
 
 def make_checkpoint(
-    trainer: Trainer, dataset: Dataset, models: ScanModels, schedule: ScheduleSettings, metrics: dict[str, float]
+    trainer: Trainer,
+    dataset: Dataset,
+    models: ScanModels,
+    schedule: ScheduleSettings,
+    metrics: dict[str, float],
+    base: CheckpointInfo | None = None,
 ) -> Checkpoint:
-    """The averaged weights with all that synthesis needs."""
+    """The averaged weights with all that synthesis needs.
+
+    Args:
+        base: of the model that was gone on from.
+    """
     settings = dataset.settings
+    heights_mm = [scan.height_mm for scan in settings.scans("train")] + list(base.heights_mm if base else ())
     info = CheckpointInfo(
         training=trainer.settings,
         schedule=schedule,
@@ -266,6 +276,7 @@ def make_checkpoint(
         gain_rank=models.gain.rank,
         mean_rank=models.mean.rank if models.mean else None,
         domain_rank=models.domain.rank if models.domain else None,
+        heights_mm=(min(heights_mm), max(heights_mm)),
         metrics=metrics,
     )
     return Checkpoint(info, trainer.ema, models)

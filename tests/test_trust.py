@@ -14,7 +14,7 @@ from sm_search.config.model_settings import ScheduleSettings
 from sm_search.config.simulation_settings import Grid, MixingOrders, Particle
 from sm_search.data.dataset import Dataset
 from sm_search.data.mdf import write_mdf
-from sm_search.data.mdf_reading import read_field
+from sm_search.data.mdf_reading import read_field, read_mdf
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.physics.system_matrix import SystemMatrix, simulate
 from sm_search.synthesis import UNKNOWN_DISTANCE, Synthesiser, synthesise_file
@@ -226,3 +226,42 @@ def test_more_noise_than_in_training_and_any_of_a_model_that_knew_none_is_refuse
 @pytest.mark.parametrize("name", UNLIKE)
 def test_noise_hides_nothing_that_is_unlike_the_training_scans(told: Synthesiser, low: SystemMatrix, name: str) -> None:
     assert told.outside(noisy(UNLIKE[name][0](low), 60.0)) is not None
+
+
+def stacked(low: SystemMatrix, *heights_mm: float) -> SystemMatrix:
+    """The same values in every plane, around a field-free point away from the origin."""
+    heights_m = tuple(1e-3 * z for z in heights_mm)
+    values_CKN = np.concatenate([low.values_CKN] * len(heights_m), axis=-1)
+    return dataclasses.replace(low, values_CKN=values_CKN, heights_m=heights_m, origin_m=(0.002, 0.0, -0.004))
+
+
+def test_a_volume_is_synthesised_plane_by_plane_into_one_file(
+    checkpoint: Checkpoint, low: SystemMatrix, tmp_path: Path
+) -> None:
+    """The offset field goes with the gradient: the field-free point stays where it was."""
+    synthesiser, sm = Synthesiser(checkpoint), stacked(low, -0.3, 0.0, 0.3)
+    write_mdf(tmp_path / "low.mdf", sm, uuid=str(UUID(int=1)), time=TIME)
+    made = synthesise_file(synthesiser, tmp_path / "low.mdf", tmp_path / "high.mdf", model="m")
+    found, alone = read_mdf(tmp_path / "high.mdf"), synthesiser.synthesise(low)
+    for plane in found.planes():
+        np.testing.assert_array_equal(plane.values_CKN, alone.matrix.values_CKN)
+    np.testing.assert_allclose((found.heights_m, found.origin_m), (sm.heights_m, sm.origin_m))
+    assert made.expected_error_CK == pytest.approx(alone.expected_error_CK)
+    assert made.distance == pytest.approx(alone.distance)
+    offsets = [read_field(tmp_path / f"{name}.mdf", "/acquisition/offsetField") for name in ("low", "high")]
+    np.testing.assert_allclose(offsets[1], 10 * offsets[0])
+
+
+def test_a_plane_outside_those_of_the_training_is_refused(checkpoint: Checkpoint, low: SystemMatrix) -> None:
+    reason = Synthesiser(checkpoint).outside(stacked(low, 0.0, 4.0))
+    assert reason is not None
+    assert "plane z = 4 mm: the condition's plane lies 4 mm above the field-free point; the model was trained" in reason
+    info = checkpoint.info.model_copy(update={"heights_mm": (0.0, 4.0)})
+    wider = Checkpoint(info, checkpoint.denoiser, checkpoint.scan_models)
+    assert Synthesiser(wider).outside(stacked(low, 0.0, 4.0)) is None
+    reversed_low = with_values(low, -low.values_CKN)
+    both = np.concatenate((low.values_CKN, reversed_low.values_CKN), axis=-1)
+    told = Synthesiser(wider).outside(dataclasses.replace(low, values_CKN=both, heights_m=(0.0, 4e-3)))
+    assert told is not None
+    assert "plane z = 4 mm: the condition is unlike the training scans" in told
+    assert "polarity" in told

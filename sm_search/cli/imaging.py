@@ -12,13 +12,14 @@ from sm_search.cli.output import Output, require_free
 from sm_search.cli.parsing import Adder, place
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError, InputError
-from sm_search.config.simulation_settings import FieldName, Grid
+from sm_search.config.simulation_settings import FieldName
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from sm_search.evaluation.reconstruction import ReconstructionOptions, ReconstructionResult
+    from sm_search.physics.system_matrix import SystemMatrix
 
 MEASUREMENT_OPTIONS = ("scan", "field", "finer", "seed")
 SHOWN_SCANS = 3
@@ -121,20 +122,26 @@ def _reconstruct_measurement(options: Namespace, output: Output) -> dict[str, An
     require_same_induction(options.sm, options.measurement)
     sm, measurement = api.read_mdf(options.sm), read_measurement(options.measurement)
     try:
-        images_QYX = measured_images(sm, measurement, chosen)
-        truth = None if chosen.each_frame else measurement.truth
-        result = None if truth is None else rated(images_QYX[0], truth, sm)
+        images = measured_images(sm, measurement, chosen)
+        planes = len(sm.heights_m)
+        truth = None if chosen.each_frame or planes > 1 else measurement.truth
+        result = None if truth is None else rated(images[0], truth, sm)
     except DataError as error:
         raise DataError(f"{options.sm}, {options.measurement}: {error}") from None
     if options.output:
-        _write(options, images_QYX, chosen, sm.grid)
+        _write(options, images, chosen, sm)
     if options.figure:
-        figure = images_figure(images_QYX, sm.grid) if result is None else reconstruction_figure(result, sm.grid)
+        if result is not None:
+            figure = reconstruction_figure(result, sm.grid)
+        elif planes > 1:
+            figure = images_figure(images[0], sm.grid, "plane")
+        else:
+            figure = images_figure(images, sm.grid)
         save_figure(figure, Path(options.figure))
-    frames, size_y, size_x = images_QYX.shape
+    frames, size = len(images), [*sm.grid.size, *([planes] if planes > 1 else [])]
     count = f"{frames} images" if frames > 1 else "an image"
-    output.result(f"{options.measurement}: {count} of {size_x} × {size_y}, largest {images_QYX.max():.4g}")
-    told = {"frames": frames, "size": [size_x, size_y], "largest": float(images_QYX.max()), "output": options.output}
+    output.result(f"{options.measurement}: {count} of {' × '.join(map(str, size))}, largest {images.max():.4g}")
+    told = {"frames": frames, "size": size, "largest": float(images.max()), "output": options.output}
     return told if result is None else {**told, **_rated(result, output)}
 
 
@@ -158,18 +165,20 @@ def _measurement_options(options: Namespace) -> "ReconstructionOptions":
     return ReconstructionOptions(**chosen, each_frame=options.each_frame)
 
 
-def _write(options: Namespace, images_QYX: "NDArray[np.float64]", chosen: "ReconstructionOptions", grid: Grid) -> None:
+def _write(
+    options: Namespace, images: "NDArray[np.float64]", chosen: "ReconstructionOptions", sm: "SystemMatrix"
+) -> None:
     from sm_search.data.atomic import sha256
     from sm_search.data.nifti_file import SUFFIXES, write_nifti
     from sm_search.data.reconstruction_file import write_reconstruction
 
     if options.output.endswith(SUFFIXES):
-        write_nifti(options.output, images_QYX, grid)
+        write_nifti(options.output, images, sm)
         return
     write_reconstruction(
         options.output,
-        images_QYX,
-        grid,
+        images,
+        sm,
         options.measurement,
         {
             "systemMatrix": sha256(options.sm),

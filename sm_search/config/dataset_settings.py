@@ -24,6 +24,7 @@ from sm_search.config.simulation_settings import (
     MixingOrders,
     NotNegative,
     Particle,
+    PlaneHeight,
     Positive,
     Scan,
     SizeSpread,
@@ -42,21 +43,24 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 class Design(Settings):
     """All combinations of the listed values."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"height_mm"})
+
     design: Literal["grid"] = "grid"
     core_diameter_nm: Annotated[tuple[CoreDiameter, ...], Field(min_length=1)]
     fx_khz: Annotated[tuple[DriveFrequency, ...], Field(min_length=1)]
     nd: Annotated[tuple[TrajectoryNumber, ...], Field(min_length=1)]
+    height_mm: Annotated[tuple[PlaneHeight, ...], Field(min_length=1)] = (0.0,)
 
     @model_validator(mode="after")
     def _bounded(self) -> "Design":
-        count = len(self.core_diameter_nm) * len(self.fx_khz) * len(self.nd)
+        count = len(self.core_diameter_nm) * len(self.fx_khz) * len(self.nd) * len(self.height_mm)
         if count > MAX_SCANS:
             raise ValueError(f"{count} combinations; a design may have {MAX_SCANS}")
         return self
 
     def scans(self) -> tuple[Scan, ...]:
-        combinations = itertools.product(self.core_diameter_nm, self.fx_khz, self.nd)
-        return tuple(Scan(core_diameter_nm=d, fx_khz=f, nd=n) for d, f, n in combinations)
+        combinations = itertools.product(self.core_diameter_nm, self.fx_khz, self.nd, self.height_mm)
+        return tuple(Scan(core_diameter_nm=d, fx_khz=f, nd=n, height_mm=z) for d, f, n, z in combinations)
 
     def spread(self) -> tuple[Scan, ...]:
         """The same scans in an order of which every beginning is spread over the grid.
@@ -130,8 +134,10 @@ class ScannersDesign(Settings):
         seed: of these draws.
         core_diameter_nm, fx_khz: ranges; values are spread evenly in their logarithm.
         nd: the trajectories to choose from.
-        deviation, magnetisation, noise_db, size_spread: of each scan (`Scan`).
+        deviation, magnetisation, noise_db, size_spread, height_mm: of each scan (`Scan`).
     """
+
+    added: ClassVar[frozenset[str]] = frozenset({"height_mm"})
 
     design: Literal["scanners"]
     first: Annotated[int, Field(ge=0, le=900_000)] = 0
@@ -145,6 +151,7 @@ class ScannersDesign(Settings):
     magnetisation: Magnetisation | None = None
     noise_db: Annotated[float, Field(ge=0, le=200)] | None = None
     size_spread: SizeSpread | None = None
+    height_mm: PlaneHeight = 0.0
 
     @model_validator(mode="after")
     def _ordered(self) -> "ScannersDesign":
@@ -172,6 +179,7 @@ class ScannersDesign(Settings):
             scanner=number,
             deviation=self.deviation,
             noise_db=self.noise_db,
+            height_mm=self.height_mm,
         )
 
 

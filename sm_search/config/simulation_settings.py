@@ -18,6 +18,7 @@ CoreDiameter = Annotated[float, Field(ge=1, le=1000)]
 DriveFrequency = Annotated[float, Field(ge=1e-3, le=1000)]
 SizeSpread = Annotated[float, Field(ge=0, le=0.5)]
 TrajectoryNumber = Annotated[int, Field(ge=2, le=100_000)]
+PlaneHeight = Annotated[float, Field(ge=-1000, le=1000)]
 Magnetisation = Literal["equilibrium", "debye", "brownian", "neel-brown", "effective-field", "anisotropic"]
 FieldName = Literal["low", "high"]
 SCAN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -142,9 +143,12 @@ class Scan(Settings):
         deviation: factor on how far that scanner deviates from the dataset's.
         noise_db: the noise of both files, by the strongest component of the low-gradient voltage over it, in dB.
         measured: name of a scan that was measured, not simulated; its core diameter may be unknown.
+        height_mm: of the imaged plane above the field-free point, along z.
     """
 
-    added: ClassVar[frozenset[str]] = frozenset({"magnetisation", "scanner", "deviation", "noise_db", "measured"})
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"magnetisation", "scanner", "deviation", "noise_db", "measured", "height_mm"}
+    )
 
     core_diameter_nm: CoreDiameter | None = None
     fx_khz: DriveFrequency
@@ -157,6 +161,7 @@ class Scan(Settings):
     deviation: Annotated[float, Field(gt=0, le=10)] = 1.0
     noise_db: Annotated[float, Field(ge=0, le=200)] | None = None
     measured: Annotated[str, Field(pattern=SCAN_NAME)] | None = None
+    height_mm: PlaneHeight = 0.0
 
     @model_validator(mode="after")
     def _consistent(self) -> "Scan":
@@ -173,6 +178,10 @@ class Scan(Settings):
         if self.core_diameter_nm is None:
             raise SettingsError(f"scan {self.id}: was measured with an unknown core diameter: it cannot be simulated")
         return self.core_diameter_nm * 1e-9
+
+    @property
+    def height_m(self) -> float:
+        return self.height_mm * 1e-3
 
     @property
     def fx_hz(self) -> float:
@@ -200,6 +209,7 @@ class Scan(Settings):
             "x{:.10g}": None if self.deviation == 1.0 else self.deviation,
             "{}": self.magnetisation,
             "noise{:.10g}dB": self.noise_db,
+            "z{:.10g}mm": self.height_mm or None,
         }
         parts = [form.format(value) for form, value in own.items() if value is not None]
         return "-".join([f"d{self.core_diameter_nm:.10g}nm", f"fx{self.fx_khz:.10g}kHz", f"nd{self.nd}", *parts])

@@ -51,6 +51,8 @@ def _compared(
     """Names with what the file and what the manifest says; tuples are numbers that may differ a little."""
     yield "number of voxels along x and y", sm.grid.size, settings.grid.size
     yield "field of view in mm", sm.grid.fov_mm, settings.grid.fov_mm
+    yield "number of planes", len(sm.heights_m), 1
+    yield "height of the plane in m", sm.heights_m, (scan.height_m,)
     yield "unit", sm.unit, settings.receive.unit
     yield "gradient in T/m and drive in T", _numbers(sm.field), _numbers(settings.field(which))
     yield "f_x in Hz", (sm.fx_hz,), (scan.fx_hz,)

@@ -11,7 +11,15 @@ from types import MappingProxyType
 import numpy as np
 
 from sm_search.config.errors import DataError
-from sm_search.data.mdf_fields import Value, common_fields, frame_fields, optional_field, save_fields
+from sm_search.data.mdf_fields import (
+    Value,
+    common_fields,
+    frame_fields,
+    grid_fields,
+    optional_field,
+    save_fields,
+    slice_thickness_m,
+)
 from sm_search.data.mdf_reading import read_field, read_mdf
 from sm_search.physics.system_matrix import SystemMatrix
 
@@ -54,7 +62,7 @@ def write_mdf(
     """
     path = Path(path)
     shape = np.shape(sm.values_CKN)
-    expected = (len(sm.mixing_orders), sm.grid.voxels)
+    expected = (len(sm.mixing_orders), sm.grid.voxels * len(sm.heights_m))
     if len(shape) != 3 or shape[1:] != expected:
         raise DataError(
             f"{path}: /measurement/data: shape {shape} of values_CKN: must be (C, {expected[0]}, {expected[1]})"
@@ -68,7 +76,7 @@ def write_mdf(
 
 def _calibration_fields(path: Path, sm: SystemMatrix) -> dict[str, Value]:
     voxel_m = [fov / n for fov, n in zip(sm.grid.fov_m, sm.grid.size, strict=True)]
-    slice_m = min(voxel_m)
+    slice_m = slice_thickness_m(sm)
     channels, components, _ = sm.values_CKN.shape
     snr_JCK = None if sm.snr_CK is None else sm.snr_CK[None]
     return {
@@ -77,11 +85,8 @@ def _calibration_fields(path: Path, sm: SystemMatrix) -> dict[str, Value]:
         "/experiment/subject": "point sample",
         "/tracer/concentration": np.array([1.0]),
         "/tracer/volume": np.array([math.prod(voxel_m) * slice_m * 1e3]),
-        "/calibration/fieldOfView": np.array([*sm.grid.fov_m, slice_m]),
-        "/calibration/fieldOfViewCenter": np.zeros(3),
         "/calibration/method": "simulation",
-        "/calibration/order": "xyz",
-        "/calibration/size": np.array([*sm.grid.size, 1], dtype=np.int64),
+        **{f"/calibration/{name}": value for name, value in grid_fields(sm).items()},
         **optional_field(path, "/calibration/snr", snr_JCK, (1, channels, components)),
         "/calibration/_mixingOrders": np.array(sm.mixing_orders, dtype=np.int64),
     }

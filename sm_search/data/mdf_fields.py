@@ -56,10 +56,12 @@ def common_fields(path: Path, sm: SystemMatrix, uuid: str, time: str, averages: 
     base_hz = sm.fx_hz * sm.nd
     cycle_s = (sm.nd + 1) / sm.fx_hz
     gradient_x, gradient_y = sm.field.gradients_t_per_m
+    gradient_3 = np.array([-gradient_x, -gradient_y, gradient_x + gradient_y])
     return {
         **_descriptions(path, uuid, time),
         **_tracer_fields(path, sm.tracer),
-        "/acquisition/gradient": np.diag([-gradient_x, -gradient_y, gradient_x + gradient_y])[None, None],
+        "/acquisition/gradient": np.diag(gradient_3)[None, None],
+        **({"/acquisition/offsetField": -np.array([[sm.origin_m]]) * gradient_3} if any(sm.origin_m) else {}),
         "/acquisition/numAverages": averages,
         "/acquisition/numPeriodsPerFrame": 1,
         "/acquisition/startTime": time,
@@ -105,6 +107,24 @@ def frame_fields(path: Path, sm: SystemMatrix, *, fast_frame_axis: bool) -> dict
         "/measurement/_axes": frame_axis,
         "/measurement/data": values_CKN[None] if fast_frame_axis else np.moveaxis(values_CKN, -1, 0)[:, None],
     }
+
+
+def grid_fields(sm: SystemMatrix) -> dict[str, Any]:
+    """Where the voxels are, in the scanner's coordinates; the names are those of calibration and reconstruction."""
+    planes, (x_m, y_m, z_m) = len(sm.heights_m), sm.origin_m
+    return {
+        "size": np.array([*sm.grid.size, planes], dtype=np.int64),
+        "fieldOfView": np.array([*sm.grid.fov_m, planes * slice_thickness_m(sm)]),
+        "fieldOfViewCenter": np.array([x_m, y_m, z_m + sum(sm.heights_m) / planes]),
+        "order": "xyz",
+    }
+
+
+def slice_thickness_m(sm: SystemMatrix) -> float:
+    """The distance of the planes; of a lone one the smaller side of its voxels."""
+    if len(sm.heights_m) > 1:
+        return (sm.heights_m[-1] - sm.heights_m[0]) / (len(sm.heights_m) - 1)
+    return min(fov / n for fov, n in zip(sm.grid.fov_m, sm.grid.size, strict=True))
 
 
 _SLOW_AXES = ["frame", "period", "channel", "frequency"]

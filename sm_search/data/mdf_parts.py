@@ -140,7 +140,7 @@ def field_settings(file: Hdf5File) -> FieldSettings:
     topology = "/scanner/topology"
     if file.find(topology) is not None and text(file, topology).strip().upper() == "FFL":
         raise file.fault(topology, "'FFL': a field-free line; must be a field-free point, FFP")
-    require_no_offset(file, float(drives_t.max()))
+    field_free_point_m(file)
     values = {
         "gradient_t_per_m": _one_if_equal(-x, -y),
         "drive_mt": _one_if_equal(undo(drives_t[0], 1e-3), undo(drives_t[1], 1e-3)),
@@ -148,15 +148,29 @@ def field_settings(file: Hdf5File) -> FieldSettings:
     return build(file, "/acquisition/gradient, drivefield/strength", FieldSettings, **values)
 
 
-def require_no_offset(file: Hdf5File, drive_t: float) -> None:
-    """An offset field would move the field-free point away from the middle of the field of view."""
-    for field in ("/acquisition/offsetField", "/calibration/offsetFields"):
-        if file.find(field) is None:
-            continue
-        offset_t = numbers(file, field, "f")
-        if np.abs(offset_t).max(initial=0) > AGREEMENT * drive_t:
-            rule = f"{offset_t[:6].tolist()} T: must be 0; a shifted or emulated position is not served"
-            raise file.fault(field, rule)
+def field_free_point_m(file: Hdf5File) -> NDArray[np.float64]:
+    """Where an offset field b puts the field-free point in the coordinates of the scanner: −b/g along each axis of the
+    gradient diag(g), (3,); the middle where b is less than a thousandth of the drive."""
+    emulated, offset = "/calibration/offsetFields", "/acquisition/offsetField"
+    drive_t = np.abs(_in_plane(file, "strength", "f")).max()
+    if file.find(emulated) is not None:
+        offsets_t = numbers(file, emulated, "f")
+        if np.abs(offsets_t).max(initial=0) > AGREEMENT * drive_t:
+            raise file.fault(emulated, f"{offsets_t[:6].tolist()} T: must be 0, emulated positions are not served")
+    if file.find(offset) is None:
+        return np.zeros(3)
+    offset_t = numbers(file, offset, "f").astype(np.float64)
+    if np.abs(offset_t).max(initial=0) <= AGREEMENT * drive_t:
+        return np.zeros(3)
+    if offset_t.size != 3:
+        raise file.fault(offset, f"{offset_t.size // 3} offset fields: must be one, several patches are not served")
+    stored = numbers(file, "/acquisition/gradient", "f", 9, 3)
+    gradient_3 = np.diag(stored.reshape(3, 3)) if stored.size == 9 else stored
+    point_m = -offset_t / gradient_3.astype(np.float64)
+    if not np.isfinite(point_m).all():
+        raise file.fault(offset, f"{offset_t.tolist()} T: must be finite, with a gradient along each axis")
+    point_m[np.abs(offset_t) <= AGREEMENT * drive_t] = 0.0
+    return point_m
 
 
 def _one_if_equal(x: float, y: float) -> float | tuple[float, float]:

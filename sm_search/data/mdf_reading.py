@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sm_search.data.hdf5 import FieldError, Hdf5File
 from sm_search.data.mdf_frames import Background, Frames, frames, without_background
-from sm_search.data.mdf_grid import read_grid, stored_order
+from sm_search.data.mdf_grid import read_centre, read_grid, read_volume, stored_order
 from sm_search.data.mdf_parts import (
     all_reasons,
     field_settings,
@@ -35,7 +35,8 @@ def read_mdf(path: str | Path, *, check_values: bool = True, background: Backgro
 
     Every field is honoured, or refused where it is set to something that is not served (docs/measured.md): receiver's
     numbers are converted, a transfer function that was not corrected is divided out, the background is subtracted
-    unless the file says that it was, and voxels come in the order of the grid. The values of a plain file (ours,
+    unless the file says that it was, and voxels come in the order of the grid, plane by plane. The values of a plain
+    file (ours,
     without transfer function and background to correct) are a read-only memory map: copy what is to be changed.
 
     The SNR is the stored one, else that of the background frames if there are at least two; else there is none.
@@ -54,19 +55,19 @@ def read_mdf(path: str | Path, *, check_values: bool = True, background: Backgro
         try:
             return _calibration(file, check_values, background)
         except FieldError as error:
-            checks = (require_version, read_grid, lissajous, field_settings, frames)
+            checks = (require_version, read_grid, read_centre, lissajous, field_settings, frames)
             raise all_reasons(file, error, checks) from None
 
 
 def _calibration(file: Hdf5File, check_values: bool, background: Background) -> SystemMatrix:
     require_version(file)
-    grid = read_grid(file)
+    volume = read_volume(file)
     trajectory = lissajous(file)
     field = field_settings(file)
     found = frames(file)
     _, components, count = found.values_CKN.shape
-    if count != grid.voxels:
-        rule = f"{count} foreground frames: must be one per voxel, {grid.voxels}"
+    if count != volume.voxels:
+        rule = f"{count} foreground frames: must be one per voxel of size, {volume.voxels}"
         raise file.fault("/measurement/isBackgroundFrame", rule)
     if check_values:
         require_finite(file.path, found.values_CKN)
@@ -75,7 +76,7 @@ def _calibration(file: Hdf5File, check_values: bool, background: Background) -> 
     snr_CK = _snr(file, found, check_values)
     found = without_background(file, found, background)
     values_CKN, background_CKE = found.values_CKN, found.background_CKE
-    order_N = stored_order(file, grid, found.place_N)
+    order_N = stored_order(file, volume, found.place_N)
     if order_N is not None:
         values_CKN = values_CKN[..., order_N]
     orders, chosen_K = mixing_orders(file, trajectory, components, "/calibration/_mixingOrders")
@@ -86,7 +87,7 @@ def _calibration(file: Hdf5File, check_values: bool, background: Background) -> 
     sm = SystemMatrix(
         values_CKN,
         orders,
-        grid,
+        volume.grid,
         field,
         trajectory.fx_hz,
         trajectory.nd,
@@ -95,6 +96,8 @@ def _calibration(file: Hdf5File, check_values: bool, background: Background) -> 
         background_CKE,
         snr_CK,
         corrections=found.corrections,
+        heights_m=volume.heights_m,
+        origin_m=volume.origin_m,
     )
     if check_values:
         require_own_axis(file, sm)

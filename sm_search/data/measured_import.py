@@ -6,8 +6,9 @@ touched. What was done to each file, and why one was refused, is a page of the d
 
 import dataclasses
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 from sm_search.config.dataset_settings import DatasetSettings, MeasuredDesign
@@ -19,7 +20,7 @@ from sm_search.data.dataset import FIELDS, Dataset, FileHashes, content_digest, 
 from sm_search.data.mdf import write_mdf
 from sm_search.data.mdf_frames import Background
 from sm_search.data.mdf_reading import read_mdf
-from sm_search.data.measured_pair import Imported, MeasuredPair, read_pair, unlike
+from sm_search.data.measured_pair import Imported, MeasuredPair, read_pairs, unlike
 from sm_search.data.pair_sources import paired
 from sm_search.physics.system_matrix import SystemMatrix, with_orders
 
@@ -83,24 +84,32 @@ def plan_import(
         sources: LOW HIGH LOW HIGH … files, lists of such (.txt, .csv: a pair a line), or folders, in which files that
             lie alone in pairs or whose names differ by low and high belong together.
         orders: largest mixing orders; by default as many as all files have, equal in x and y.
-        validation, test: names of pairs; by default the last but one, and the last.
+        validation, test: names of pairs, or of volumes for all of their planes; by default the last but one, and the
+            last.
 
     Raises:
         DataError: a source does not exist or does not hold pairs, or `validation` and `test` name no pair.
     """
     pairs: list[MeasuredPair] = []
     for label, low, high in paired(sources):
-        taken = {pair.name for pair in pairs}
-        unique = next(n for n in (label, *(f"{label}-{i}" for i in range(2, 10_000))) if n not in taken)
-        pairs.append(read_pair(unique, low, high, background))
+        taken = {name for pair in pairs for name in (pair.name, pair.source)}
+        labels = (n for n in (label, *(f"{label}-{i}" for i in range(2, 10_000))) if n not in taken)
+        read = (read_pairs(unique, low, high, background) for unique in labels)
+        pairs += next(found for found in read if not taken & {pair.name for pair in found})
     for pair in (good := [pair for pair in pairs if not pair.reasons])[1:]:
         pair.refused = unlike(pair, good[0])
     good = [pair for pair in good if not pair.reasons]
-    unknown = sorted({*validation, *test} - {pair.name for pair in pairs})
+    names = {pair.name for pair in pairs} | {pair.source for pair in pairs}
+    unknown = sorted({*validation, *test} - names)
     if unknown:
         raise DataError(f"{unknown[0]!r}: is no pair; there are {', '.join(pair.name for pair in pairs)}")
-    if len(good) < 3:
-        problem = f"{len(good)} pairs without a fault: must be three at least, for training, validation and test"
+    sources_left = {pair.source for pair in good}
+    if len(sources_left) < 3 and not (test and validation and len(good) > 2):
+        problem = (
+            f"{len(sources_left)} pairs without a fault: must be three at least, for training, validation and test"
+        )
+        if len(good) > len(sources_left):
+            problem += "; planes of one calibration are no independent test, and become one by --validation and --test"
         return ImportPlan(pairs, None, background, problem)
     try:
         return ImportPlan(pairs, _settings(name, good, orders, validation, test), background)
@@ -120,12 +129,12 @@ def import_measured(plan: ImportPlan, out: str | Path) -> Dataset:
         raise DataError(f"{out}: holds a dataset; choose another folder")
     settings, dataset = plan.settings, Dataset.create(out, plan.settings)
     scans = {scan.id: scan for split in settings.splits for scan in settings.scans(split)}
-    hashes = {}
+    hashes, reading = {}, lru_cache(maxsize=len(FIELDS))(partial(read_mdf, background=plan.background))
     for pair in plan.pairs:
         if not pair.reasons:
             for which, file in zip(FIELDS, (pair.low, pair.high), strict=True):
                 scan = scans[pair.name]
-                hashes[file_name(scan, which)] = _written(Path(out), settings, scan, which, file, plan.background)
+                hashes[file_name(scan, which)] = _written(Path(out), settings, scan, which, file, reading)
     dataset.record(hashes)
     with atomic_path(Path(out) / PAGE) as temporary:
         temporary.write_text(plan.page(), encoding="utf-8")
@@ -133,17 +142,29 @@ def import_measured(plan: ImportPlan, out: str | Path) -> Dataset:
 
 
 def _written(
-    folder: Path, settings: DatasetSettings, scan: Scan, which: FieldName, file: Imported, background: Background
+    folder: Path,
+    settings: DatasetSettings,
+    scan: Scan,
+    which: FieldName,
+    file: Imported,
+    reading: Callable[[Path], SystemMatrix],
 ) -> FileHashes:
     assert file.provenance is not None
-    matrix = with_orders(read_mdf(file.path, background=background), settings.orders.pairs())
-    terms = {"grid": settings.grid, "field": settings.field(which), "fx_hz": scan.fx_hz}
+    volume = reading(file.path)
+    matrix = with_orders(volume.planes()[file.plane], settings.orders.pairs())
+    terms = {
+        "grid": settings.grid,
+        "field": settings.field(which),
+        "fx_hz": scan.fx_hz,
+        "heights_m": (scan.height_m,),
+    }
     path, original = folder / file_name(scan, which), sha256(file.path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    origin = [original, settings.content_hash(), path.name, *([file.plane] if len(volume.heights_m) > 1 else [])]
     write_mdf(
         path,
         dataclasses.replace(matrix, **terms),  # type: ignore[arg-type]
-        uuid=str(uuid.uuid5(_SPACE, f"{original}/{settings.content_hash()}/{path.name}")),
+        uuid=str(uuid.uuid5(_SPACE, "/".join(map(str, origin)))),
         time=file.provenance.time,
         averages=file.provenance.averages,
         provenance=file.provenance.fields,
@@ -167,8 +188,9 @@ def _settings(
     for sm in matrices:
         with_orders(sm, box.pairs())  # says what it lacks
     names = [pair.name for pair in pairs]
-    test = list(test) or [n for n in names if n not in validation][-1:]
-    validation = list(validation) or [n for n in names if n not in test][-1:]
+    test, validation = (_named(pairs, chosen) for chosen in (test, validation))
+    test = test or _last(pairs, validation)
+    validation = validation or _last(pairs, test)
     scans = {pair.name: _scan(pair) for pair in pairs}
     groups = {
         "train": [n for n in names if n not in test and n not in validation],
@@ -203,12 +225,26 @@ def _common_box(matrices: Sequence[SystemMatrix]) -> MixingOrders:
     return MixingOrders(max_x=most, max_y=most)
 
 
+def _named(pairs: Sequence[MeasuredPair], chosen: Sequence[str]) -> list[str]:
+    return [pair.name for pair in pairs if pair.name in chosen or pair.source in chosen]
+
+
+def _last(pairs: Sequence[MeasuredPair], taken: Sequence[str]) -> list[str]:
+    """The pairs of the last source that has none of `taken`."""
+    used = {pair.source for pair in pairs if pair.name in taken}
+    free = [pair.source for pair in pairs if pair.source not in used]
+    return [pair.name for pair in pairs if free and pair.source == free[-1]]
+
+
 def _scan(pair: MeasuredPair) -> Scan:
     low = pair.low.matrix
     assert low is not None
     diameter_m = low.tracer.get("coreDiameter")
     diameter_nm = float(f"{diameter_m * 1e9:.10g}") if isinstance(diameter_m, float) else None
-    return Scan(core_diameter_nm=diameter_nm, fx_khz=low.fx_hz / 1e3, nd=low.nd, measured=pair.name)
+    height_mm = float(f"{1e3 * low.heights_m[0]:.4g}")
+    return Scan(
+        core_diameter_nm=diameter_nm, fx_khz=low.fx_hz / 1e3, nd=low.nd, measured=pair.name, height_mm=height_mm
+    )
 
 
 def _splits_of(settings: DatasetSettings, name: str) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sm_search.config.errors import DataError
-from sm_search.config.simulation_settings import agree
+from sm_search.config.simulation_settings import AGREEMENT, agree
 from sm_search.data.hdf5 import Hdf5File
 from sm_search.data.mdf_frames import Background
 from sm_search.data.mdf_parts import flag
@@ -22,6 +22,7 @@ class Imported:
 
     Attributes:
         matrix: as read, but for its values, which are 0 and take no memory; None if it was refused.
+        plane: which plane of the file it is, of a volume; else 0.
     """
 
     path: Path
@@ -29,25 +30,46 @@ class Imported:
     provenance: Provenance | None = None
     done: list[str] = field(default_factory=list)
     refused: str = ""
+    plane: int = 0
 
 
 @dataclass
 class MeasuredPair:
-    """Two files of one scan; `refused` says why they are none."""
+    """Two files of one scan, or a plane of both; `refused` says why they are none.
+
+    Attributes:
+        source: the name of the files, which the planes of a volume share.
+    """
 
     name: str
     low: Imported
     high: Imported
     refused: str = ""
+    source: str = ""
 
     @property
     def reasons(self) -> list[str]:
         return [reason for reason in (self.low.refused, self.high.refused, self.refused) if reason]
 
 
-def read_pair(name: str, low: Path, high: Path, background: Background) -> MeasuredPair:
-    """Both files as they are read, or why they are no pair."""
-    return _checked(MeasuredPair(name, _read(low, background), _read(high, background)))
+def read_pairs(name: str, low: Path, high: Path, background: Background) -> list[MeasuredPair]:
+    """Both files as they are read, or why they are no pair; of two volumes a pair for each plane."""
+    pair = _checked(MeasuredPair(name, _read(low, background), _read(high, background), source=name))
+    if pair.reasons or pair.low.matrix is None or len(pair.low.matrix.heights_m) == 1:
+        return [pair]
+    return [
+        dataclasses.replace(
+            pair, name=f"{name[:48]}-z{1e3 * height_m:.4g}mm", low=_plane(pair.low, at), high=_plane(pair.high, at)
+        )
+        for at, height_m in enumerate(pair.low.matrix.heights_m)
+    ]
+
+
+def _plane(file: Imported, at: int) -> Imported:
+    assert file.matrix is not None
+    matrix = file.matrix.planes()[at]
+    done = [*file.done, f"plane {at + 1} of {len(file.matrix.heights_m)}, z = {1e3 * matrix.heights_m[0]:.4g} mm"]
+    return dataclasses.replace(file, matrix=matrix, plane=at, done=done)
 
 
 def _checked(pair: MeasuredPair) -> MeasuredPair:
@@ -62,6 +84,8 @@ def _checked(pair: MeasuredPair) -> MeasuredPair:
     problems = []
     if not low.grid.agrees(high.grid):
         problems.append(f"grids {low.grid.size} over {low.grid.fov_mm} mm and {high.grid.size} over {high.grid.fov_mm}")
+    if not _same_planes(low, high):
+        problems.append(f"planes {_planes(low)} and {_planes(high)}")
     if not agree((low.fx_hz, low.nd), (high.fx_hz, high.nd)) or low.nd != high.nd:
         problems.append(f"f_x, N_d {low.fx_hz:g} Hz, {low.nd} and {high.fx_hz:g} Hz, {high.nd}")
     if not agree(low.field.reach_mm, high.field.reach_mm) or agree(
@@ -85,6 +109,21 @@ def _checked(pair: MeasuredPair) -> MeasuredPair:
         problems.append(f"unit {low.unit!r}: must be V or A/m")
     pair.refused = f"low and high differ: {'; '.join(problems)}" if problems else ""
     return pair
+
+
+def _same_planes(low: SystemMatrix, high: SystemMatrix) -> bool:
+    """Heights and field-free point, to `AGREEMENT` of the field of view."""
+    slack_m = AGREEMENT * max(low.grid.fov_m)
+    if len(low.heights_m) != len(high.heights_m):
+        return False
+    pairs = zip((*low.heights_m, *low.origin_m), (*high.heights_m, *high.origin_m), strict=True)
+    return all(abs(first - second) <= slack_m for first, second in pairs)
+
+
+def _planes(sm: SystemMatrix) -> str:
+    lowest, highest = 1e3 * sm.heights_m[0], 1e3 * sm.heights_m[-1]
+    x, y, z = (1e3 * value for value in sm.origin_m)
+    return f"{len(sm.heights_m)} from z = {lowest:.4g} to {highest:.4g} mm around ({x:.4g}, {y:.4g}, {z:.4g}) mm"
 
 
 def unlike(pair: MeasuredPair, first: MeasuredPair) -> str:

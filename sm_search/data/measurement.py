@@ -23,6 +23,7 @@ from sm_search.data.mdf_frames import frames, without_background
 from sm_search.data.mdf_parts import (
     all_reasons,
     build,
+    field_free_point_m,
     field_settings,
     lissajous,
     mixing_orders,
@@ -67,6 +68,7 @@ class Measurement:
         truth: what was measured, where the file tells.
         corrections: what was done to the signal, by the reading or before, as in `SystemMatrix`.
         frames_CKF: the same of each frame; None where only the mean is known.
+        origin_m: where the scanner's coordinates have the field-free point.
     """
 
     signal_CK: NDArray[np.complex128]
@@ -78,6 +80,7 @@ class Measurement:
     truth: Truth | None
     corrections: frozenset[str] = frozenset()
     frames_CKF: NDArray[np.complex128] | None = None
+    origin_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 def write_measurement(
@@ -152,7 +155,19 @@ def _measurement(file: Hdf5File) -> Measurement:
     frames_CKF = np.array(found.values_CKN if chosen_K is None else found.values_CKN[:, chosen_K])
     fx_hz, nd = trajectory.fx_hz, trajectory.nd
     mean_CK = frames_CKF.mean(axis=-1)
-    return Measurement(mean_CK, orders, field, fx_hz, nd, unit(file), _truth(file), found.corrections, frames_CKF)
+    x_m, y_m, z_m = field_free_point_m(file).tolist()
+    return Measurement(
+        mean_CK,
+        orders,
+        field,
+        fx_hz,
+        nd,
+        unit(file),
+        _truth(file),
+        found.corrections,
+        frames_CKF,
+        (x_m, y_m, z_m),
+    )
 
 
 def _truth(file: Hdf5File) -> Truth | None:

@@ -7,14 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sm_search.config.errors import DataError
-from sm_search.config.simulation_settings import Grid
 from sm_search.data.atomic import atomic_path
+from sm_search.data.mdf_fields import grid_fields
+from sm_search.physics.system_matrix import SystemMatrix
 
 SUFFIXES = (".nii", ".nii.gz")
 
 
-def write_nifti(path: str | Path, images_QYX: NDArray[np.floating], grid: Grid) -> None:
-    """Write images as one volume of a slice, or as a series of such; x and y in mm, the origin in the middle.
+def write_nifti(path: str | Path, images_QZYX: NDArray[np.floating], place: SystemMatrix) -> None:
+    """Write images as one volume, or as a series of such, in mm in the scanner's coordinates.
+
+    Args:
+        images_QZYX: of one plane also (Q, Y, X).
+        place: the system matrix, whose voxels they have.
 
     Raises:
         DataError: nibabel is not installed, or the file cannot be written.
@@ -23,11 +28,14 @@ def write_nifti(path: str | Path, images_QYX: NDArray[np.floating], grid: Grid) 
         import nibabel
     except ImportError:
         raise DataError(f"{path}: NIfTI needs nibabel: pip install 'sm-search[nifti]'") from None
-    step_x, step_y = (fov / n for fov, n in zip(grid.fov_mm, grid.size, strict=True))
-    affine = np.diag([step_x, step_y, min(step_x, step_y), 1.0])
-    affine[:2, 3] = [-(grid.size[0] - 1) / 2 * step_x, -(grid.size[1] - 1) / 2 * step_y]
-    series_XY1Q = np.asarray(images_QYX, dtype=np.float64).transpose(2, 1, 0)[:, :, None]
-    image = nibabel.Nifti1Image(series_XY1Q if len(images_QYX) > 1 else series_XY1Q[..., 0], affine)
+    where = grid_fields(place)
+    size, fov_mm, centre_mm = where["size"], 1e3 * where["fieldOfView"], 1e3 * where["fieldOfViewCenter"]
+    step_mm = fov_mm / size
+    affine = np.diag([*step_mm, 1.0])
+    affine[:3, 3] = centre_mm - (size - 1) / 2 * step_mm
+    volumes_QZYX = np.asarray(images_QZYX, dtype=np.float64).reshape(-1, *size[::-1])
+    series_XYZQ = volumes_QZYX.transpose(3, 2, 1, 0)
+    image = nibabel.Nifti1Image(series_XYZQ if len(volumes_QZYX) > 1 else series_XYZQ[..., 0], affine)
     image.header.set_xyzt_units("mm")
     content: bytes = image.to_bytes()
     with atomic_path(path) as temporary:

@@ -1,6 +1,7 @@
 """MDF reconstruction files: images in the group /reconstruction, with what the measurement says of its making.
 
-Shapes: Q frames, N voxels with x fastest, P = N voxels and S = 1 channel of the standard (MDF v2.1.0, section 2.9).
+Shapes: Q frames, Z, Y, X voxels, N of them with x fastest, P = N voxels and S = 1 channel of the standard (MDF v2.1.0,
+section 2.9).
 """
 
 import uuid as uuids
@@ -10,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sm_search.config.simulation_settings import Grid
 from sm_search.data.atomic import sha256
 from sm_search.data.hdf5 import Hdf5File
-from sm_search.data.mdf_fields import VERSION, Value, save_fields
+from sm_search.data.mdf_fields import VERSION, Value, grid_fields, save_fields
+from sm_search.physics.system_matrix import SystemMatrix
 
 KEPT = ("/study", "/experiment", "/tracer", "/scanner", "/acquisition")
 """Groups that are taken over from the measurement."""
@@ -23,8 +24,8 @@ _UUID_SPACE = uuids.UUID("2f6c1c94-4f0d-4a55-9f0e-7d5a3a5f1b60")
 
 def write_reconstruction(
     path: str | Path,
-    images_QYX: NDArray[np.floating],
-    grid: Grid,
+    images_QZYX: NDArray[np.floating],
+    place: SystemMatrix,
     measurement: str | Path,
     options: Mapping[str, Value],
     *,
@@ -33,8 +34,8 @@ def write_reconstruction(
     """Write images as an MDF file without measurement data, atomically.
 
     Args:
-        images_QYX: in units of the point sample of the system matrix.
-        grid: of the images.
+        images_QZYX: in units of the point sample of the system matrix; of one plane also (Q, Y, X).
+        place: the system matrix, whose voxels they have.
         measurement: the MDF file that was reconstructed, whose study, experiment, tracer, scanner and acquisition are
             taken over.
         options: how it was reconstructed, by names that get a `_` in front.
@@ -44,19 +45,15 @@ def write_reconstruction(
         DataError: the measurement cannot be read, or the file cannot be written.
     """
     path = Path(path)
-    frames = len(images_QYX)
-    slice_m = min(fov / n for fov, n in zip(grid.fov_m, grid.size, strict=True))
+    frames = len(images_QZYX)
     fields: dict[str, Value] = {
         **_taken_over(measurement),
         "/version": VERSION,
         "/time": time,
         "/uuid": str(uuids.uuid5(_UUID_SPACE, f"{sha256(measurement)}/{sorted(options.items())}")),
-        "/reconstruction/size": np.array([*grid.size, 1], dtype=np.int64),
-        "/reconstruction/order": "xyz",
-        "/reconstruction/fieldOfView": np.array([*grid.fov_m, slice_m]),
-        "/reconstruction/fieldOfViewCenter": np.zeros(3),
+        **{f"/reconstruction/{name}": value for name, value in grid_fields(place).items()},
         **{f"/reconstruction/_{name}": value for name, value in options.items()},
-        "/reconstruction/data": np.ascontiguousarray(images_QYX, dtype=np.float64).reshape(frames, grid.voxels, 1),
+        "/reconstruction/data": np.ascontiguousarray(images_QZYX, dtype=np.float64).reshape(frames, -1, 1),
     }
     save_fields(path, fields, {})
 

@@ -5,7 +5,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, ValidationError
@@ -41,8 +41,11 @@ class CheckpointInfo(Settings):
         training_scans: number of scans behind the gain and the mean model.
         gain_rank, mean_rank, domain_rank: directions that their outputs are stored in; no `mean_rank` without mean
             model, no `domain_rank` in checkpoints of older versions, which do not know what conditions look like.
+        heights_mm: of the lowest and the highest plane that it was trained on, along z from the field-free point.
         metrics: validation metrics by name.
     """
+
+    added: ClassVar[frozenset[str]] = frozenset({"heights_mm"})
 
     format: int = Field(default=1, ge=1, le=1)
     training: TrainingSettings
@@ -59,6 +62,7 @@ class CheckpointInfo(Settings):
     gain_rank: Annotated[int, Field(ge=0)]
     mean_rank: Annotated[int, Field(ge=0)] | None
     domain_rank: Annotated[int, Field(ge=0)] | None = None
+    heights_mm: tuple[float, float] = (0.0, 0.0)
     metrics: dict[str, float] = Field(default={})
 
 

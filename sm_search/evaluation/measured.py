@@ -116,7 +116,15 @@ def reconstruct_measurement(
 
 
 def rated(image: NDArray[np.float64], truth: Truth, sm: SystemMatrix) -> ReconstructionResult:
-    """An image of a measurement, reconstructed with `sm`, against what was measured."""
+    """An image of a measurement, reconstructed with `sm`, against what was measured in its plane.
+
+    Raises:
+        DataError: `sm` is of a volume.
+    """
+    if len(sm.heights_m) > 1:
+        raise DataError(
+            f"the system matrix is of a volume of {len(sm.heights_m)} planes; what was measured is known of one"
+        )
     expected = truth_on(truth, sm.grid)
     return ReconstructionResult(truth.phantom, image, expected, *image_quality(image, expected))
 
@@ -124,7 +132,8 @@ def rated(image: NDArray[np.float64], truth: Truth, sm: SystemMatrix) -> Reconst
 def measured_images(
     sm: SystemMatrix, measurement: Measurement, options: ReconstructionOptions = DEFAULTS
 ) -> NDArray[np.float64]:
-    """The images of a measurement, of its frames or of their mean, relative to the point sample, (Q, Y, X).
+    """The images of a measurement, of its frames or of their mean, relative to the point sample, (Q, Y, X); with the
+    matrix of a volume (Q, Z, Y, X).
 
     Raises:
         DataError: the measurement does not pair with the matrix, or has the mean alone where frames are asked for.
@@ -139,6 +148,7 @@ def measured_images(
     if options.channels is not None:
         sm, frames_CKF = chosen_channels(sm, options.channels), frames_CKF[list(options.channels)]
     size_x, size_y = sm.grid.size
+    shape = (size_y, size_x) if len(sm.heights_m) == 1 else (len(sm.heights_m), size_y, size_x)
     images = [
         reconstruct(
             sm,
@@ -147,7 +157,7 @@ def measured_images(
             sweeps=options.sweeps,
             snr_threshold=options.snr_threshold,
             band_hz=options.band_hz,
-        ).reshape(size_y, size_x)
+        ).reshape(shape)
         for frame in range(frames_CKF.shape[-1])
     ]
     return np.stack(images)
@@ -177,6 +187,7 @@ def _pairing(sm: SystemMatrix, measurement: Measurement, channels: tuple[int, ..
         ("N_d", measurement.nd, sm.nd),
         ("f_x in Hz", f"{measurement.fx_hz:.6g}", f"{sm.fx_hz:.6g}"),
         ("gradient in T/m and drive in mT", _shown(measurement.field), _shown(sm.field)),
+        ("field-free point in mm", _point_mm(measurement.origin_m), _point_mm(sm.origin_m)),
     ):
         if given != wanted:
             raise DataError(f"the measurement and the system matrix differ in their {name}: {given}, {wanted}")
@@ -185,6 +196,10 @@ def _pairing(sm: SystemMatrix, measurement: Measurement, channels: tuple[int, ..
     if missing:
         raise DataError(f"the measurement lacks {len(missing)} of the matrix's mixing orders, first {missing[0]}")
     return [position[order] for order in sm.mixing_orders]
+
+
+def _point_mm(origin_m: tuple[float, float, float]) -> tuple[float, ...]:
+    return tuple(round(1e3 * value, 2) + 0.0 for value in origin_m)
 
 
 def _shown(field: FieldSettings) -> str:

@@ -94,6 +94,8 @@ def reconstruction_check(
     """
     truth = sm if truth is None else truth
     _require_same(sm, truth)
+    if len(sm.heights_m) > 1:
+        raise DataError(f"is of a volume of {len(sm.heights_m)} planes; a phantom is of one")
     concentration_N = phantom(phantom_name, sm.grid)
     signal_CK = measure(truth, concentration_N, noise_level=noise_level, seed=seed)
     image_N = reconstruct(sm, signal_CK, regularisation=regularisation, sweeps=sweeps, snr_threshold=snr_threshold)
@@ -246,6 +248,7 @@ def image_quality(image: NDArray[np.float64], truth: NDArray[np.float64]) -> tup
 def _require_same(sm: SystemMatrix, truth: SystemMatrix) -> None:
     for name, given, wanted in (
         ("grid", sm.grid, truth.grid),
+        ("planes", sm.heights_m, truth.heights_m),
         ("unit", sm.unit, truth.unit),
         ("mixing orders", sm.mixing_orders, truth.mixing_orders),
         ("receive channels", len(sm.values_CKN), len(truth.values_CKN)),

@@ -90,6 +90,6 @@ def received(
     return np.einsum("cdn,dkn->ckn", mixed_CDN, moment_DKN)
 
 
-def in_plane(x_N: Field, y_N: Field) -> Field:
-    """Positions of the imaged plane z = 0, shape (3, N)."""
-    return np.stack([x_N, y_N, np.zeros_like(x_N)])
+def in_plane(x_N: Field, y_N: Field, z_m: float = 0.0) -> Field:
+    """Positions in the plane at a height above the field-free point, shape (3, N)."""
+    return np.stack([x_N, y_N, np.full_like(x_N, z_m)])

@@ -55,6 +55,9 @@ class SystemMatrix:
             `isTransferFunctionCorrected`.
         measured_order_F: 1-based place in the order of measurement of the foreground and then the background frames;
             None where they were measured in the order in which they are stored, or where it is not known.
+        heights_m: z of each plane above the field-free point, evenly spaced; a volume has several, the voxels of one
+            behind those of the other.
+        origin_m: where the scanner's coordinates have the field-free point; an offset field moves it there.
     """
 
     values_CKN: NDArray[np.complex128]
@@ -70,6 +73,21 @@ class SystemMatrix:
     transfer_function_CK: NDArray[np.complex128] | None = None
     corrections: frozenset[str] = frozenset()
     measured_order_F: NDArray[np.int64] | None = None
+    heights_m: tuple[float, ...] = (0.0,)
+    origin_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def planes(self) -> "list[SystemMatrix]":
+        """A matrix of each plane, views of this one; the background and the SNR are those of all."""
+        count = self.grid.voxels
+        return [
+            dataclasses.replace(
+                self,
+                values_CKN=self.values_CKN[..., at * count : (at + 1) * count],
+                heights_m=(height_m,),
+                measured_order_F=None,
+            )
+            for at, height_m in enumerate(self.heights_m)
+        ]
 
     def frequency_index(self) -> NDArray[np.int64]:
         """k = m_x(N_d+1) + m_y·N_d for each component, shape (K,)."""
@@ -87,9 +105,12 @@ class SystemMatrix:
         so that one model serves both.
 
         Raises:
-            DataError: the y-channel is asked for on a grid that is not square, or without the swapped orders.
+            DataError: the y-channel is asked for on a grid that is not square, or without the swapped orders; or the
+                matrix is of a volume.
         """
         size_x, size_y = self.grid.size
+        if len(self.heights_m) > 1:
+            raise DataError(f"is of a volume of {len(self.heights_m)} planes; a plane is asked for")
         if channel > 1:
             raise DataError(f"receive channel {channel + 1} is neither x nor y")
         if channel and len({*self.field.gradients_t_per_m}) + len({*self.field.drives_t}) > 2:
@@ -186,12 +207,12 @@ def simulate(
     nominal, scanner = settings, settings.scanner_of(scan)
     fields = {which: actual(scanner, settings.field(which)), "magnetisation": settings.magnetisation_of(scan)}
     settings = settings.model_copy(update=fields)
-    position_3N = in_plane(*voxel_centres(settings.grid))
+    position_3N = in_plane(*voxel_centres(settings.grid), scan.height_m)
     particle = settings.particle_of(scan)
     model = MODELS[settings.magnetisation]
     sizes = core_sizes(scan.core_diameter_m, particle.size_spread, model.size_nodes(particle.size_spread))
     values_CKN: Values
-    if not scanner.ideal_fields:
+    if not scanner.ideal_fields or (scan.height_m and model.in_closed_form):
         from sm_search.physics.real_scanner import real_scanner_components  # numba, as below
 
         own = nominal.model_copy(update={"magnetisation": settings.magnetisation})
@@ -218,6 +239,7 @@ def simulate(
         scan.fx_hz,
         scan.nd,
         tracer,
+        heights_m=(scan.height_m,),
     )
 
 
@@ -295,13 +317,14 @@ def _relaxing(settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Si
 
 
 def ideal_field(settings: DatasetSettings, scan: Scan, which: FieldName) -> LissajousField:
-    """B(r, t) = A∘cos(2πft) − G∘r in the plane z = 0."""
+    """B(r, t) = A∘cos(2πft) + diag(−G_x, −G_y, G_x + G_y)·r in the plane of the scan."""
     field = settings.field(which)
     zero_N = np.zeros(settings.grid.voxels)
     x_N, y_N = voxel_centres(settings.grid)
     (gradient_x, gradient_y), (drive_x, drive_y) = field.gradients_t_per_m, field.drives_t
+    above_N = zero_N + (gradient_x + gradient_y) * scan.height_m
     return LissajousField(
-        static_3N=np.stack((-gradient_x * x_N, -gradient_y * y_N, zero_N)),
+        static_3N=np.stack((-gradient_x * x_N, -gradient_y * y_N, above_N)),
         x_3N=np.stack((zero_N + drive_x, zero_N, zero_N)),
         y_3N=np.stack((zero_N, zero_N + drive_y, zero_N)),
         fx_hz=scan.fx_hz,

@@ -74,8 +74,8 @@ def reconstruction_figure(result: ReconstructionResult, grid: Grid) -> Figure:
     return figure
 
 
-def images_figure(images_QYX: np.ndarray, grid: Grid) -> Figure:
-    """The first images of a measurement, all on one scale."""
+def images_figure(images_QYX: np.ndarray, grid: Grid, what: str = "image") -> Figure:
+    """The first images of a measurement, or the first planes of one, all on one scale."""
     shown = images_QYX[:SHOWN_IMAGES]
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
@@ -85,7 +85,7 @@ def images_figure(images_QYX: np.ndarray, grid: Grid) -> Figure:
         artist = panel.imshow(
             image, origin="lower", cmap="viridis", vmin=0, vmax=shown.max() or 1.0, extent=_extent_mm(grid)
         )
-        panel.set_title(f"image {number + 1} of {len(images_QYX)}", fontsize=9)
+        panel.set_title(f"{what} {number + 1} of {len(images_QYX)}", fontsize=9)
         panel.set_xlabel("x / mm", fontsize=8)
         panel.set_ylabel("y / mm", fontsize=8)
         panel.tick_params(labelsize=8)

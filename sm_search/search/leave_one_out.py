@@ -81,4 +81,4 @@ def _gone_on(settings: RunSettings, dataset: Dataset, base: Checkpoint) -> Check
     trainer = Trainer(training, images, "cuda" if torch.cuda.is_available() else "cpu", start=base.denoiser)
     for _ in trainer.train(training.steps):
         pass
-    return make_checkpoint(trainer, dataset, models, settings.schedule, {})
+    return make_checkpoint(trainer, dataset, models, settings.schedule, {}, base.info)

@@ -125,7 +125,8 @@ def train_single(
     metrics = Validation.of(dataset, models, diffuse=training.diffuse).metrics(
         trainer.ema, settings.training.diffusion, settings.schedule, device
     )
-    make_checkpoint(trainer, dataset, models, settings.schedule, metrics).save(out)
+    start = None if base is None else base.info
+    make_checkpoint(trainer, dataset, models, settings.schedule, metrics, start).save(out)
     state.unlink()
     (out / RUN_FILE).unlink()
     return metrics

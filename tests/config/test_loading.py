@@ -195,7 +195,7 @@ def test_allowed_keys_follow_lists_mappings_and_unions() -> None:
     assert allowed_keys(Outer, ("named", "any", 3)) == ["rate", "word"]
     unet = ["backbone", "channels", "layers", "patch", "order_embedding", "context"]
     assert allowed_keys(TrainingSettings, ("backbone", "unet")) == unet
-    grid = ["design", "core_diameter_nm", "fx_khz", "nd"]
+    grid = ["design", "core_diameter_nm", "fx_khz", "nd", "height_mm"]
     assert allowed_keys(DatasetSettings, ("splits", "train", 0, "grid")) == grid
     assert "count" in allowed_keys(DatasetSettings, ("splits", "train", 0, "sobol"))
 

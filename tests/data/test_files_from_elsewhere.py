@@ -214,7 +214,10 @@ def gradient(x: float, y: float, z: float) -> Edit:
             lambda h5: put(h5, acquisition__drivefield__strength=np.array([0.002, -0.002])),
             "strength: .* reversed drive",
         ),
-        (lambda h5: put(h5, acquisition__offsetField=np.array([[[1e-3, 0, 0]]])), "offsetField: .* T: must be 0"),
+        (
+            lambda h5: put(h5, acquisition__offsetField=np.array([[[1e-3, 0, 0]]])),
+            "offsetField: moves the field-free point to .* must be in x and y the grid",
+        ),
         (lambda h5: put(h5, calibration__offsetFields=np.ones((12, 3))), "offsetFields: .* T: must be 0"),
         (lambda h5: put(h5, calibration__positions=np.zeros((12, 3))), "positions: .* a centre of the grid"),
         (lambda h5: put(h5, acquisition__drivefield__cycle=4.1e-4), "cycle: 0.00041 s: must be lcm"),
@@ -242,7 +245,7 @@ def test_all_reasons_are_told_in_one_line(file: Path) -> None:
         del h5["/version"]
         h5["/version"] = "1.0.5"
         gradient(0.2, -0.1, -0.1)(h5)
-        put(h5, acquisition__drivefield__phase=np.zeros((1, 2, 1)), calibration__size=np.array([2, 2, 3]))
+        put(h5, acquisition__drivefield__phase=np.zeros((1, 2, 1)), calibration__size=np.array([2, 2, 0]))
     with pytest.raises(DataError) as caught:
         read_mdf(file)
     message = str(caught.value)
@@ -284,8 +287,8 @@ def test_what_is_valid_and_not_served_is_told_by_field(file: Path, run: Callable
     lines = told.stdout.splitlines()
     assert [line.split(": ")[:2] for line in lines[:-1]] == [
         ["not served", "/calibration/order"],
-        ["not served", "/acquisition/drivefield/phase"],
         ["not served", "/acquisition/offsetField"],
+        ["not served", "/acquisition/drivefield/phase"],
     ]
     assert lines[-1].endswith("calibration file, 0 errors, 0 warnings, 3 fields not served")
 
@@ -370,3 +373,66 @@ def test_measured_transfer_functions_are_read(measured: Path, name: str, count: 
     table = read_transfer_table(measured / f"transfer-function-{name}.h5")
     assert (len(table.frequency_khz), len(table.real)) == (count, 3)
     assert table.frequency_khz[-1] == pytest.approx(last_khz, rel=1e-2)
+
+
+PLANES_MM = (-2.0, 1.0, 4.0)
+
+
+def volume() -> SystemMatrix:
+    """Three planes around an offset field's field-free point, which lies 1 mm below the middle one."""
+    values_CKN = np.random.default_rng(8).normal(size=(2, len(ORDERS), 36, 2)) @ np.array([1, 1j])
+    heights_m = tuple(1e-3 * z for z in PLANES_MM)
+    return dataclasses.replace(truth(), values_CKN=values_CKN, heights_m=heights_m, origin_m=(0.01, -0.02, 0.003))
+
+
+def meander_in_3d(h5: h5py.File) -> None:
+    """The robot's way through 4 × 3 × 3 voxels, as MPIFiles.jl has it, written down by hand."""
+    rows = [[0, 1, 2, 3], [7, 6, 5, 4], [8, 9, 10, 11]]
+    second = [[23, 22, 21, 20], [16, 17, 18, 19], [15, 14, 13, 12]]
+    third = [[24, 25, 26, 27], [31, 30, 29, 28], [32, 33, 34, 35]]
+    way = [voxel for row in rows + second + third for voxel in row]
+    put(h5, data=h5["/measurement/data"][()][..., way], calibration__isMeanderingGrid=np.int8(1))
+
+
+def positions_in_3d(h5: h5py.File) -> None:
+    """Of the scanner's coordinates, shuffled and as inexact as a robot's."""
+    order = np.random.default_rng(2).permutation(36)
+    z, y, x = np.unravel_index(order, (3, 3, 4))
+    centres_m = np.stack([0.01 * (x - 1.5) + 0.01, 0.01 * (y - 1) - 0.02, 1e-3 * (3 * z - 2) + 0.003], axis=1)
+    put(h5, data=h5["/measurement/data"][()][..., order], calibration__positions=centres_m + 1e-4 * np.cos(centres_m))
+
+
+@pytest.mark.parametrize("variant", [lambda _: None, meander_in_3d, positions_in_3d])
+def test_a_volume_around_a_shifted_field_free_point_reads_back_plane_by_plane(file: Path, variant: Edit) -> None:
+    sm = volume()
+    write_mdf(file, sm, uuid="ee94cb6d-febf-47d9-bec9-e3afa59bfaf8", time="2025-01-31T12:00:00.000")
+    with h5py.File(file, "r+") as h5:
+        variant(h5)
+        # Where the field B = g∘r + b of the file is zero.
+        g, b = np.diag(h5["/acquisition/gradient"][0, 0]), h5["/acquisition/offsetField"][0, 0]
+        np.testing.assert_allclose(-b / g, sm.origin_m)
+        np.testing.assert_allclose(h5["/calibration/fieldOfView"][()], [0.04, 0.03, 0.009])
+        np.testing.assert_allclose(h5["/calibration/fieldOfViewCenter"][()], [0.01, -0.02, 0.004])
+    assert [fault for fault in validate_mdf(file) if fault.severity == "error"] == []
+    assert unserved(file) == []
+    found = read_mdf(file)
+    np.testing.assert_array_equal(found.values_CKN, sm.values_CKN)
+    np.testing.assert_allclose(found.origin_m, sm.origin_m)
+    np.testing.assert_allclose(found.heights_m, sm.heights_m)
+    middle = found.planes()[1]
+    np.testing.assert_array_equal(middle.values_CKN, sm.values_CKN[..., 12:24])
+    np.testing.assert_allclose(middle.heights_m, 1e-3)
+    with pytest.raises(DataError, match="a volume of 3 planes"):
+        found.channel_images(0)
+
+
+def test_positions_of_another_plane_are_refused(file: Path) -> None:
+    with h5py.File(file, "r+") as h5:
+        positions(h5)
+        moved = h5["/calibration/positions"][()] + [0, 0, 0.006]
+        put(h5, calibration__positions=moved)
+    with pytest.raises(DataError, match=r"positions: .* must be a centre of the grid"):
+        read_mdf(file)
+    with h5py.File(file, "r+") as h5:
+        put(h5, calibration__fieldOfViewCenter=np.array([0, 0, 0.006]))
+    assert read_mdf(file).heights_m == (0.006,)

@@ -130,7 +130,10 @@ def test_the_verb_tells_every_refusal_and_writes_only_what_is_asked(
     assert told.status == 2
     assert "low and high differ: f_x, N_d 25000 Hz, 9 and 20000 Hz, 9" in told.stderr
     assert "induction factor: [1.0, 1.0] and [1.0, 3.0]" in told.stderr
-    assert "/acquisition/offsetField: [0.001, 0.001, 0.001] T: must be 0" in told.stderr
+    assert (
+        "/acquisition/offsetField: moves the field-free point to [0.001, 0.001, -0.0005] m: must be in x and y the"
+        in told.stderr
+    )
     assert not out.exists()
     planned = run("import", *sources, "--out", out, "--skip-refused", "--dry-run")
     assert planned.status == 0
@@ -144,3 +147,47 @@ def test_the_verb_tells_every_refusal_and_writes_only_what_is_asked(
     few = run("import", *sources[:4], "--out", tmp_path / "few")
     assert few.status == 2
     assert "2 pairs without a fault: must be three at least" in few.stderr
+
+
+def volume(truth: SystemMatrix, planes: int) -> SystemMatrix:
+    """Planes 5 mm apart, the lowest 5 mm below the field-free point, with values of their own."""
+    values_CKN = np.concatenate([(1 + at) * truth.values_CKN for at in range(planes)], axis=-1)
+    heights_m = tuple(5e-3 * (at - 1) for at in range(planes))
+    return dataclasses.replace(truth, values_CKN=values_CKN, heights_m=heights_m, origin_m=(0.0, 0.0, 0.002))
+
+
+def test_volumes_become_a_scan_for_each_plane_and_no_calibration_is_in_two_splits(
+    truths: list[dict[FieldName, SystemMatrix]], tmp_path: Path
+) -> None:
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    for number, pair in enumerate(truths[:3], 1):
+        for which, sm in pair.items():
+            as_measured(lab / f"robot {number} {which}.mdf", volume(sm, 3 if number > 1 else 1))
+    plan = plan_import([lab])
+    assert [pair.reasons for pair in plan.pairs] == [[]] * 7
+    import_measured(plan, tmp_path / "data")
+    dataset = Dataset.open(tmp_path / "data")
+    scans = {split: dataset.settings.scans(split) for split in ("train", "validation", "test")}
+    assert [scan.id for scan in scans["train"]] == ["robot-1"]
+    assert [scan.id for scan in scans["validation"]] == ["robot-2-z-5mm", "robot-2-z0mm", "robot-2-z5mm"]
+    assert [(scan.id, scan.height_mm) for scan in scans["test"]] == [
+        ("robot-3-z-5mm", -5.0),
+        ("robot-3-z0mm", 0.0),
+        ("robot-3-z5mm", 5.0),
+    ]
+    for at, pair in enumerate(dataset.pairs("test")):
+        for found, wanted in ((pair.low, truths[2]["low"]), (pair.high, truths[2]["high"])):
+            assert np.abs(found.values_CKN - (1 + at) * wanted.values_CKN).max() < 1e-12 * 1e-3
+            np.testing.assert_allclose(found.origin_m, (0, 0, 0.002))
+            np.testing.assert_allclose(found.heights_m, 5e-3 * (at - 1))
+    assert "plane 3 of 3, z = 5 mm" in (tmp_path / "data" / "import.md").read_text()
+    one = [lab / f"robot 2 {which}.mdf" for which in FIELDS]
+    assert "planes of one calibration are no independent test" in plan_import(one).problem
+    chosen = plan_import(one, validation=["robot-2-z0mm"], test=["robot-2-z5mm"])
+    assert chosen.settings is not None
+    whole = plan_import([lab], test=["robot-2"])
+    assert whole.settings is not None, whole.problem
+    assert [scan.height_mm for scan in whole.settings.scans("test")] == [-5.0, 0.0, 5.0]
+    as_measured(lab / "robot 3 high.mdf", volume(truths[2]["high"], 2))
+    assert "planes 3 from z = -5 to 5 mm" in plan_import([lab]).pairs[-1].refused

@@ -81,6 +81,18 @@ def test_a_field_along_z_counts() -> None:
     assert error(found, 474e3 * expected_CKV) < 1e-8
 
 
+@pytest.mark.parametrize("magnetisation", ["equilibrium", "debye", "effective-field"])
+def test_a_plane_above_the_field_free_point_sees_its_field_along_z(magnetisation: str) -> None:
+    """10 mm above it B_z = (G_x + G_y)·z is 2 mT, as where the selection field has so much of it everywhere."""
+    above = SCAN.model_copy(update={"height_mm": 10.0})
+    found, expected = matrix(magnetisation, above), matrix(magnetisation, selection_mm=((1, 0, 20.0),))
+    assert error(found, expected) < 1e-7
+    assert error(found, matrix(magnetisation)) > 0.1
+    assert error(found, matrix(magnetisation, SCAN.model_copy(update={"height_mm": -10.0}))) < 1e-12
+    assert found.heights_m == (0.01,)
+    assert above.id == f"{SCAN.id}-z10mm"
+
+
 def test_a_turned_scanner_sees_a_turned_matrix() -> None:
     """All coils turned by 180° about z, which leaves the ideal selection field as it is."""
     half_turn = {
