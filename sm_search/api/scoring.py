@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sm_search.data.dataset import Dataset
+    from sm_search.data.dataset import Dataset, Pair
     from sm_search.data.measurement import Measurement
     from sm_search.evaluation.baselines import Method
     from sm_search.evaluation.calibration import Calibration
@@ -34,6 +34,7 @@ class Evaluation:
         images: of a phantom with each method's matrix, if one was asked for.
         calibration: how well the model's expected errors are met on each scan; empty for a model that expects none.
         distribution: scores of the model's draws on each scan, if draws were asked for.
+        first: the first scan, and what the model made of it: for a picture.
     """
 
     split: str
@@ -41,6 +42,7 @@ class Evaluation:
     images: "list[ImageRow]"
     calibration: "list[Calibration]"
     distribution: "list[ScanDistribution]"
+    first: "tuple[Pair, SystemMatrix]"
 
 
 def evaluation_methods(
@@ -102,9 +104,10 @@ def evaluate(
     channels = dataset.settings.channels
     if draws and factors is None:
         factors = interval_factors(model, dataset, draws)
-    found = Evaluation(split, [], [], [], [])
+    found = None
     for pair in dataset.pairs(split):
         made = model.synthesise(pair.low)
+        found = found or Evaluation(split, [], [], [], [], (pair, made.matrix))
         estimates = {
             name: made.matrix if method is model else method.predict(pair.low) for name, method in methods.items()
         }
@@ -117,6 +120,7 @@ def evaluate(
         if factors:
             scores = DistributionScores.of(*pair_draws(model, rated, channels, draws), factors)
             found.distribution.append(ScanDistribution(pair.scan.id, scores))
+    assert found is not None  # a split has scans
     return found
 
 

@@ -284,10 +284,6 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
     model = api.load_model(options.model, home=options.home, tracking_uri=options.tracking_uri)
     factors = api.interval_factors(model, dataset, options.draws) if options.draws else None
     methods = api.evaluation_methods(model, dataset, regression=options.regression, announce=output.progress)
-    if options.figure:
-        pair = next(iter(dataset.pairs(options.split[0])))
-        title = f"{pair.scan.id} ({options.split[0]})"
-        save_figure(comparison_figure(pair.high, pair.low, model.predict(pair.low), title), Path(options.figure))
     told: dict[str, Any] = {"rows": [], "images": [], "calibration": [], "distribution": []}
     for split in options.split:
         found = api.evaluate(
@@ -300,6 +296,9 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
             draws=options.draws,
             factors=factors,
         )
+        if options.figure and split == options.split[0]:
+            pair, made = found.first
+            save_figure(comparison_figure(pair.high, pair.low, made, f"{pair.scan.id} ({split})"), Path(options.figure))
         listed = [row.as_dict() for row in found.rows]
         logged_as = f"{split}_noise_free" if options.noise_free else split
         channels = "both channels" if len(dataset.settings.channels) > 1 else "x-channel"

@@ -18,7 +18,7 @@ All easy axes lie along the field: for those askew the barrier vanishes at lower
 """
 
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,14 +96,19 @@ def eigenvalue(sigma: float, xi: float) -> float:
     U = (1 − x²)·v'²/4 − ((1 − x²)·v')'/2 with v' = −2σx − ξ; normalised, x is tridiagonal with l/√(4l² − 1).
     """
     degrees = 24 + math.ceil(8 * math.sqrt(2 * sigma + xi))
-    degree = np.arange(degrees + 8.0)
-    step = degree[1:] / np.sqrt(4 * degree[1:] ** 2 - 1)
-    slope = np.polynomial.Polynomial([-xi, -2 * sigma])
-    inner = np.polynomial.Polynomial([1.0, 0.0, -1.0])
-    potential = inner * slope**2 / 4 - (inner * slope).deriv() / 2
-    band = _banded(potential.coef.astype(np.float64), step)[:, :degrees]
-    band[0] += degree[:degrees] * (degree[:degrees] + 1)
+    potential = [xi**2 / 4 + sigma, (sigma - 1) * xi, sigma**2 - xi**2 / 4 - 3 * sigma, -sigma * xi, -(sigma**2)]
+    band = np.tensordot(potential, _powers(64 * math.ceil(degrees / 64))[:, :, :degrees], 1)
+    degree = np.arange(degrees)
+    band[0] += degree * (degree + 1)
     return float(eigvals_banded(band, lower=True, select="i", select_range=(1, 1))[0]) / 2
+
+
+@cache
+def _powers(degrees: int) -> NDArray[np.float64]:
+    """Lower bands of x⁰ to x⁴ in normalised Legendre polynomials, (5 powers, 5 bands, L)."""
+    degree = np.arange(1.0, degrees + 8)  # a power of x reaches 4 degrees beyond
+    step = degree / np.sqrt(4 * degree**2 - 1)
+    return np.stack([_banded(np.eye(5)[power, : power + 1], step)[:, :degrees] for power in range(5)])
 
 
 def _banded(coefficients: NDArray[np.float64], step: NDArray[np.float64]) -> NDArray[np.float64]:

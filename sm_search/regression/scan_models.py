@@ -82,34 +82,22 @@ class ScanModels:
     @staticmethod
     def fitted(scans: Sequence[ScanData], mean: Mean) -> "tuple[ScanModels, Tensor]":
         """The models, and what is left to diffuse, (S·K, 2, Y, X): patterns, or residuals in units of their spread."""
-        features_SF = torch.stack([scan.features for scan in scans])
-        low_SK, high_SK = (torch.stack([getattr(scan, f"{name}_scales") for scan in scans]) for name in ("low", "high"))
-        gain = GainModel.fitted(features_SF, low_SK, high_SK)
-        patterns = torch.stack([scan.high_patterns for scan in scans])
+        features_SF, low_SK, high_SK, patterns, sketches_SKJ = _stacked(scans)
+        model, left = (None, patterns) if mean == "none" else MeanModel.fitted(features_SF, patterns)
         domain = None
         if len(scans) > 1:  # one alone does not tell how much scans differ
-            sketches_SKJ = torch.stack([scan.low_sketch for scan in scans])
             domain = TrainingDomain.fitted(features_SF, sketches_SKJ, patterns[0, 0].numel())
-        if mean == "none":
-            return ScanModels(gain, None, domain), patterns.flatten(0, 1)
-        model, residuals = MeanModel.fitted(features_SF, patterns)
-        return ScanModels(gain, model, domain), residuals.flatten(0, 1)
+        return ScanModels(GainModel.fitted(features_SF, low_SK, high_SK), model, domain), left.flatten(0, 1)
 
     def extended(self, scans: Sequence[ScanData]) -> "tuple[ScanModels, Tensor]":
         """The models fitted to their own training scans and to further ones, and what is left of the latter to diffuse.
 
         A model keeps what it says far from the new scans, and near them says what they do.
         """
-        features_SF = torch.stack([scan.features for scan in scans])
-        low_SK, high_SK = (torch.stack([getattr(scan, f"{name}_scales") for scan in scans]) for name in ("low", "high"))
-        gain = self.gain.extended(features_SF, low_SK, high_SK)
-        sketches_SKJ = torch.stack([scan.low_sketch for scan in scans])
-        domain = None if self.domain is None else self.domain.extended(features_SF, sketches_SKJ)
-        patterns = torch.stack([scan.high_patterns for scan in scans])
-        if self.mean is None:
-            return ScanModels(gain, None, domain), patterns.flatten(0, 1)
-        mean, residuals = self.mean.extended(features_SF, patterns)
-        return ScanModels(gain, mean, domain), residuals.flatten(0, 1)
+        features_SF, low_SK, high_SK, patterns, sketches_SKJ = _stacked(scans)
+        mean, left = (None, patterns) if self.mean is None else self.mean.extended(features_SF, patterns)
+        domain = self.domain and self.domain.extended(features_SF, sketches_SKJ)
+        return ScanModels(self.gain.extended(features_SF, low_SK, high_SK), mean, domain), left.flatten(0, 1)
 
     def without_noise(
         self, features: Tensor, low_scales_K: Tensor, noise_K: NDArray[np.floating] | None
@@ -144,3 +132,10 @@ class ScanModels:
             return images, spread
         components, height, width = shape
         return torch.zeros(components, 2, height, width), torch.ones(components)
+
+
+def _stacked(scans: Sequence[ScanData]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of all scans: features, low- and high-gradient scales, high-gradient patterns, low-gradient sketches."""
+    names = ("features", "low_scales", "high_scales", "high_patterns", "low_sketch")
+    features, low, high, patterns, sketches = (torch.stack([getattr(scan, name) for scan in scans]) for name in names)
+    return features, low, high, patterns, sketches

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sm_search.config.simulation_settings import Grid
@@ -29,8 +30,7 @@ def comparison_figure(high: SystemMatrix, low: SystemMatrix, synthesised: System
         ("synthesised", estimate),
         ("error × 10", 10 * (estimate - truth)),
     )
-    figure = Figure(figsize=(1.25 * len(shown) + 1.6, 1.25 * len(rows) + 0.9), layout="constrained")
-    axes = figure.subplots(len(rows), len(shown), squeeze=False)
+    figure, axes = _panels(len(rows), len(shown), 1.25, left=0.6, right=0.9, bottom=0.3, top=0.6)
     for row, (label, images) in enumerate(rows):
         for column, index in enumerate(shown):
             panel = axes[row][column]
@@ -45,7 +45,7 @@ def comparison_figure(high: SystemMatrix, low: SystemMatrix, synthesised: System
         axes[row][0].set_ylabel(label, fontsize=9)
     figure.suptitle(title, fontsize=10)
     figure.supxlabel("real part at unit maximum modulus; mixing orders $(m_x, m_y)$; x to the right, y up", fontsize=8)
-    figure.colorbar(artist, ax=axes, shrink=0.6)
+    figure.colorbar(artist, cax=_bar(figure, 0.9))
     return figure
 
 
@@ -104,6 +104,22 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
+
+
+def _panels(
+    rows: int, columns: int, side: float, *, left: float, right: float, bottom: float, top: float
+) -> tuple[Figure, np.ndarray]:
+    """A figure of square panels between margins, all in inches: what matplotlib finds by itself takes it seconds."""
+    width, height = side * columns + left + right, side * rows + bottom + top
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, wspace=0.06, hspace=0.06)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _bar(figure: Figure, margin: float) -> Axes:
+    """Where the colour bar of all panels stands: in a right margin of so many inches."""
+    width = figure.get_figwidth()
+    return figure.add_axes((1 - (margin - 0.12) / width, 0.2, 0.14 / width, 0.6))
 
 
 def _patterns(sm: SystemMatrix, shown: Sequence[int]) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 from sm_search.config.errors import TrackingError
 from sm_search.data.dataset import Dataset
 from sm_search.evaluation.baselines import Method, baselines
-from sm_search.evaluation.comparison import compare
+from sm_search.evaluation.comparison import compare_estimates
 from sm_search.report.evidence import Evidence
 from sm_search.report.figures import comparison_figure, save_figure
 from sm_search.report.page import study_page
@@ -37,28 +37,26 @@ def publish_study(store: Store, study: str, metric: str, dataset: Dataset, *, re
     trial_id = best.trial_id or ""
     checkpoint = download_model(store, f"runs:/{best.run_id}/checkpoint")
     synthesiser = load_synthesiser(checkpoint)
+    methods: dict[str, Method] = {**baselines(dataset)}
+    if regression:
+        methods["regression"] = regression_network(synthesiser.checkpoint.info.training, dataset)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        figures = []
+        folder, figures, rows = Path(name), [], []
         for pair in dataset.pairs("validation"):
             target = folder / "synthesis" / pair.scan.id
             target.mkdir(parents=True)
-            source = dataset.file(pair.scan, "low")
             made = synthesise_file(
                 synthesiser,
-                source,
+                dataset.file(pair.scan, "low"),
                 target / "high.mdf",
                 model=f"runs:/{best.run_id}/checkpoint",
                 extrapolate=True,  # the dataset's own split, shown beside the truth
             ).matrix
             figures.append(target / FIGURE_FILE)
             save_figure(comparison_figure(pair.high, pair.low, made, f"{pair.scan.id} (validation)"), figures[-1])
+            estimates = {method: each.predict(pair.low) for method, each in methods.items()}
+            rows += compare_estimates({**estimates, "model": made}, pair, pair, dataset.settings.channels)
         log.log_folder(trial_id, folder / "synthesis", "synthesis")
-        methods: dict[str, Method] = {**baselines(dataset)}
-        if regression:
-            methods["regression"] = regression_network(synthesiser.checkpoint.info.training, dataset)
-        methods["model"] = synthesiser
-        rows = compare(methods, dataset, "validation")
         quality = [row.as_dict() for row in rows]
         evidence = Evidence(figures, quality, json.loads(read_trial_text(store, best, SCHEDULES_FILE)))
         page = folder / "report.html"

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 import mlflow.artifacts
 from mlflow.entities import LoggedModel
@@ -107,12 +108,12 @@ def version_tags(store: Store, name: str, version: int) -> dict[str, str]:
         return dict(store.client.get_model_version(name, str(version)).tags)
 
 
-def download_model(store: Store, uri: str, into: Path | None = None) -> Path:
-    """A local checkpoint folder for a model URI.
+def download_model(store: Store, uri: str) -> Path:
+    """A local checkpoint folder for a model URI, to be read: where the store keeps it, if that is on this machine, or
+    else a temporary one that goes when the process ends.
 
     Args:
         uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN_ID/PATH`, or a folder, which is returned as it is.
-        into: an empty or absent folder for the download; None for a temporary one that goes when the process ends.
 
     Raises:
         CheckpointError: the URI is of another kind, or what it points to is not a checkpoint.
@@ -122,20 +123,20 @@ def download_model(store: Store, uri: str, into: Path | None = None) -> Path:
         check_checkpoint(Path(uri), uri)
         return Path(uri)
     location, subfolder = _artifact_location(store, uri)
-    target = into or _temporary_folder()
+    place = urlsplit(location)
+    kept = Path(unquote(place.path)) if place.scheme == "file" else None
+    root = kept or _temporary_folder()
     with store.asked(f"download of {uri!r}"):
-        if target.exists() and any(target.iterdir()):
-            raise FileExistsError(f"{target} is not empty")
         folder = Path(
             mlflow.artifacts.download_artifacts(
                 artifact_uri=f"{location.rstrip('/')}/{subfolder}",
-                dst_path=str(target),
+                dst_path=None if kept else str(root),  # without one MLflow names files of this machine where they lie
                 tracking_uri=store.uri,
                 registry_uri=store.uri,
             )
         )
-    if not folder.resolve().is_relative_to(target.resolve()):
-        raise CheckpointError(f"{uri}: was stored outside the folder of the download")
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise CheckpointError(f"{uri}: was stored outside the folder of its artifacts")
     check_checkpoint(folder, uri)
     return folder
 

@@ -23,7 +23,7 @@ from sm_search.search.space.space import Space
 from sm_search.search.space.space_file import load_space
 from sm_search.search.space.tree import parameters_of
 from sm_search.search.study.asha import make_asha
-from sm_search.search.study.search_algorithm import OptunaSearcher
+from sm_search.search.study.optuna_searcher import OptunaSearcher
 
 RECORDED = Path(__file__).parent / "recorded"
 SMOOTHING = 1e-2

@@ -17,8 +17,13 @@ from sm_search.physics.system_matrix import TOLERANCE, simulate
 
 def neel_rate(diameter_m: float, particle: Particle, xi_T: np.ndarray) -> np.ndarray:
     """λ_1 in 1/s as the compiled code has it: the rate of a particle that does not turn as a whole."""
-    kinetics = neel_brown_kinetics(diameter_m, particle, 3.0, float(xi_T.max()))
-    return np.array([dataclasses.replace(kinetics, tau_s=math.inf).rate(xi) for xi in xi_T.ravel()]).reshape(xi_T.shape)
+    return rates(neel_brown_kinetics(diameter_m, particle, 3.0, float(xi_T.max())), xi_T)
+
+
+def rates(kinetics: linear_relaxation.Kinetics, xi_T: np.ndarray) -> np.ndarray:
+    """Of particles that do not turn as a whole."""
+    fixed = dataclasses.replace(kinetics, tau_s=math.inf)
+    return np.array([fixed.rate(xi) for xi in xi_T.ravel()]).reshape(xi_T.shape)
 
 
 def from_moments(sigma: float, xi: float, degrees: int = 120) -> float:
@@ -89,10 +94,10 @@ def test_neel_brown_equals_a_runge_kutta(diameter: float, which: str) -> None:
     chosen = reference.settings("neel-brown", size=(2, 2), orders=(1, 1))
     scan = Scan(core_diameter_nm=diameter, fx_khz=25, nd=2)
     tau_s = reference.tau_brown(chosen, scan)
+    kinetics = neel_brown_kinetics(diameter * 1e-9, chosen.particle, 3.0, 5000.0)
 
     def rate(xi_V: np.ndarray) -> np.ndarray:
-        neel = neel_rate(diameter * 1e-9, chosen.particle, np.append(xi_V, 5000.0))[:-1]
-        return np.sqrt(1 + 0.126 * xi_V**1.72) / tau_s + neel.reshape(xi_V.shape)
+        return np.sqrt(1 + 0.126 * xi_V**1.72) / tau_s + rates(kinetics, xi_V)
 
     values = simulate(chosen, scan, which).values_CKN
     expected = reference.stiff_matrix(chosen, scan, which, rate, 3 * 2048)

@@ -1,3 +1,4 @@
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,14 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_checkpoint_comes_back_by_version_alias_and_run(
-    store: Store, study: str, run_id: str, checkpoint: Path, tmp_path: Path
+    store: Store, study: str, run_id: str, checkpoint: Path
 ) -> None:
     name = f"model-{study}"
     assert register(store, run_id, checkpoint, name, {"dataset": "abc"}) == 1
     (checkpoint / "checkpoint.json").write_text('{"second": true}')
     assert register(store, run_id, checkpoint, name) == 2
-    first = download_model(store, f"models:/{name}/1", tmp_path / "first")
+    first = download_model(store, f"models:/{name}/1")
     second = download_model(store, f"models:/{name}@challenger")
-    assert first.is_relative_to(tmp_path / "first")
     assert _bytes(second) == _bytes(checkpoint)
     assert _bytes(first) == {**_bytes(checkpoint), "checkpoint.json": b'{"grid": [2, 1]}'}
     assert version_tags(store, name, 1) == {"dataset": "abc"}
@@ -96,16 +96,17 @@ def test_unknown_models_runs_and_artifacts(store: Store, run_id: str, tmp_path: 
         download_model(store, f"runs:/{run_id}/../../secret")
 
 
-def test_a_download_does_not_mix_with_what_is_there(
-    store: Store, study: str, run_id: str, checkpoint: Path, tmp_path: Path
+def test_a_model_on_this_machine_is_read_where_it_lies(
+    store: Store, home: Path, study: str, run_id: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    StudyLog.attach(store, study).log_folder("t", checkpoint, "checkpoint")
-    occupied = tmp_path / "occupied"
-    occupied.mkdir()
-    (occupied / "mine").touch()
-    with pytest.raises(TrackingError, match="occupied is not empty"):
-        download_model(store, f"runs:/{run_id}/checkpoint", occupied)
-    assert [path.name for path in occupied.iterdir()] == ["mine"]
+    """A copy would stay behind in the temporary folder of every process that is killed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    register(store, run_id, checkpoint, f"model-{study}")
+    StudyLog.attach(store, study).log_folder("t", checkpoint, "deep/checkpoint")
+    for uri in (f"models:/model-{study}/1", f"runs:/{run_id}/checkpoint", f"runs:/{run_id}/deep/checkpoint"):
+        assert download_model(store, uri).is_relative_to(home)
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 @pytest.mark.parametrize("missing", ["checkpoint.json", "model.safetensors"])

@@ -14,8 +14,8 @@ from sm_search.compute.nodes import capacity
 from sm_search.search.space.space import Budget, Confirm, Resources, Space
 from sm_search.search.space.tree import suggest
 from sm_search.search.study.asha import RememberingASHA
+from sm_search.search.study.optuna_searcher import OptunaSearcher
 from sm_search.search.study.replacing_files import ReplacingFiles
-from sm_search.search.study.search_algorithm import OptunaSearcher
 
 
 def trial_id(trial: Any) -> str:
@@ -36,6 +36,7 @@ NAMES: dict[str, dict[str, Any]] = {
         "RememberingASHA": RememberingASHA,
         "_define_by_run": suggest,
     },
+    "sm_search.search.study.search_algorithm": {"OptunaSearcher": OptunaSearcher},
     "sm_search.search.sweep": {"_trial_id": trial_id},
     "sm_search.search.nodes": {"room": capacity},
     "sm_search.search.replacing_files": {"ReplacingFiles": ReplacingFiles},

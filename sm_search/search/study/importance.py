@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from sm_search.config.errors import TrackingError
 from sm_search.search.space.space import Space
-from sm_search.search.study.search_algorithm import OptunaSearcher
+from sm_search.search.study.optuna_searcher import OptunaSearcher
 from sm_search.search.study.warm_start import EarlierTrials, observations_of
 from sm_search.tracking.records import read_study_text
 from sm_search.tracking.store import Store

@@ -16,8 +16,8 @@ from sm_search.search.study.dashboard import JOURNAL_FILE, Mirror
 from sm_search.search.study.earlier_searches import OUTSIDE_OF_SPACE, EarlierSearches, search_name
 from sm_search.search.study.ending import Ending, EndWith, Spent
 from sm_search.search.study.experiment import TRIAL_RETRIES, Experiment, fit
+from sm_search.search.study.optuna_searcher import OptunaSearcher
 from sm_search.search.study.recording import Recorder, Watch
-from sm_search.search.study.search_algorithm import OptunaSearcher
 from sm_search.search.study.study import Study
 from sm_search.search.study.trial import run_trial
 from sm_search.search.study.trial_summary import TrialSummary, ranked, summary

@@ -11,7 +11,7 @@ from sm_search.config.model_settings import DiffusionSettings, ScheduleSettings
 from sm_search.search.schedule.race import Race
 from sm_search.search.space.constraints import Bounds, broken, violations
 from sm_search.search.space.space import Space
-from sm_search.search.study.search_algorithm import OptunaSearcher
+from sm_search.search.study.optuna_searcher import OptunaSearcher
 
 SPACE = {
     "study": "bound",

@@ -10,7 +10,7 @@ import pytest
 from sm_search.search.space.space import Space
 from sm_search.search.space.tree import Recorded, parameters_of, suggest
 from sm_search.search.study.algorithms import ALGORITHMS, QuasiRandom
-from sm_search.search.study.search_algorithm import OptunaSearcher
+from sm_search.search.study.optuna_searcher import OptunaSearcher
 from sm_search.search.study.warm_start import EarlierTrials, Observation
 
 TRAINING = {

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from sm_search.search.space.space import Space
 from sm_search.search.study.dashboard import JOURNAL_FILE, Mirror
-from sm_search.search.study.search_algorithm import OptunaSearcher
+from sm_search.search.study.optuna_searcher import OptunaSearcher
 
 SPACE = Space(
     study="mirrored",

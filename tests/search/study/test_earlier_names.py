@@ -14,8 +14,8 @@ from sm_search.search.space.space import Space
 from sm_search.search.space.tree import suggest
 from sm_search.search.study.confirmation import ConfirmationCallback
 from sm_search.search.study.earlier_names import MODULES, NAMES, know_earlier_names
+from sm_search.search.study.optuna_searcher import EARLIER_ATTRIBUTES, OptunaSearcher
 from sm_search.search.study.recording import Recorder
-from sm_search.search.study.search_algorithm import EARLIER_ATTRIBUTES, OptunaSearcher
 from sm_search.search.study.while_simulating import StallWatch
 
 SPACE = Space(study="s", training={"steps": 9, "learning_rate": {"float": [1e-3, 1e-2]}}, budget={"first_rung": 3})

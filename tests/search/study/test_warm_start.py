@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 
 from sm_search.config.errors import TrackingError
 from sm_search.search.space.space import Space
-from sm_search.search.study.search_algorithm import OptunaSearcher
+from sm_search.search.study.optuna_searcher import OptunaSearcher
 from sm_search.search.study.warm_start import earlier_trials
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store, open_store

@@ -12,7 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from sm_search.search.space.space import Space
 from sm_search.search.study.asha import RememberingASHA
-from sm_search.search.study.search_algorithm import OptunaSearcher
+from sm_search.search.study.optuna_searcher import OptunaSearcher
 
 FIRST = ({"learning_rate": 2e-3, "p_uncond": 0.25}, {"learning_rate": 4e-3})
 
