@@ -16,6 +16,9 @@ ITERATIONS = 3
 PRECISE = 1024
 """Images of so few numbers are encoded in float64."""
 
+AT_ONCE = 1 << 16
+"""Images that are held in float64 at once: of all spectra of a few hundred scans that would be gigabytes."""
+
 WORTH_IT = 4
 """Pixels over iterated vectors from which on iterating is cheaper than all eigenvectors: 2.6 to 3.2 times at 4.9."""
 
@@ -56,7 +59,9 @@ class LinearBasis(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             if len(self.vectors_PD) > PRECISE:
                 return images.flatten(1) @ self.vectors_PD
-            return (images.flatten(1).double() @ self.vectors_PD.double()).to(images.dtype)
+            vectors_PD = self.vectors_PD.double()
+            parts = [(part.double() @ vectors_PD).to(images.dtype) for part in images.flatten(1).split(AT_ONCE)]
+            return torch.cat(parts)
 
     def decode(self, coefficients_BD: Tensor, shape: tuple[int, int]) -> Tensor:
         """Coefficients (B, D) to images (B, 2, Y, X)."""
@@ -68,7 +73,10 @@ def _vectors_and_spread(flat_BP: Tensor, count: int) -> tuple[Tensor, Tensor]:
     # An eigenvector's sign is arbitrary: fix it, so that the basis is the same on every machine.
     largest = vectors_PD.abs().argmax(0, keepdim=True)
     vectors_PD = (vectors_PD * vectors_PD.gather(0, largest).sign()).to(flat_BP.dtype)
-    return vectors_PD, (flat_BP @ vectors_PD).double().square().mean(0).sqrt().clamp(min=1e-6)
+    energy_D = torch.zeros(count, dtype=torch.float64, device=flat_BP.device)
+    for part_BP in flat_BP.split(AT_ONCE):
+        energy_D += (part_BP @ vectors_PD).double().square().sum(0)
+    return vectors_PD, (energy_D / len(flat_BP)).sqrt().clamp(min=1e-6)
 
 
 def _leading_eigenvectors(flat_BP: Tensor, count: int) -> Tensor:
@@ -78,7 +86,10 @@ def _leading_eigenvectors(flat_BP: Tensor, count: int) -> Tensor:
     """
     start = min(flat_BP.shape[1], count + OVERSAMPLING)
     if flat_BP.shape[1] < WORTH_IT * start:
-        _, vectors_PP = torch.linalg.eigh(flat_BP.double().T @ flat_BP.double())
+        moment_PP = torch.zeros((flat_BP.shape[1], flat_BP.shape[1]), dtype=torch.float64, device=flat_BP.device)
+        for part_BP in flat_BP.split(AT_ONCE):
+            moment_PP += part_BP.double().T @ part_BP.double()
+        _, vectors_PP = torch.linalg.eigh(moment_PP)
         return vectors_PP.flip(1)[:, :count]
     generator = torch.Generator().manual_seed(stream_seed(0, "basis"))
     basis_PQ = torch.randn((flat_BP.shape[1], start), generator=generator, dtype=flat_BP.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.fs
 from ray import tune
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError
 from ray.tune.error import TuneError
 
 from sm_search.compute.ray_internals import (
@@ -121,6 +121,11 @@ def fit(tuner: tune.Tuner, study: Study, recorder: Recorder | None = None) -> li
             results = tuner.fit()
     except DataError as error:
         raise stopped(study.name, str(error)) from None
+    except RuntimeError as error:  # Tune knows no worker that Ray kills while it is asked for something
+        if not isinstance(error.__cause__, OutOfMemoryError):
+            raise
+        reason = "the machine's memory is full, and Ray killed a worker; ask for more `resources.cpus` a trial"
+        raise stopped(study.name, reason) from None
     except (TuneError, RayError) as error:
         if recorder is not None and recorder.disk_fault:
             raise stopped(study.name, f"a trial could not write: {recorder.disk_fault}") from None

@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +52,25 @@ class TrialContext:
     place: str
 
 
-@lru_cache(maxsize=1)
+_Loaded = tuple[Dataset, TrainingImages, ScanModels, Validation]
+_kept: dict[tuple[Any, ...], _Loaded] = {}
+"""What a worker keeps from one trial to the next: gigabytes, so never of two kinds at once."""
+
+
 def _loaded(
     data: str, dataset_hash: str, channels: tuple[int, ...], mean: Mean, scans: int | None, diffuse: Diffuse
-) -> tuple[Dataset, TrainingImages, ScanModels, Validation]:
-    """A dataset and its images, kept by the worker from one trial to the next."""
+) -> _Loaded:
+    """A dataset and its images."""
+    key = (data, dataset_hash, channels, mean, scans, diffuse)
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = _load(data, dataset_hash, channels, mean, scans, diffuse)
+    return _kept[key]
+
+
+def _load(
+    data: str, dataset_hash: str, channels: tuple[int, ...], mean: Mean, scans: int | None, diffuse: Diffuse
+) -> _Loaded:
     dataset = Dataset.open(data, complete=bool(dataset_hash))
     wait_for(dataset, [*dataset.settings.scans("validation"), *dataset.settings.scans("train", scans)])
     images, models = training_images(dataset, "train", channels, mean, scans, diffuse)
