@@ -22,7 +22,7 @@ FILE = "good_schedules.json"
 REPORTED = "good_schedules"
 """Key of a trial's last report under which its best schedules are, as parameters."""
 TRIED_FIRST = 3
-"""With more of them a search explores too little (docs/results.md)."""
+"""With more of them a search explores too little (docs/search-results.md)."""
 
 Params = Mapping[str, Any]
 

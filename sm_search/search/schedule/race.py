@@ -20,7 +20,7 @@ from sm_search.search.pareto import pareto_front
 from sm_search.search.space.constraints import NO_CONSTRAINTS, violations
 
 ASKED_AT_ONCE = 2
-"""Schedules of one race. A few more would be faster and are worse: TPE learns nothing within it (docs/results.md)."""
+"""Schedules of one race. More would be faster and are worse: TPE learns nothing within it (docs/search-results.md)."""
 FEWEST_IMAGES = 8
 CERTAIN = 2.0
 """Standard errors of the paired difference to the incumbent by which a schedule must be worse to be dropped at once."""
