@@ -9,7 +9,10 @@ import io
 import json
 import os
 import secrets
+import shutil
 import signal
+import sqlite3
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -115,6 +118,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test that does not ask for `two_cpus` finds no Ray session left open by those that do."""
     if "two_cpus" not in getattr(item, "fixturenames", ()):
         _open_ray.close()
+    database = sys.modules.get("sm_search.tracking.database")  # to import it takes seconds, which few files need
+    if database and not isinstance(database._migrate, CopiedDatabase):
+        database._migrate = CopiedDatabase(database._migrate)
+
+
+class CopiedDatabase:
+    """MLflow makes a database by dozens of migrations, for seconds: here once for all that a process of tests needs."""
+
+    ROOT = "file:///of/the/first"
+    first: Path
+
+    def __init__(self, migrate: Callable[[Path, str], None]) -> None:
+        self.migrate = migrate
+
+    def __call__(self, path: Path, artifact_root: str) -> None:
+        if not self.first.exists():
+            self.migrate(self.first, self.ROOT)
+        shutil.copy(self.first, path)
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            change = "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)"
+            connection.execute(change, (self.ROOT, artifact_root))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _first_database(tmp_path_factory: pytest.TempPathFactory) -> None:
+    CopiedDatabase.first = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
 
 
 @pytest.fixture(scope="module")

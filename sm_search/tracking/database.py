@@ -16,6 +16,8 @@ from alembic.util.exc import CommandError
 from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.version import VERSION
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from sm_search.config.errors import TrackingError
 from sm_search.data.atomic import atomic_path
@@ -104,8 +106,23 @@ def _build(path: Path, artifact_root: str) -> None:
     for left in path.parent.glob(f".{path.name}.*.tmp*"):
         left.unlink()  # of a process that was killed: we hold the lock
     with atomic_path(path) as part:
-        uri = f"sqlite:///{part}"
-        SqlAlchemyStore(uri, artifact_root)
-        SqlAlchemyStore._engine_map.pop(uri).dispose()
+        _migrate(part, artifact_root)
         for suffix in SIDE_FILES:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _migrate(path: Path, artifact_root: str) -> None:
+    """All tables, by MLflow's migrations of an empty file."""
+    uri = f"sqlite:///{path}"
+    event.listen(Engine, "connect", _unsafe)
+    try:
+        SqlAlchemyStore(uri, artifact_root)
+    finally:
+        event.remove(Engine, "connect", _unsafe)
+    SqlAlchemyStore._engine_map.pop(uri).dispose()
+
+
+def _unsafe(connection: sqlite3.Connection, record: object) -> None:
+    """Nobody opens the file before it is whole and on disk: its hundreds of transactions need not be kept apart."""
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("PRAGMA journal_mode = MEMORY")
