@@ -256,7 +256,7 @@ def numbers(file: Hdf5File, field: str, kind: str, *counts: int) -> NDArray[Any]
     if counts and values.size not in counts:
         allowed = " or ".join(str(count) for count in counts)
         raise file.fault(field, f"shape {values.shape}: must hold {allowed} values")
-    if not np.all(np.isfinite(values)):
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise file.fault(field, f"{values.ravel()[:9].tolist()}: must be finite")
     return values.ravel() if kind == "i" else values.ravel().astype(np.float64)
 

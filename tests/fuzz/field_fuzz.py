@@ -135,17 +135,43 @@ def mixed_background(fields: Fields, random: np.random.Generator) -> None:
     fields["/measurement/isBackgroundFrame"] = is_background[order]
 
 
+def planes(fields: Fields, random: np.random.Generator) -> None:
+    """The same voxels as a volume of two planes of a row each."""
+    fields["/calibration/size"] = np.array([SIZE[0], 1, SIZE[1]])
+    fields["/calibration/fieldOfView"] = np.array([0.03, 0.01, 0.02])
+
+
+def shifted(fields: Fields, random: np.random.Generator) -> None:
+    """An offset field, and the grid in x and y around the field-free point where it moves that."""
+    point = 0.01 * random.normal(size=3)
+    fields["/acquisition/offsetField"] = -np.diag(fields["/acquisition/gradient"].reshape(3, 3)) * point
+    fields["/calibration/fieldOfViewCenter"] = point + np.array([0, 0, 0.01 * random.normal()])
+
+
 def positions(fields: Fields, random: np.random.Generator) -> None:
     order = random.permutation(VOXELS)
     frames = np.concatenate((order, np.arange(VOXELS, VOXELS + BACKGROUND)))
     fields[DATA] = fields[DATA][..., frames]
-    x, y = 0.01 * (order % SIZE[0] - 1.0), 0.01 * (order // SIZE[0] - 0.5)
-    fields["/calibration/positions"] = np.stack([x, y, 0 * x], axis=1) + 1e-4 * random.normal(size=(VOXELS, 3))
+    n_x, n_y, n_z = size = fields["/calibration/size"]
+    at = np.stack([order % n_x, order // n_x % n_y, order // n_x // n_y], axis=1) - (size - 1) / 2
+    step = [0.01, 0.01, 0.01 if n_z > 1 else 0.0]
+    centre = fields["/calibration/fieldOfViewCenter"]
+    fields["/calibration/positions"] = at * step + centre + 1e-4 * random.normal(size=(VOXELS, 3))
 
 
 def meander(fields: Fields, random: np.random.Generator) -> None:
-    fields[DATA] = fields[DATA][..., [0, 1, 2, 5, 4, 3, *range(VOXELS, VOXELS + BACKGROUND)]]
+    way = [*walk(*fields["/calibration/size"].tolist()), *range(VOXELS, VOXELS + BACKGROUND)]
+    fields[DATA] = fields[DATA][..., way]
     fields["/calibration/isMeanderingGrid"] = np.array(1, np.int8)
+
+
+def walk(size_x: int, size_y: int, size_z: int) -> Iterator[int]:
+    """The voxels as a robot meets them that goes back and forth along x, y and z."""
+    for z in range(size_z):
+        for row in range(size_y):
+            y = row if z % 2 == 0 else size_y - 1 - row
+            for step in range(size_x):
+                yield (z * size_y + y) * size_x + (step if (row + z) % 2 == 0 else size_x - 1 - step)
 
 
 def conversion(fields: Fields, random: np.random.Generator) -> None:
@@ -196,6 +222,7 @@ def named_channels(fields: Fields, random: np.random.Generator) -> None:
 
 # Of one group, one alone is possible; they come in this order.
 WAYS: tuple[tuple[Callable[[Fields, np.random.Generator], None], ...], ...] = (
+    (planes, shifted),
     (conversion, transfer_function, corrected),
     (named_channels, grouped_periods, sorted_frequencies),
     (positions, meander, mixed_background),
@@ -367,14 +394,20 @@ def expected(fields: Fields) -> dict[tuple[int, int, int], tuple[complex, float]
 def voxels_of(fields: Fields, foreground: list[int]) -> list[int]:
     """The voxel of each foreground frame in the order stored."""
     count = len(foreground)
-    size_x, size_y = (int(n) for n in fields["/calibration/size"].ravel()[:2])
+    size = [int(n) for n in fields["/calibration/size"].ravel()]
     permuted = "/measurement/isFramePermutation" in fields and fields["/measurement/isFramePermutation"].ravel()[0]
     if "/calibration/positions" in fields:
         fov = [float(value) for value in fields["/calibration/fieldOfView"].ravel()]
+        centre = fields.get("/calibration/fieldOfViewCenter", np.zeros(3)).ravel().tolist()
         found = []
-        for x, y, _ in fields["/calibration/positions"].reshape(-1, 3).tolist():
-            column = round((x + fov[0] / 2) / (fov[0] / size_x) - 0.5)
-            found.append(column + size_x * round((y + fov[1] / 2) / (fov[1] / size_y) - 0.5))
+        for position in fields["/calibration/positions"].reshape(-1, 3).tolist():
+            index = [
+                round((position[axis] - centre[axis] + fov[axis] / 2) / (fov[axis] / size[axis]) - 0.5)
+                if size[axis] > 1
+                else 0
+                for axis in range(3)
+            ]
+            found.append((index[2] * size[1] + index[1]) * size[0] + index[0])
         place = fields.get("/measurement/framePermutation")
         if permuted:
             when = [int(p) for p in (place.ravel() if place is not None else range(max(foreground) + 1))]
@@ -384,8 +417,22 @@ def voxels_of(fields: Fields, foreground: list[int]) -> list[int]:
         return found
     meandering = fields.get("/calibration/isMeanderingGrid")
     if meandering is not None and meandering.ravel()[0] == 1 and not permuted:
-        return [y * size_x + (x if y % 2 == 0 else size_x - 1 - x) for y in range(size_y) for x in range(size_x)]
+        return [*walk(*size)]
     return [*range(count)]
+
+
+def places_of(fields: Fields) -> tuple[list[float], list[float], float]:
+    """The heights of the planes, the field-free point, and how far each may be off."""
+    size, fov = fields["/calibration/size"].ravel(), fields["/calibration/fieldOfView"].ravel().astype(float)
+    gradient = fields["/acquisition/gradient"].astype(float)
+    g = np.diag(gradient.reshape(3, 3)) if gradient.size == 9 else gradient.ravel()
+    b = fields.get("/acquisition/offsetField", np.zeros(3)).ravel().astype(float)
+    strength = float(np.abs(fields[f"{DRIVE}/strength"]).max())
+    point = [-b[axis] / g[axis] for axis in range(3)] if b.size == 3 else [0.0] * 3
+    centre = fields.get("/calibration/fieldOfViewCenter", np.zeros(3)).ravel().astype(float)
+    count, step = int(size[2]), fov[2] / int(size[2])
+    heights = [float(centre[2] - point[2] + (at - (count - 1) / 2) * step) for at in range(count)]
+    return heights, point, 1e-3 * (2 * float(np.abs(fov[:2]).max()) + strength / float(np.abs(g).min()))
 
 
 def require_equal(sm: SystemMatrix, fields: Fields) -> None:
@@ -412,6 +459,10 @@ def require_equal(sm: SystemMatrix, fields: Fields) -> None:
         ("field of view", sm.grid.fov_m, fields["/calibration/fieldOfView"].ravel()[:2]),
     ):
         if not np.allclose(read, np.asarray(says, dtype=float), rtol=1e-6, atol=0):
+            raise RuntimeError(f"{name}: read {read}, is {says}")
+    heights, point, slack = places_of(fields)
+    for name, read, says in (("heights", sm.heights_m, heights), ("field-free point", sm.origin_m, point)):
+        if len(read) != len(says) or not np.allclose(read, says, rtol=1e-6, atol=slack):
             raise RuntimeError(f"{name}: read {read}, is {says}")
 
 
