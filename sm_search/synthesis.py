@@ -4,6 +4,7 @@ import dataclasses
 import math
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sm_search.diffusion.condition import make_condition
 from sm_search.diffusion.samplers import Drawn, ImageNoise, sample_mean
 from sm_search.diffusion.spectra import Spectra
 from sm_search.physics.system_matrix import SystemMatrix, from_channel_images, swapped_orders, with_orders
+from sm_search.regression.delay import DelayCheck
 from sm_search.regression.scan_features import scan_features, trajectories
 from sm_search.trust import Trust, in_noise
 
@@ -130,6 +132,7 @@ class Synthesiser:
         self.schedule = schedule or checkpoint.info.schedule
         self.seed = seed
         self.device = device
+        self._delays: DelayCheck | None = None
         checkpoint.denoiser.to(device)
 
     @property
@@ -224,7 +227,15 @@ class Synthesiser:
 
     def _trust(self) -> Trust | None:
         models, training = self.checkpoint.scan_models, self.checkpoint.info.training
-        return None if models.domain is None else Trust(models.domain, models, training.measurement_noise_db)
+        if models.domain is None:
+            return None
+        delays = partial(self._delay_check, models.domain.regression.features_SF)
+        return Trust(models.domain, models, delays, training.measurement_noise_db)
+
+    def _delay_check(self, features_SF: Tensor) -> DelayCheck:
+        if self._delays is None:
+            self._delays = DelayCheck.fitted(features_SF, self.checkpoint.info.orders)
+        return self._delays
 
     def _channel(
         self, low: SystemMatrix, channel: int

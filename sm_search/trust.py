@@ -5,7 +5,7 @@ Shapes: C receive channels, K components, N voxels; Y and X pixels.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from sm_search.data.scaling import ScaledImages
 from sm_search.physics.system_matrix import SystemMatrix
+from sm_search.regression.delay import DelayCheck
 from sm_search.regression.scan_features import scan_features
-from sm_search.regression.scan_models import ScanModels
+from sm_search.regression.scan_models import CLEAR, ScanModels
 from sm_search.regression.training_domain import TrainingDomain
 
 NOISE_FLOOR_SNR = 2.0
@@ -41,12 +42,14 @@ class Trust:
     Attributes:
         domain: of its training scans.
         models: fitted to the same scans.
+        delays: of the phases of the same scans, once they are asked for.
         noise_db: range of the noise that it was told in training (`measurement_noise_db`); None if it was told none:
             then noise is a difference as any other.
     """
 
     domain: TrainingDomain
     models: ScanModels
+    delays: Callable[[], DelayCheck]
     noise_db: tuple[float, float] | None
 
     def distance(self, low: SystemMatrix, channels: Sequence[int]) -> float:
@@ -62,7 +65,7 @@ class Trust:
         channel = max(found, key=lambda each: found[each][0])
         distance, known = found[channel]
         if distance <= 1:
-            return None
+            return next(filter(None, (self._delayed(low, each) for each in channels)), None)
         told = f"the condition is unlike the training scans, {distance:.3g} times as far as the limit (receive channel "
         told += f"{channel}): "
         suspects = {name: self._distance(changed, channel)[0] for name, changed in _suspects(low)}
@@ -87,6 +90,24 @@ class Trust:
             features, _ = self.models.without_noise(features, torch.from_numpy(scaled.scales), noise_K)
             share_K = _noise_share(scaled, noise_K)
         return self.domain.distance(features, scaled.patterns, share_K), self.domain.knows(features)
+
+    def _delayed(self, low: SystemMatrix, channel: int) -> str | None:
+        """Where the signals come later, or earlier, than those of the training scans, who are like it otherwise."""
+        scaled = ScaledImages.of(low.channel_images(channel))
+        features = scan_features(scaled.patterns, scaled.scales, low.drive_hz(channel), low.nd)
+        noise_K, clear_K = low.channel_noise(channel), None
+        if self.noise_db is not None and noise_K is not None:
+            features, _ = self.models.without_noise(features, torch.from_numpy(scaled.scales), noise_K)
+            clear_K = scaled.scales > CLEAR * noise_K
+        own_hz, other_hz = low.drive_hz(channel), low.drive_hz(1 - channel)
+        check = self.delays()
+        delay_us = check.delay_us(features, own_hz, other_hz / own_hz, clear_K)
+        if delay_us is None or abs(delay_us) <= check.limit_us:
+            return None
+        return (
+            f"the condition is delayed by {delay_us:.3g} µs against the training scans (receive channel {channel}); up "
+            f"to {check.limit_us:.3g} µs either way are served"
+        )
 
     def _too_noisy(self, low: SystemMatrix, channel: int) -> str | None:
         """Where the strongest component stands nearer to its noise than in training."""

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+import torch
 
 from sm_search.config.dataset_settings import DatasetSettings, Design
 from sm_search.config.errors import DataError
@@ -15,8 +16,11 @@ from sm_search.config.simulation_settings import Grid, MixingOrders, Particle
 from sm_search.data.dataset import Dataset
 from sm_search.data.mdf import write_mdf
 from sm_search.data.mdf_reading import read_field, read_mdf
+from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.physics.system_matrix import SystemMatrix, simulate
+from sm_search.regression.delay import DelayCheck
+from sm_search.regression.scan_features import scan_features
 from sm_search.synthesis import UNKNOWN_DISTANCE, Synthesiser, synthesise_file
 from sm_search.training import Trainer, make_checkpoint, training_images
 from tests.conftest import TINY_TRAINING, Finished
@@ -122,6 +126,40 @@ def test_scans_that_the_model_was_not_trained_on_but_for_are_served(checkpoint: 
             assert distance is not None
             assert distance < 1, pair.scan.id
             assert synthesiser.outside(pair.low) is None
+
+
+def phase_features(low: SystemMatrix) -> torch.Tensor:
+    scaled = ScaledImages.of(low.channel_images(0))
+    return scan_features(scaled.patterns, scaled.scales, low.fx_hz, low.nd)
+
+
+def test_a_delay_is_found_and_refused_where_the_images_are_near_enough(
+    checkpoint: Checkpoint, dataset: Dataset
+) -> None:
+    """A particle of slower relaxation is delayed too; its amplitudes tell it from a delay of the receiver."""
+    check = DelayCheck.fitted(checkpoint.scan_models.gain.regression.features_SF, SETTINGS.orders.pairs())
+    synthesiser, reasons = Synthesiser(checkpoint), []
+    synthesiser._delays = dataclasses.replace(check, limit_us=0.3)  # of scans enough to know it so well
+    for pair in dataset.pairs("test"):
+        ratio = pair.low.nd / (pair.low.nd + 1)
+        own_us, later_us = (
+            check.delay_us(phase_features(delayed(pair.low, delay_us)), pair.low.fx_hz, ratio) for delay_us in (0, 2)
+        )
+        assert own_us is not None
+        assert abs(own_us) < check.limit_us
+        assert later_us == pytest.approx(own_us + 2, abs=0.051)
+        reasons += [synthesiser.outside(delayed(pair.low, delay_us)) or "" for delay_us in (-0.5, 0.5)]
+    assert any("the condition is delayed by" in reason and "up to 0.3 µs either way" in reason for reason in reasons)
+
+
+def test_delays_that_training_scans_have_are_served(dataset: Dataset) -> None:
+    """The limit is that of the training scans: here each has a delay of its own of up to 2 µs."""
+    random = np.random.default_rng(2)
+    rows = []
+    for pair in dataset.pairs("train"):
+        rows.append(phase_features(delayed(pair.low, random.uniform(-2, 2))))
+    check = DelayCheck.fitted(torch.stack(rows), SETTINGS.orders.pairs())
+    assert 1 < check.limit_us < 5
 
 
 def test_the_concentration_is_no_distance(checkpoint: Checkpoint, low: SystemMatrix) -> None:
