@@ -182,3 +182,38 @@ def test_a_measurement_of_another_receiver_is_refused(
     assert message in done.stderr
     with pytest.raises(DataError):
         sm_search.reconstruct_images(files[0], other)
+
+
+def test_a_volume_gives_images_in_three_dimensions_where_the_field_free_points_agree(
+    files: tuple[Path, Path], tmp_path: Path, run: Callable[..., Finished]
+) -> None:
+    plane = read_mdf(files[0])
+    both = np.concatenate((plane.values_CKN, np.random.default_rng(1).permutation(plane.values_CKN, axis=-1)), axis=-1)
+    heights_m = (-0.001, 0.004)
+    volume = dataclasses.replace(plane, values_CKN=both, heights_m=heights_m, origin_m=(0.0, 0.0, 0.002))
+    sm, measured = tmp_path / "volume.mdf", tmp_path / "measured.mdf"
+    write_mdf(sm, volume, uuid=str(UUID(int=3)), time=TIME)
+    measured.write_bytes(files[1].read_bytes())
+    command = ("reconstruct", "--sm", sm, "--measurement", measured, "--iterations", 2, "--force")
+    refused = run(*command)
+    assert refused.status == 2
+    assert "differ in their field-free point in mm: (0.0, 0.0, 0.0), (0.0, 0.0, 2.0)" in refused.stderr
+    with h5py.File(measured, "r+") as h5:
+        h5["/acquisition/offsetField"] = -0.002 * h5["/acquisition/gradient"][0, 0][[2]][None]
+    mdf, nifti = tmp_path / "image.mdf", tmp_path / "image.nii"
+    done = run(*command, "--output", mdf, "--figure", tmp_path / "planes.png", "--json")
+    assert done.status == 0, done.stderr
+    assert done.object["size"] == [12, 12, 2]
+    assert read_field(mdf, "/reconstruction/size").tolist() == [12, 12, 2]
+    np.testing.assert_allclose(read_field(mdf, "/reconstruction/fieldOfView"), [0.04, 0.04, 0.01])
+    np.testing.assert_allclose(read_field(mdf, "/reconstruction/fieldOfViewCenter"), [0, 0, 0.0035], atol=1e-9)
+    stored_ZYX = read_field(mdf, "/reconstruction/data").reshape(2, 12, 12)
+    expected_N = reconstruct(volume, read_measurement(measured).signal_CK, sweeps=2)
+    np.testing.assert_allclose(stored_ZYX.ravel(), expected_N, rtol=1e-9, atol=1e-12)
+    phantom = run("reconstruct", "--sm", sm, "--phantom", "dots")
+    assert "a volume of 2 planes; a phantom is of one" in phantom.stderr
+    nibabel = pytest.importorskip("nibabel")
+    assert run(*command, "--output", nifti).status == 0
+    image = nibabel.load(nifti)
+    np.testing.assert_array_equal(image.get_fdata().transpose(2, 1, 0), stored_ZYX)
+    np.testing.assert_allclose(image.affine @ [0, 0, 1, 1], [-20 + 20 / 12, -20 + 20 / 12, 6, 1], atol=1e-6)

@@ -66,7 +66,7 @@ def test_an_unknown_key_names_its_line_and_its_nearest_neighbour(tmp_path: Path,
             "steps: 5\nbackbone:\n  backbone: unet\n  width: 64\n",
             "allowed: backbone, channels, context, layers, order_embedding, patch",
         ),
-        ("steps: 5\nbackbone:\n  backbone: linear-basis\n  channels: [8]\n", "order_embedding, width, wiener_input"),
+        ("steps: 5\nbackbone:\n  backbone: linear-basis\n  channels: [8]\n", "whitening, width, wiener_input"),
     ],
 )
 def test_inside_a_union_the_line_and_the_keys_are_those_of_the_chosen_member(
