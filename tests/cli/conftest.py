@@ -117,11 +117,11 @@ class Study:
 
 
 @pytest.fixture(scope="session")
-def study(command: Command, tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Study:
+def study(run: Callable[..., Finished], tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("study")
     space, home = folder / "space.yaml", folder / "home"
     space.write_text(SPACE)
-    done = command("sweep", "--space", space, "--data", tiny_dataset.folder, "--home", home, "--json")
+    done = run("sweep", "--space", space, "--data", tiny_dataset.folder, "--home", home, "--json")
     assert done.status == 0, done.stderr
     return Study("tiny-study", home, space, tiny_dataset.folder, done)
 

@@ -1,6 +1,5 @@
 """Datasets on S3, against a real S3 server on loopback: written by Ray, resumed, damaged, read by two at once."""
 
-import json
 import os
 import re
 import socket
@@ -31,6 +30,7 @@ from sm_search.data.storage import S3Folder, absolute, is_uri
 from sm_search.tracking.records import best_trials, study_runs
 from sm_search.tracking.store import open_store
 from sm_search.training import training_images
+from tests.conftest import run_here
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -201,6 +201,7 @@ import sys
 from hashlib import sha256
 from sm_search.data.dataset import Dataset
 from sm_search.training import training_images
+from tests.conftest import run_here
 
 print("ready", flush=True)
 sys.stdin.readline()
@@ -394,10 +395,9 @@ def test_a_study_begins_while_its_dataset_comes_into_the_bucket(
 
 def command(*arguments: str | Path) -> dict[str, Any]:
     """The JSON object that a verb prints."""
-    line = [sys.executable, "-m", "sm_search", *map(str, arguments), "--json"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    done = run_here(*arguments, "--json")
+    assert done.status == 0, done.stderr
+    return done.object
 
 
 def test_a_reader_of_a_dataset_that_is_being_written_sees_each_new_file(stored: Dataset) -> None:

@@ -132,7 +132,8 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
         validation_seconds = time.perf_counter() - begin - training_seconds
         if until == space.rungs()[-1]:
             wait_for(dataset)  # a finished model names its dataset, and that has a name when all of it is there
-        with tempfile.TemporaryDirectory() as folder:
+        # A worker that is killed meanwhile leaves it, so in the trial's own folder, which is a part of Ray's session.
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             store_rung(Path(folder), trainer, dataset, models, validated.schedule, validated.metrics)
             Path(folder, SCHEDULES_FILE).write_text(json.dumps(validated.tried, indent=1))
             Path(folder, TRAINED_FILE).write_text(str(trained_seconds))
