@@ -51,7 +51,9 @@ class Sweep:
         self.log = folder / f"stderr-{len(list(folder.iterdir()))}"
         line = [sys.executable, "-m", "sm_search", "sweep", "--json", "--space", folder / "space.yaml"]
         line += ["--data", data, "--home", home, *more]
-        environment = {**os.environ, "HOME": str(folder), "COLUMNS": "100"}
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir(exist_ok=True)
+        environment = {**os.environ, "HOME": str(folder), "COLUMNS": "100", "TMPDIR": str(self.temporary)}
         environment.pop("RAY_ADDRESS", None)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -175,6 +177,7 @@ def test_a_killed_worker_costs_no_trial(undisturbed: dict[str, Any], tiny_datase
     assert status == 0, sweep.said
     assert "Traceback" not in sweep.said
     assert "was interrupted; it goes on from training step" in sweep.said
+    assert [*sweep.temporary.glob("*/*.safetensors")] == []  # it was killed while it reported its rung
     check_whole(open_store(tmp_path / "home"), told)
     assert values(told) == values(undisturbed)
 
