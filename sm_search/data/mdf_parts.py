@@ -152,14 +152,15 @@ def field_free_point_m(file: Hdf5File) -> NDArray[np.float64]:
     """Where an offset field b puts the field-free point in the coordinates of the scanner: −b/g along each axis of the
     gradient diag(g), (3,); the middle where b is less than a thousandth of the drive."""
     emulated, offset = "/calibration/offsetFields", "/acquisition/offsetField"
+    emulated_t, offset_t = (
+        np.zeros(3) if file.find(name) is None else numbers(file, name, "f").astype(np.float64)
+        for name in (emulated, offset)
+    )
+    if not (emulated_t.any() or offset_t.any()):
+        return np.zeros(3)  # whatever the drives are, which may be refused for reasons of their own
     drive_t = np.abs(_in_plane(file, "strength", "f")).max()
-    if file.find(emulated) is not None:
-        offsets_t = numbers(file, emulated, "f")
-        if np.abs(offsets_t).max(initial=0) > AGREEMENT * drive_t:
-            raise file.fault(emulated, f"{offsets_t[:6].tolist()} T: must be 0, emulated positions are not served")
-    if file.find(offset) is None:
-        return np.zeros(3)
-    offset_t = numbers(file, offset, "f").astype(np.float64)
+    if np.abs(emulated_t).max(initial=0) > AGREEMENT * drive_t:
+        raise file.fault(emulated, f"{emulated_t[:6].tolist()} T: must be 0, emulated positions are not served")
     if np.abs(offset_t).max(initial=0) <= AGREEMENT * drive_t:
         return np.zeros(3)
     if offset_t.size != 3:
