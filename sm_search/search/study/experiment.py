@@ -121,17 +121,17 @@ def fit(tuner: tune.Tuner, study: Study, recorder: Recorder | None = None) -> li
             results = tuner.fit()
     except DataError as error:
         raise stopped(study.name, str(error)) from None
-    except RuntimeError as error:  # Tune knows no worker that Ray kills while it is asked for something
-        if not isinstance(error.__cause__, OutOfMemoryError):
-            raise
-        reason = "the machine's memory is full, and Ray killed a worker; ask for more `resources.cpus` a trial"
-        raise stopped(study.name, reason) from None
     except (TuneError, RayError) as error:
         if recorder is not None and recorder.disk_fault:
             raise stopped(study.name, f"a trial could not write: {recorder.disk_fault}") from None
         if isinstance(error, RayError):
             raise stopped(study.name, f"Ray went away: {str(error).splitlines()[0]}") from None
         raise
+    except RuntimeError as error:  # Tune knows no worker that Ray kills while it is asked for something
+        if not isinstance(error.__cause__, OutOfMemoryError):
+            raise
+        reason = "the machine's memory is full, and Ray killed a worker; ask for more `resources.cpus` a trial"
+        raise stopped(study.name, reason) from None
     return [result for result, _ in begun_results(results)]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ray import tune
 from ray.air.execution._internal import RayActorManager
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import OutOfMemoryError, RayTaskError
 
 from sm_search.config.errors import InputError
 from sm_search.data.dataset import Dataset
@@ -54,3 +54,13 @@ def test_a_worker_that_is_killed_for_memory_stops_the_study_in_one_line() -> Non
         "study 'large': stopped: the machine's memory is full, and Ray killed a worker; ask for more `resources.cpus` "
         "a trial; once that is mended, `sweep --resume` continues it"
     )
+
+
+def test_an_error_of_ray_is_one_whatever_it_was_in_its_worker() -> None:
+    def failed() -> Any:
+        """Ray's error of a task is of the kind of its cause, too."""
+        raise RayTaskError("task", "Traceback", RuntimeError("no device")).as_instanceof_cause()
+
+    study = cast(Study, SimpleNamespace(name="large"))
+    with pytest.raises(InputError, match="study 'large': stopped: Ray went away: "):
+        fit(cast(tune.Tuner, SimpleNamespace(fit=failed)), study)
