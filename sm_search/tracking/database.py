@@ -113,16 +113,22 @@ def _build(path: Path, artifact_root: str) -> None:
 
 def _migrate(path: Path, artifact_root: str) -> None:
     """All tables, by MLflow's migrations of an empty file."""
-    uri = f"sqlite:///{path}"
-    event.listen(Engine, "connect", _unsafe)
+    uri, own = f"sqlite:///{path}", path.resolve()
+
+    def hurry(connection: object, record: object) -> None:
+        """Nobody opens the file before it is whole and on disk: its hundreds of transactions need not be kept apart.
+
+        SQLAlchemy tells of every connection in the process; others keep their safety.
+        """
+        if isinstance(connection, sqlite3.Connection):
+            _, _, opened = connection.execute("PRAGMA database_list").fetchone()
+            if opened and Path(opened).resolve() == own:
+                connection.execute("PRAGMA synchronous = OFF")
+                connection.execute("PRAGMA journal_mode = MEMORY")
+
+    event.listen(Engine, "connect", hurry)
     try:
         SqlAlchemyStore(uri, artifact_root)
     finally:
-        event.remove(Engine, "connect", _unsafe)
+        event.remove(Engine, "connect", hurry)
     SqlAlchemyStore._engine_map.pop(uri).dispose()
-
-
-def _unsafe(connection: sqlite3.Connection, record: object) -> None:
-    """Nobody opens the file before it is whole and on disk: its hundreds of transactions need not be kept apart."""
-    connection.execute("PRAGMA synchronous = OFF")
-    connection.execute("PRAGMA journal_mode = MEMORY")

@@ -7,12 +7,13 @@ import sys
 import time
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from alembic import command
 from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 
 from sm_search.compute.doctor import examine_mlflow
 from sm_search.config.errors import TrackingError
@@ -103,3 +104,25 @@ def test_a_database_of_an_older_mlflow_is_left_alone_and_its_upgrade_named(aged:
     with pytest.raises(TrackingError, match=r"older MLflow .*copy the file, then run `mlflow db upgrade sqlite:///"):
         open_store(aged.parent)
     assert aged.read_bytes() == before
+
+
+def test_while_a_database_is_made_other_connections_keep_their_safety(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels: dict[str, int] = {}
+
+    class TwoDatabases:
+        """What opens the new file, and another one beside it."""
+
+        _engine_map: ClassVar[dict[str, Engine]] = {}
+
+        def __init__(self, uri: str, root: str) -> None:
+            for name, address in (("own", uri), ("other", f"sqlite:///{tmp_path / 'other.db'}")):
+                self._engine_map[address] = engine = create_engine(address)
+                with engine.connect() as connection:
+                    levels[name] = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
+
+    monkeypatch.setattr(database, "SqlAlchemyStore", TwoDatabases)
+    migrate = getattr(database._migrate, "migrate", database._migrate)  # the tests copy what is made once
+    migrate(tmp_path / "new.db", "root")
+    assert levels == {"own": 0, "other": 2}
