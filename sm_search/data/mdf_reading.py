@@ -36,8 +36,8 @@ def read_mdf(path: str | Path, *, check_values: bool = True, background: Backgro
     Every field is honoured, or refused where it is set to something that is not served (docs/measured.md): receiver's
     numbers are converted, a transfer function that was not corrected is divided out, the background is subtracted
     unless the file says that it was, and voxels come in the order of the grid, plane by plane. The values of a plain
-    file (ours,
-    without transfer function and background to correct) are a read-only memory map: copy what is to be changed.
+    file (ours, without transfer function and background to correct) are a read-only memory map: copy what is to be
+    changed.
 
     The SNR is the stored one, else that of the background frames if there are at least two; else there is none.
 

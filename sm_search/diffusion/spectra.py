@@ -84,7 +84,7 @@ class Spectra:
         """Of the components of each voxel in its mirror image, (N, 1, 1, K), of the kind of `like`."""
         sign_x, sign_y = (sign.to(like) for sign in parity_signs(self.orders))
         left, below = (self._position().to(like.device) < 0)[:, :, None].unbind(1)
-        return (torch.where(left, sign_x, 1.0) * torch.where(below, sign_y, 1.0)).to(like)[:, None, None]
+        return (torch.where(left, sign_x, 1.0) * torch.where(below, sign_y, 1.0))[:, None, None]
 
 
 def state_shape(diffuse: Diffuse, components: int, shape: tuple[int, int]) -> tuple[int, int]:

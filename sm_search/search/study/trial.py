@@ -64,17 +64,11 @@ def _loaded(
     key = (data, dataset_hash, channels, mean, scans, diffuse)
     if key not in _kept:
         _kept.clear()
-        _kept[key] = _load(data, dataset_hash, channels, mean, scans, diffuse)
+        dataset = Dataset.open(data, complete=bool(dataset_hash))
+        wait_for(dataset, [*dataset.settings.scans("validation"), *dataset.settings.scans("train", scans)])
+        images, models = training_images(dataset, "train", channels, mean, scans, diffuse)
+        _kept[key] = dataset, images, models, Validation.of(dataset, models, diffuse=diffuse)
     return _kept[key]
-
-
-def _load(
-    data: str, dataset_hash: str, channels: tuple[int, ...], mean: Mean, scans: int | None, diffuse: Diffuse
-) -> _Loaded:
-    dataset = Dataset.open(data, complete=bool(dataset_hash))
-    wait_for(dataset, [*dataset.settings.scans("validation"), *dataset.settings.scans("train", scans)])
-    images, models = training_images(dataset, "train", channels, mean, scans, diffuse)
-    return dataset, images, models, Validation.of(dataset, models, diffuse=diffuse)
 
 
 def run_trial(config: Mapping[str, Any], context: TrialContext) -> None:
