@@ -323,7 +323,7 @@ class Synthesiser:
             reasons = ((plane, self.outside(plane)) for plane in low.planes())
             return next((f"plane z = {_mm(plane):.4g} mm: {why}" for plane, why in reasons if why), None)
         low = self.adapted(low)
-        (lowest_mm, highest_mm), slack_mm = self.checkpoint.info.heights_mm, PLANE_SLACK * min(_voxel_mm(low.grid))
+        (lowest_mm, highest_mm), slack_mm = self.checkpoint.info.heights_mm, 1e3 * PLANE_SLACK * min(low.grid.voxel_m)
         if not lowest_mm - slack_mm <= _mm(low) <= highest_mm + slack_mm:
             return (
                 f"the condition's plane lies {_mm(low):.4g} mm above the field-free point; the model was trained for "
@@ -364,10 +364,6 @@ def _stacked(low: SystemMatrix, made: "list[Synthesis]") -> "Synthesis":
 
 def _mm(plane: SystemMatrix) -> float:
     return 1e3 * plane.heights_m[0]
-
-
-def _voxel_mm(grid: Grid) -> tuple[float, float]:
-    return grid.fov_mm[0] / grid.size[0], grid.fov_mm[1] / grid.size[1]
 
 
 def _grid(grid: Grid) -> str:

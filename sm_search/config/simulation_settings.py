@@ -45,6 +45,11 @@ class Grid(Settings):
         return self.fov_mm[0] * 1e-3, self.fov_mm[1] * 1e-3
 
     @property
+    def voxel_m(self) -> tuple[float, float]:
+        """Sides of a voxel along x and y."""
+        return self.fov_m[0] / self.size[0], self.fov_m[1] / self.size[1]
+
+    @property
     def voxels(self) -> int:
         return self.size[0] * self.size[1]
 

@@ -75,7 +75,6 @@ def write_mdf(
 
 
 def _calibration_fields(path: Path, sm: SystemMatrix) -> dict[str, Value]:
-    voxel_m = [fov / n for fov, n in zip(sm.grid.fov_m, sm.grid.size, strict=True)]
     slice_m = slice_thickness_m(sm)
     channels, components, _ = sm.values_CKN.shape
     snr_JCK = None if sm.snr_CK is None else sm.snr_CK[None]
@@ -84,7 +83,7 @@ def _calibration_fields(path: Path, sm: SystemMatrix) -> dict[str, Value]:
         "/experiment/name": "system matrix",
         "/experiment/subject": "point sample",
         "/tracer/concentration": np.array([1.0]),
-        "/tracer/volume": np.array([math.prod(voxel_m) * slice_m * 1e3]),
+        "/tracer/volume": np.array([math.prod(sm.grid.voxel_m) * slice_m * 1e3]),
         "/calibration/method": "simulation",
         **{f"/calibration/{name}": value for name, value in grid_fields(sm).items()},
         **optional_field(path, "/calibration/snr", snr_JCK, (1, channels, components)),

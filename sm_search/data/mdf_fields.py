@@ -124,7 +124,7 @@ def slice_thickness_m(sm: SystemMatrix) -> float:
     """The distance of the planes; of a lone one the smaller side of its voxels."""
     if len(sm.heights_m) > 1:
         return (sm.heights_m[-1] - sm.heights_m[0]) / (len(sm.heights_m) - 1)
-    return min(fov / n for fov, n in zip(sm.grid.fov_m, sm.grid.size, strict=True))
+    return min(sm.grid.voxel_m)
 
 
 _SLOW_AXES = ["frame", "period", "channel", "frequency"]

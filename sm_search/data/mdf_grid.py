@@ -131,9 +131,8 @@ def _voxels(file: Hdf5File, field: str, volume: Volume) -> NDArray[np.int64]:
     """The voxel of each position."""
     grid, planes = volume.grid, len(volume.heights_m)
     position_m = numbers(file, field, "f", 3 * volume.voxels).reshape(volume.voxels, 3) - np.array(volume.centre_m)
-    steps_m = [fov_m / n for fov_m, n in zip(grid.fov_m, grid.size, strict=True)]
     # A lone plane is as thick as its voxels are wide, whatever the file says; it is not told from another by less.
-    steps_m.append(volume.slice_m if planes > 1 else 5 * min(steps_m))
+    steps_m = (*grid.voxel_m, volume.slice_m if planes > 1 else 5 * min(grid.voxel_m))
     axes = []
     for axis, (step_m, count) in enumerate(zip(steps_m, (*grid.size, planes), strict=True)):
         at_N = position_m[:, axis] / step_m + (count - 1) / 2

@@ -106,7 +106,7 @@ def write_measurement(
         DataError: a value breaks a rule (nothing is written then), or the disk refuses the file.
     """
     path = Path(path)
-    voxel_m = [fov / n for fov, n in zip(truth.grid.fov_m, truth.grid.size, strict=True)]
+    voxel_m = truth.grid.voxel_m
     slice_m = min(voxel_m) * truth.finer
     fields: dict[str, Value] = {
         "/experiment/description": "Measurement of a phantom",

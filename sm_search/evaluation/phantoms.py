@@ -38,7 +38,7 @@ def phantom(name: str, grid: Grid) -> Array:
     require_phantom(name)
     x_N, y_N = voxel_centres(grid)
     half_m = min(grid.fov_m) / 2
-    voxel_x, voxel_y = (fov / n for fov, n in zip(grid.fov_m, grid.size, strict=True))
+    voxel_x, voxel_y = grid.voxel_m
     offsets = (np.arange(SUBVOXELS) + 0.5) / SUBVOXELS - 0.5
     total_N = np.zeros(grid.voxels)
     for dy in offsets:

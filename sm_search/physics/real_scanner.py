@@ -30,7 +30,7 @@ def real_scanner_components(
     field, particle = settings.field(which), settings.particle_of(scan)
     beta = langevin_parameter_per_tesla(float(sizes.diameter_m_S.max()), particle)
     gradient_x, gradient_y = actual(scanner, field).gradients_t_per_m
-    width_x_m, width_y_m = (fov / n for fov, n in zip(settings.grid.fov_m, settings.grid.size, strict=True))
+    width_x_m, width_y_m = settings.grid.voxel_m
     points, tolerance = points_for(settings.voxel, (width_x_m, width_y_m), (beta * gradient_x, beta * gradient_y))
     numerics = {"tolerance": tolerance}
     components = len(settings.orders.pairs())
