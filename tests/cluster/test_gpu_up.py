@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,11 +108,14 @@ class Cloud:
 
     def follow(self) -> None:
         """Give each instance a machine, and take it away."""
+        from botocore.parsers import ResponseParserError
+
         try:
             while not self.ended.wait(1):
-                for reservation in self.ask("ec2", "describe_instances")["Reservations"]:
-                    for instance in reservation["Instances"]:
-                        self._follow(instance)
+                with suppress(ResponseParserError):  # moto, while it makes an instance in another of its threads
+                    for reservation in self.ask("ec2", "describe_instances")["Reservations"]:
+                        for instance in reservation["Instances"]:
+                            self._follow(instance)
         except BaseException as error:
             self.failure.append(error)
             raise

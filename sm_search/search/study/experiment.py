@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.fs
 from ray import tune
 from ray.exceptions import OutOfMemoryError, RayError
+from ray.train.constants import CHECKPOINT_DIR_NAME
 from ray.tune.error import TuneError
 
 from sm_search.compute.ray_internals import (
@@ -141,5 +142,19 @@ def begun_results(results: tune.ResultGrid) -> list[tuple[tune.Result, bool]]:
     for result, trial in zip(results, trials_of(results), strict=True):
         if has_begun(trial) or result.error:
             result.metrics = {"config": trial.config, **(result.metrics or {})}
+            _add_last_checkpoint(result)
             begun.append((result, trial.is_finished()))
     return begun
+
+
+def _add_last_checkpoint(result: tune.Result) -> None:
+    """Where a search ends just as a trial reports, Tune has the report and has not yet noted the checkpoint that was
+    stored before it.
+    """
+    metrics = result.metrics or {}
+    if (name := metrics.get(CHECKPOINT_DIR_NAME)) is None:
+        return
+    path = f"{result.path}/{name}"
+    if result.checkpoint is None or result.checkpoint.path != path:
+        result.checkpoint = tune.Checkpoint(path, result.filesystem)
+        result.best_checkpoints = [*(result.best_checkpoints or ()), (result.checkpoint, metrics)]

@@ -9,7 +9,10 @@ import pytest
 from ray.tune.stopper import timeout
 
 from sm_search.data.dataset import Dataset
+from sm_search.diffusion.checkpoint import load_checkpoint
+from sm_search.search.study.recording import Recorder
 from sm_search.tracking.records import study_runs
+from sm_search.tracking.registry import download_model
 from sm_search.tracking.store import open_store
 from tests.search.study.test_faults import workers
 
@@ -72,3 +75,29 @@ def test_the_time_limit_leaves_whole_trials_only(
     told = done.object["trials"]
     assert {trial["trial_id"] for trial in told} == {run.trial_id for run in runs}
     assert [trial["state"] for trial in told].count("complete") >= len(told) - 2
+
+
+def test_a_trial_that_reports_as_the_time_is_up_has_its_model(
+    run: Any, tiny_dataset: Dataset, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune knows the report then, and has not been told of the checkpoint."""
+    space, home = tmp_path / "space.yaml", tmp_path / "home"
+    reported: list[str] = []
+    record = Recorder.on_trial_result
+
+    def note(recorder: Recorder, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        record(recorder, iteration, trials, trial, result, **info)
+        reported.append(trial.trial_id)
+
+    monkeypatch.setattr(timeout, "time", Clock(lambda: bool(reported)))
+    monkeypatch.setattr(Recorder, "on_trial_result", note)
+    space.write_text(SPACE.format(steps=20))
+    done = run("sweep", "--space", space, "--data", tiny_dataset.folder, "--home", home, "--json")
+    assert done.status == 0, done.stderr
+    complete = [trial["trial_id"] for trial in done.object["trials"] if trial["state"] == "complete"]
+    assert sorted(complete) == sorted(reported)
+    store = open_store(home)
+    runs = {each.trial_id: each.run_id for each in study_runs(store, "timed")[1]}
+    for trial_id in complete:
+        model = load_checkpoint(download_model(store, f"runs:/{runs[trial_id]}/checkpoint"))
+        assert model.info.training.steps == 20
