@@ -138,7 +138,12 @@ class Trainer:
             torch.manual_seed(stream_seed(settings.seed, "weights"))
             features = images.condition.features.shape[1]
             self.denoiser = build_denoiser(
-                settings.backbone, images.shape, settings.diffusion.prediction, features, settings.told_noise
+                settings.backbone,
+                images.shape,
+                settings.diffusion.prediction,
+                features,
+                settings.told_noise,
+                settings.spread_steps > 0,
             )
         if start is None:
             self.denoiser.fit_constants(images.targets, images.condition)
@@ -184,14 +189,31 @@ class Trainer:
                 total, count, begin = torch.zeros((), device=self.device), 0, time.perf_counter()
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up over 5 % of the run, then a half cosine to zero."""
-        progress = step / self.settings.steps
+        """Linear warm-up over 5 % of the run, then a half cosine to zero; once more where the spread is trained."""
+        step, steps = self._within(step)
+        progress = step / steps
         if progress < WARM_UP_SHARE:
-            return self.settings.learning_rate * (step + 1) / (WARM_UP_SHARE * self.settings.steps + 1)
+            return self.settings.learning_rate * (step + 1) / (WARM_UP_SHARE * steps + 1)
         return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    def _within(self, step: int) -> tuple[int, int]:
+        """Number of the step among those that train the same weights, and how many these are."""
+        spread = self.settings.spread_steps
+        mean = self.settings.steps - spread
+        return (step - mean, spread) if spread and step >= mean else (step, mean)
+
+    def _train_spread(self) -> None:
+        """From now on all but the spread stays as it is: the average, which is what is sampled."""
+        if self._within(self.step)[0] == 0:
+            self.denoiser.load_state_dict(self.ema.state_dict())
+        for name, parameter in self.denoiser.named_parameters():
+            parameter.requires_grad_(name.startswith("spread."))
+        self._captured_step = CapturedStep(self._descend)
 
     def _advance(self) -> Tensor:
         """One step; its loss, which the next one may overwrite."""
+        if self.settings.spread_steps == self.settings.steps - self.step:
+            self._train_spread()
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             if self.on_gpu:
@@ -199,9 +221,10 @@ class Trainer:
             else:
                 group["lr"] = rate
         draws = self.training_loss.draws(self.step)
+        age = self._within(self.step)[0] + 1
         self.step += 1
         # A young average forgets quickly, or short runs would sample their initial weights.
-        ema_decay = self._number(min(self.settings.ema_decay, (1 + self.step) / (EMA_WARM_UP + self.step)))
+        ema_decay = self._number(min(self.settings.ema_decay, (1 + age) / (EMA_WARM_UP + age)))
         return self._captured_step(draws, ema_decay) if self.captured else self._descend(draws, ema_decay)
 
     def _number(self, value: float) -> Any:
@@ -244,6 +267,8 @@ class Trainer:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self._captured_step = CapturedStep(self._descend)  # the old one would write to what was there before
         self.step = int(tensors["step"])
+        if self.step > self.settings.steps - self.settings.spread_steps:
+            self._train_spread()
 
 
 def make_checkpoint(

@@ -1,5 +1,6 @@
 """What is trained and how it is sampled: denoiser, diffusion process, training, sampling schedule."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -120,6 +121,9 @@ class TrainingSettings(Settings):
             instead: at t = T the network draws x_0 from x_T and the condition, and two draws of each image are rated by
             fair CRPS (Gneiting and Raftery 2007, eq. 20). It needs prediction x0 and `wiener_input: false`, by which
             x_T reaches the network.
+        spread_share: share of the steps, the last ones, in which the network stays as it is and learns to draw x_0 about
+            what it predicts, also by fair CRPS of two draws (`spread`). It then draws where a schedule asks for two or
+            more `samples`; one is its prediction. It needs the backbone linear-basis and prediction x0.
         share_at_end: share of the draws of t that are put at t = T, where the network is a regression.
         augmentation: `parity` mirrors each drawn pair along x and along y with probability ½ each, with the sign of its
             component (see `parity`): fresh noise where there is noise, next to nothing new where there is none.
@@ -132,7 +136,7 @@ class TrainingSettings(Settings):
         receive_channels: channels to learn, 0 = x and 1 = y.
     """
 
-    added = frozenset({"diffuse", "measurement_noise_db", "loss"})
+    added = frozenset({"diffuse", "measurement_noise_db", "loss", "spread_share"})
 
     backbone: BackboneSettings = LinearBasisSettings()
     diffuse: Diffuse = "component"
@@ -143,6 +147,7 @@ class TrainingSettings(Settings):
     condition_weight: Literal["none", "decay"] = "none"
     measurement_noise_db: tuple[NoiseDb, NoiseDb] | None = None
     loss: Literal["squared", "crps"] = "squared"
+    spread_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     loss_weighting: Literal["none", "min-snr"] = "none"
     share_at_end: Share = 0.5
     augmentation: Literal["none", "parity"] = "none"
@@ -172,6 +177,11 @@ class TrainingSettings(Settings):
         return self.diffuse != "component"
 
     @property
+    def spread_steps(self) -> int:
+        """The last steps, in which the network learns to draw; with a `spread_share` at least one."""
+        return math.ceil(self.spread_share * self.steps)
+
+    @property
     def told_noise(self) -> bool:
         """Whether the network is told how noisy its condition is."""
         return self.measurement_noise_db is not None
@@ -187,6 +197,18 @@ class TrainingSettings(Settings):
                 raise ValueError("loss: crps needs backbone.wiener_input false: the filter keeps x_T from the network")
             if self.loss_weighting != "none":
                 raise ValueError(f"loss: crps knows no loss_weighting {self.loss_weighting}")
+        return self
+
+    @model_validator(mode="after")
+    def _suits_spread(self) -> "TrainingSettings":
+        if self.spread_share:
+            if self.backbone.backbone != "linear-basis" or self.diffusion.prediction != "x0":
+                given = f"{self.backbone.backbone} and {self.diffusion.prediction}"
+                raise ValueError(f"spread_share needs backbone linear-basis and diffusion.prediction x0, not {given}")
+            if self.loss == "crps":
+                raise ValueError("spread_share must be 0 with loss: crps, which makes the whole network draw")
+            if self.spread_steps >= self.steps:
+                raise ValueError(f"spread_share = {self.spread_share:g} of steps = {self.steps} leaves none for the mean")
         return self
 
 

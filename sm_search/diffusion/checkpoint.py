@@ -140,7 +140,12 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
             features = feature_count(len(info.orders))
             diffused = state_shape(training.diffuse, len(info.orders), shape)
             denoiser = build_denoiser(
-                training.backbone, diffused, training.diffusion.prediction, features, training.told_noise
+                training.backbone,
+                diffused,
+                training.diffusion.prediction,
+                features,
+                training.told_noise,
+                training.spread_steps > 0,
             )
             models = _empty_scan_models(info, shape)
     except (SettingsError, RuntimeError) as error:

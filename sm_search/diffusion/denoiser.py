@@ -17,6 +17,7 @@ from sm_search.config.errors import SettingsError
 from sm_search.config.model_settings import BackboneSettings, LinearBasisSettings, Prediction, UNetSettings
 from sm_search.diffusion.basis import FeatureBasis, LinearBasis
 from sm_search.diffusion.condition import Condition
+from sm_search.diffusion.spread import SpreadHead
 
 ORDER_FREQUENCIES = 8
 LOG_SCALE_UNIT = 4.0
@@ -24,7 +25,13 @@ LOG_SCALE_UNIT = 4.0
 
 
 class Denoiser(nn.Module, ABC):
-    """Predicts ε, v or x_0 of a state from its noisy version, the condition and ᾱ_t."""
+    """Predicts ε, v or x_0 of a state from its noisy version, the condition and ᾱ_t.
+
+    Attributes:
+        spread: what draws x_0 about the prediction; None in networks that only predict.
+    """
+
+    spread: SpreadHead | None = None
 
     @abstractmethod
     def fit_constants(self, targets: Tensor, condition: Condition) -> None:
@@ -43,8 +50,12 @@ class Denoiser(nn.Module, ABC):
         """Inverse of `to_state` on the span of the basis."""
 
     @abstractmethod
-    def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition) -> Tensor:
-        """The network output at states x_t (B, …) and ᾱ (B,)."""
+    def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition, z: Tensor | None = None) -> Tensor:
+        """The network output at states x_t (B, …) and ᾱ (B,).
+
+        Args:
+            z: white noise (B, Z) to draw with; None and 0 give the mean. Networks without `spread` take none.
+        """
 
 
 def noise_features(alpha_bar: Tensor) -> Tensor:
@@ -122,6 +133,7 @@ class LinearBasisDenoiser(Denoiser):
         prediction: Prediction,
         features: int,
         noise: bool,
+        draws: bool,
     ) -> None:
         super().__init__()
         self.prediction = prediction
@@ -140,6 +152,8 @@ class LinearBasisDenoiser(Denoiser):
         self.outlet = nn.Linear(width, count)
         nn.init.zeros_(self.outlet.weight)
         nn.init.zeros_(self.outlet.bias)
+        if draws:
+            self.spread = SpreadHead(width, count)
 
     scale: Tensor
 
@@ -159,7 +173,7 @@ class LinearBasisDenoiser(Denoiser):
     def to_images(self, states: Tensor) -> Tensor:
         return self.target_basis.decode(states * self.scale, self.shape)
 
-    def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition) -> Tensor:
+    def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition, z: Tensor | None = None) -> Tensor:
         spread_D = self.target_basis.spread_D / self.scale
         a = alpha_bar[:, None]
         if self.wiener_input:
@@ -177,8 +191,11 @@ class LinearBasisDenoiser(Denoiser):
         modulation = self.noise_inlet(noise_features(alpha_bar))
         for block in self.blocks:
             h = block(h, modulation)
+        output = self.outlet(h)
+        if self.spread is not None and z is not None:
+            output = output + self.spread(h, z)
         skip, scale = output_preconditioning(self.prediction, a, spread_D)
-        return skip * x_t + scale * self.outlet(h)
+        return skip * x_t + scale * output
 
 
 def output_preconditioning(prediction: Prediction, alpha_bar: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,9 +232,17 @@ class UNetDenoiser(Denoiser):
     """
 
     def __init__(
-        self, settings: UNetSettings, shape: tuple[int, int], prediction: Prediction, features: int, noise: bool
+        self,
+        settings: UNetSettings,
+        shape: tuple[int, int],
+        prediction: Prediction,
+        features: int,
+        noise: bool,
+        draws: bool,
     ) -> None:
         super().__init__()
+        if draws:
+            raise SettingsError("backbone unet: draws by its sampler alone, so spread_share must be 0")
         levels, patch = len(settings.channels), settings.patch
         settings.require_grid(*shape)
         self.part, self.join = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
@@ -257,7 +282,7 @@ class UNetDenoiser(Denoiser):
     def to_images(self, states: Tensor) -> Tensor:
         return states * self.scale
 
-    def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition) -> Tensor:
+    def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition, z: Tensor | None = None) -> Tensor:
         keep = condition.keep[:, None, None, None]
         pixels = self.part(torch.cat((x_t, condition.image * keep), 1))
         pixels = torch.cat((pixels, keep.expand(-1, 1, *pixels.shape[2:])), 1)
@@ -273,7 +298,12 @@ BACKBONES: dict[str, Callable[..., Denoiser]] = {"linear-basis": LinearBasisDeno
 
 
 def build_denoiser(
-    settings: BackboneSettings, shape: tuple[int, int], prediction: Prediction, features: int = 0, noise: bool = False
+    settings: BackboneSettings,
+    shape: tuple[int, int],
+    prediction: Prediction,
+    features: int = 0,
+    noise: bool = False,
+    draws: bool = False,
 ) -> Denoiser:
     """A freshly initialised denoiser.
 
@@ -282,8 +312,10 @@ def build_denoiser(
         prediction: what its output means.
         features: numbers in `Condition.features`; only `context` and `noise` need them.
         noise: whether it is told how noisy its condition is.
+        draws: whether it has a `spread`.
 
     Raises:
-        SettingsError: the shape does not suit the backbone, or there are fewer features than `context` asks for.
+        SettingsError: the shape does not suit the backbone, or there are fewer features than `context` asks for, or the
+            backbone cannot draw.
     """
-    return BACKBONES[settings.backbone](settings, shape, prediction, features, noise)
+    return BACKBONES[settings.backbone](settings, shape, prediction, features, noise, draws)

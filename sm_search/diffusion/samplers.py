@@ -23,6 +23,7 @@ from sm_search.config.streams import stream_seed
 from sm_search.diffusion.condition import Condition, condition_noise_level, condition_weight
 from sm_search.diffusion.denoiser import Denoiser
 from sm_search.diffusion.noise_schedule import alpha_bars, x0_and_noise
+from sm_search.diffusion.spread import NOISE_NUMBERS
 
 
 class ImageNoise:
@@ -165,6 +166,7 @@ def sample_each(
             if any(factors):
                 seen_S += _each(factors, noise.draw("condition", draw, number).to(device))
         here_S = x_S[: len(active)]
+        z_S = _network_noise(denoiser, [schedules[s].samples > 1 for s in active], noise, draw, index)
         guidance = [schedules[s].guidance for s in active]
         x0_S = _estimate(
             denoiser,
@@ -173,6 +175,7 @@ def sample_each(
             here_S,
             step["alpha_bar"],
             rows[: len(active) * len(start)].with_image(seen_S.flatten(0, 1)),
+            z_S,
         )
         moved_S = _scaled(step["x"], here_S) + _scaled(step["x0"], x0_S)
         if any(step["before"]):
@@ -285,6 +288,16 @@ def _scaled(factors: Sequence[float], states_S: Tensor) -> Tensor:
     return factor_S.view(-1, *(1,) * (states_S.ndim - 1)) * states_S
 
 
+def _network_noise(
+    denoiser: Denoiser, drawing: Sequence[bool], noise: ImageNoise, draw: int, index: int
+) -> Tensor | None:
+    """What a network draws with in a step, (S, B, Z): none for the schedules of a single sample, which is its mean."""
+    if denoiser.spread is None or not any(drawing):
+        return None
+    numbers = noise.draw("network", draw, index).flatten(1)[:, :NOISE_NUMBERS]
+    return _each([float(each) for each in drawing], numbers.to(next(denoiser.parameters()).device))
+
+
 def _estimate(
     denoiser: Denoiser,
     diffusion: DiffusionSettings,
@@ -292,16 +305,19 @@ def _estimate(
     x_S: Tensor,
     alpha_bars: Sequence[float],
     condition: Condition,
+    z_S: Tensor | None,
 ) -> Tensor:
     """x_0, (S, B, …), under classifier-free guidance (Ho and Salimans 2022); the condition has S·B rows."""
     images = x_S.shape[1]
     bar_S = torch.tensor(alpha_bars, dtype=x_S.dtype, device=x_S.device)
     level = bar_S.repeat_interleave(images)
-    output_S = denoiser(x_S.flatten(0, 1), level, condition).unflatten(0, x_S.shape[:2])
+    z = None if z_S is None else z_S.flatten(0, 1)
+    output_S = denoiser(x_S.flatten(0, 1), level, condition, z).unflatten(0, x_S.shape[:2])
     guided = [s for s, scale in enumerate(guidance) if scale != 1.0]
     if guided:
         rows = torch.tensor([s * images + b for s in guided for b in range(images)], device=x_S.device)
         nothing = condition[rows].dropped(torch.ones(len(rows), dtype=torch.bool, device=x_S.device))
-        without_S = denoiser(x_S[guided].flatten(0, 1), level[rows], nothing).unflatten(0, (len(guided), images))
+        z = None if z is None else z[rows]
+        without_S = denoiser(x_S[guided].flatten(0, 1), level[rows], nothing, z).unflatten(0, (len(guided), images))
         output_S[guided] = without_S + _scaled([guidance[s] for s in guided], output_S[guided] - without_S)
     return x0_and_noise(diffusion.prediction, output_S, x_S, bar_S.view(-1, *(1,) * (x_S.ndim - 1)))[0]

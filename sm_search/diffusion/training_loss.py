@@ -15,6 +15,7 @@ from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.denoiser import Denoiser
 from sm_search.diffusion.noise_schedule import diffuse, min_snr_weight, training_target
 from sm_search.diffusion.parity import mirrored
+from sm_search.diffusion.spread import NOISE_NUMBERS
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Draws:
         index: of the training images, (B,).
         t: of the diffusion, (B,).
         drop: whether the condition is dropped, bool, (B,).
-        epsilon: white noise on the states, (B, …); with `loss: crps` of two draws, (2·B, …).
+        epsilon: white noise on the states, (B, …); where two draws of each image are rated, (2·B, …).
+        z: white noise that the network draws with, (2·B, Z); None in steps that do not train it to.
         condition_noise: white noise on the conditions, (B, 2, Y, X); None where none is asked for.
         level: of the measurement noise, √E|n|² in units of a matrix's strongest component, (B,); None where none is
             asked for.
@@ -37,6 +39,7 @@ class Draws:
     t: Tensor
     drop: Tensor
     epsilon: Tensor
+    z: Tensor | None
     condition_noise: Tensor | None
     level: Tensor | None
     measurement: Tensor | None
@@ -90,7 +93,7 @@ class TrainingLoss:
             t = torch.full_like(t, timesteps)
         drop = torch.rand(batch, **draw) < settings.p_uncond
         epsilon = torch.randn((batch * (2 if forecast else 1), *self.states.shape[1:]), **draw)
-        condition_noise = level = measurement = mirror = None
+        z = condition_noise = level = measurement = mirror = None
         if settings.condition_noise == "same-level":
             condition_noise = torch.randn((batch, *self.condition.image.shape[1:]), **draw)
         if settings.measurement_noise_db is not None:
@@ -98,18 +101,21 @@ class TrainingLoss:
             decibels = quiet + (loud - quiet) * torch.rand(batch, **draw)
             level = torch.where(decibels < -SILENT_DB, 0.0, 10 ** (decibels / 20))
             measurement = torch.randn((batch, *self.condition.image.shape[1:]), **draw)
+        if step >= settings.steps - settings.spread_steps:
+            epsilon = torch.cat([epsilon, epsilon])
+            z = torch.randn((2 * batch, NOISE_NUMBERS), **draw)
         if self.targets is not None:
             generator = self._mirror_generator.manual_seed(stream_seed(settings.seed, "mirror", step))
             mirror = torch.rand((2, batch), generator=generator, device=device) < 0.5
-        return Draws(index, t, drop, epsilon, condition_noise, level, measurement, mirror)
+        return Draws(index, t, drop, epsilon, z, condition_noise, level, measurement, mirror)
 
     def __call__(self, draws: Draws) -> Tensor:
         """The mean loss of the images drawn, a scalar; nothing here waits for the device."""
         settings = self.settings
         x0, condition = self._drawn(draws)
         condition = self._perturbed(self._measured(condition, draws).dropped(draws.drop), draws)
-        if settings.loss == "crps":
-            return self._forecast_crps(x0, condition, draws)
+        if settings.loss == "crps" or draws.z is not None:
+            return self._crps(x0, condition, draws)
         alpha_bar = self.bars[draws.t]
         broadcast = alpha_bar.reshape(-1, *(1,) * (x0.ndim - 1))
         with torch.autocast(x0.device.type, torch.bfloat16, settings.precision == "bfloat16"):
@@ -120,13 +126,14 @@ class TrainingLoss:
             error = error * min_snr_weight(settings.diffusion.prediction, broadcast)
         return error.mean()
 
-    def _forecast_crps(self, x0: Tensor, condition: Condition, draws: Draws) -> Tensor:
-        """Fair CRPS of two draws at t = T, mean over the numbers of the images, in units of their spread."""
+    def _crps(self, x0: Tensor, condition: Condition, draws: Draws) -> Tensor:
+        """Fair CRPS of two draws of x_0, mean over the numbers of the images, in units of their spread."""
         start = torch.cat([x0, x0])
         alpha_bar = self.bars[torch.cat([draws.t, draws.t])]
         broadcast = alpha_bar.reshape(-1, *(1,) * (x0.ndim - 1))
         with torch.autocast(x0.device.type, torch.bfloat16, self.settings.precision == "bfloat16"):
-            output = self.denoiser(diffuse(start, draws.epsilon, broadcast), alpha_bar, condition.repeated(2)).float()
+            x_t = diffuse(start, draws.epsilon, broadcast)
+            output = self.denoiser(x_t, alpha_bar, condition.repeated(2), draws.z).float()
         first, second = self.denoiser.to_images(output).chunk(2)
         truth = self.denoiser.to_images(x0)
         return 0.5 * ((first - truth).abs() + (second - truth).abs() - (first - second).abs()).mean()

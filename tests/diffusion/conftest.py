@@ -33,7 +33,7 @@ class FunctionDenoiser(Denoiser):
     def to_images(self, states: Tensor) -> Tensor:
         return states
 
-    def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition) -> Tensor:
+    def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition, z: Tensor | None = None) -> Tensor:
         self.evaluations += 1
         self.seen.append(condition)
         return self.function(x_t, alpha_bar[:, None, None, None], condition)

@@ -114,7 +114,7 @@ class Chain(torch.nn.Module):
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         return images
 
-    def forward(self, x_t: torch.Tensor, alpha_bar: torch.Tensor, condition: object) -> torch.Tensor:
+    def forward(self, x_t: torch.Tensor, alpha_bar: torch.Tensor, condition: object, z: object = None) -> torch.Tensor:
         for _ in range(10):
             x_t = x_t + 1
         return x_t

@@ -31,7 +31,7 @@ def test_workers_score_as_this_process_and_a_killed_one_is_replaced(
     class Fatal(type(trainer.ema)):  # type: ignore[misc]
         """The model, but its first evaluation in any process but this one kills that process."""
 
-        def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition) -> Tensor:
+        def forward(self, x_t: Tensor, alpha_bar: Tensor, condition: Condition, z: Tensor | None = None) -> Tensor:
             try:
                 (tmp_path / str(os.getpid())).touch()
                 os.link(tmp_path / str(os.getpid()), tmp_path / "killed")
