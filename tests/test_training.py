@@ -117,6 +117,21 @@ def test_a_resumed_run_is_bit_by_bit_the_uninterrupted_one(backbone: Any, option
     assert not equal(first.ema.state_dict(), trained(11, **changes).ema.state_dict())
 
 
+def test_the_spread_is_trained_about_a_mean_that_stays() -> None:
+    whole = trained(12, steps=12, spread_share=0.4)
+    mean = trained(7, steps=7).ema.state_dict()
+    state = whole.ema.state_dict()
+    assert equal({name: state[name] for name in mean}, mean)
+    assert any(state[name].any() for name in state.keys() - mean.keys())
+    alone = trained(1, steps=5)
+    assert [whole.learning_rate(step) for step in range(7, 13)] == [alone.learning_rate(step) for step in range(6)]
+    for stop in (5, 7, 9):
+        resumed = Trainer(settings(steps=12, spread_share=0.4), images())
+        resumed.restore(trained(stop, steps=12, spread_share=0.4).state())
+        list(resumed.train(12))
+        assert equal(resumed.state(), whole.state())
+
+
 def test_the_stop_points_do_not_matter() -> None:
     trainer = Trainer(settings(), images())
     for until in (1, 2, 9, 30):

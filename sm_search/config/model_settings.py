@@ -121,9 +121,9 @@ class TrainingSettings(Settings):
             instead: at t = T the network draws x_0 from x_T and the condition, and two draws of each image are rated by
             fair CRPS (Gneiting and Raftery 2007, eq. 20). It needs prediction x0 and `wiener_input: false`, by which
             x_T reaches the network.
-        spread_share: share of the steps, the last ones, in which the network stays as it is and learns to draw x_0 about
-            what it predicts, also by fair CRPS of two draws (`spread`). It then draws where a schedule asks for two or
-            more `samples`; one is its prediction. It needs the backbone linear-basis and prediction x0.
+        spread_share: share of the steps, the last ones, in which the network stays as it is and learns to draw x_0
+            about what it predicts, also by fair CRPS of two draws (`spread`). It then draws where a schedule asks for
+            two or more `samples`; one is its prediction. It needs the backbone linear-basis and prediction x0.
         share_at_end: share of the draws of t that are put at t = T, where the network is a regression.
         augmentation: `parity` mirrors each drawn pair along x and along y with probability ½ each, with the sign of its
             component (see `parity`): fresh noise where there is noise, next to nothing new where there is none.
@@ -208,7 +208,9 @@ class TrainingSettings(Settings):
             if self.loss == "crps":
                 raise ValueError("spread_share must be 0 with loss: crps, which makes the whole network draw")
             if self.spread_steps >= self.steps:
-                raise ValueError(f"spread_share = {self.spread_share:g} of steps = {self.steps} leaves none for the mean")
+                raise ValueError(
+                    f"spread_share = {self.spread_share:g} of steps = {self.steps} leaves none for the mean"
+                )
         return self
 
 

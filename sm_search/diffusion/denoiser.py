@@ -31,7 +31,9 @@ class Denoiser(nn.Module, ABC):
         spread: what draws x_0 about the prediction; None in networks that only predict.
     """
 
-    spread: SpreadHead | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.spread: SpreadHead | None = None
 
     @abstractmethod
     def fit_constants(self, targets: Tensor, condition: Condition) -> None:

@@ -7,7 +7,6 @@ narrowly. One that draws x_0 itself, trained by a scoring rule, is right in any 
 Shapes: B images, H hidden width, D numbers of a state, Z numbers of noise.
 """
 
-import torch
 from torch import Tensor, nn
 
 NOISE_NUMBERS = 32

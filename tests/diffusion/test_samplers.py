@@ -246,9 +246,17 @@ def test_the_condition_is_perturbed_as_the_schedule_says(function_denoiser, make
         torch.testing.assert_close(each.image, expected)
 
 
-def network(backbone, make_condition: Make) -> Denoiser:
+LINEAR = LinearBasisSettings(coefficients=32, width=32, blocks=1)
+NETWORKS = pytest.mark.parametrize(
+    ("backbone", "draws"),
+    [(LINEAR, False), (LINEAR, True), (UNetSettings(channels=(8, 8)), False)],
+    ids=["linear-basis", "linear-basis that draws", "unet"],
+)
+
+
+def network(backbone, make_condition: Make, draws: bool = False) -> Denoiser:
     torch.manual_seed(0)
-    denoiser = build_denoiser(backbone, (8, 8), "x0").eval()
+    denoiser = build_denoiser(backbone, (8, 8), "x0", draws=draws).eval()
     denoiser.fit_constants(torch.randn(100, 2, 8, 8), make_condition(100))
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -257,12 +265,14 @@ def network(backbone, make_condition: Make) -> Denoiser:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("fresh", [False, True])
-@pytest.mark.parametrize(
-    "backbone", [LinearBasisSettings(coefficients=32, width=32, blocks=1), UNetSettings(channels=(8, 8))]
-)
-def test_an_image_does_not_depend_on_its_batch(make_condition: Make, sampler, backbone, fresh: bool) -> None:
-    denoiser, condition = network(backbone, make_condition), make_condition(5)
-    schedule = ScheduleSettings(sampler=sampler, steps=5, eta_max=0.2, fresh_condition_noise=fresh, guidance=1.5)
+@NETWORKS
+def test_an_image_does_not_depend_on_its_batch(
+    make_condition: Make, sampler, backbone, draws: bool, fresh: bool
+) -> None:
+    denoiser, condition = network(backbone, make_condition, draws), make_condition(5)
+    schedule = ScheduleSettings(
+        sampler=sampler, steps=5, eta_max=0.2, fresh_condition_noise=fresh, guidance=1.5, samples=2
+    )
     names = [f"image {i}" for i in range(5)]
 
     def draw(which: list[int]) -> Tensor:
@@ -314,13 +324,11 @@ def test_many_schedules_in_one_batch_are_one_at_a_time(
         assert torch.equal(deviation, alone[1])
 
 
-@pytest.mark.parametrize(
-    "backbone", [LinearBasisSettings(coefficients=32, width=32, blocks=1), UNetSettings(channels=(8, 8))]
-)
-def test_many_schedules_under_a_network_are_one_at_a_time(make_condition: Make, backbone) -> None:
+@NETWORKS
+def test_many_schedules_under_a_network_are_one_at_a_time(make_condition: Make, backbone, draws: bool) -> None:
     """Matrix products of another size round differently, and nothing else may differ."""
     denoiser, condition, diffusion = (
-        network(backbone, make_condition),
+        network(backbone, make_condition, draws),
         make_condition(3),
         DiffusionSettings(timesteps=8),
     )
@@ -328,6 +336,24 @@ def test_many_schedules_under_a_network_are_one_at_a_time(make_condition: Make, 
     for images, schedule in zip(together, mixed_schedules(), strict=True):
         alone = sample(denoiser, diffusion, schedule, condition, noise_for(condition))
         torch.testing.assert_close(images, alone, rtol=1e-4, atol=1e-5 * alone.abs().max().item())
+
+
+def test_a_network_that_draws_gives_its_mean_for_one_sample_and_draws_about_it_for_more(make_condition: Make) -> None:
+    drawing, condition = network(LINEAR, make_condition, draws=True), make_condition(3)
+    mean = network(LINEAR, make_condition)
+    mean.load_state_dict({name: each for name, each in drawing.state_dict().items() if "spread." not in name})
+    one, many = ScheduleSettings(steps=1), ScheduleSettings(steps=1, samples=500)
+    options = condition, noise_for(condition)
+    alone = sample_mean(drawing, DiffusionSettings(), one, *options)
+    assert torch.equal(alone.mean, sample_mean(mean, DiffusionSettings(), one, *options).mean)
+    assert not alone.deviation.any()
+    drawn = sample_mean(drawing, DiffusionSettings(), many, *options, kept=500).draws[0]
+    assert drawn.std(0).min() > 0
+    # The numbers of a draw belong to it: as white as they are, no draw is like another.
+    states = drawing.to_state(drawn.flatten(0, 1)).unflatten(0, (500, 3))
+    first, second = (states[:, image] - states[:, image].mean(0) for image in (0, 1))
+    between = (first * second).sum() / (first.norm() * second.norm())
+    assert abs(between) < 0.1
 
 
 def test_without_steps_nothing_is_added_to_the_mean(function_denoiser, make_condition: Make) -> None:

@@ -20,6 +20,12 @@ from sm_search.training import Trainer, TrainingImages
 
 FORECASTER = LinearBasisSettings(coefficients=8, width=64, blocks=1, wiener_input=False)
 FORECAST: dict[str, Any] = {"backbone": FORECASTER, "loss": "crps", "p_uncond": 0.0}
+SPREAD: dict[str, Any] = {
+    "backbone": FORECASTER.model_copy(update={"wiener_input": True}),
+    "spread_share": 0.5,
+    "p_uncond": 0.0,
+    "share_at_end": 1.0,
+}
 
 
 def loss_of(denoiser: Any, condition: Condition, **changes: Any) -> TrainingLoss:
@@ -100,7 +106,8 @@ def test_the_forecast_s_loss_is_fair_crps(function_denoiser, make_condition, spr
     assert loss(draws).item() == pytest.approx(expected, rel=0.01)
 
 
-def test_a_forecaster_learns_the_spread_that_the_condition_does_not_tell(make_condition) -> None:
+@pytest.mark.parametrize("how", [FORECAST, SPREAD], ids=["forecaster", "spread about the mean"])
+def test_the_spread_that_the_condition_does_not_tell_is_learnt(make_condition, how: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(0)
     condition = make_condition(2000, seed=1)
     # Four directions of the image; what is told of each is half of what there is.
@@ -108,7 +115,7 @@ def test_a_forecaster_learns_the_spread_that_the_condition_does_not_tell(make_co
     told, untold = (torch.randn(2000, 4, generator=generator) for _ in range(2))
     condition = condition.with_image((told @ basis.T).unflatten(1, (2, 8, 8)))
     targets = ((told + untold) @ basis.T).unflatten(1, (2, 8, 8))
-    settings = TrainingSettings(steps=400, batch_size=256, learning_rate=5e-3, ema_decay=0.9, **FORECAST)
+    settings = TrainingSettings(steps=400, batch_size=256, learning_rate=5e-3, ema_decay=0.9, **how)
     trainer = Trainer(settings, TrainingImages(targets, condition))
     list(trainer.train(400))
     noise = ImageNoise(0, [str(n) for n in range(2000)], (8, 8))
@@ -127,6 +134,10 @@ def test_a_forecaster_learns_the_spread_that_the_condition_does_not_tell(make_co
         ({"loss": "crps"}, "wiener_input false"),
         ({**FORECAST, "diffusion": {"prediction": "epsilon"}}, "needs diffusion.prediction x0, not epsilon"),
         ({**FORECAST, "loss_weighting": "min-snr"}, "knows no loss_weighting min-snr"),
+        ({**FORECAST, "spread_share": 0.1}, "spread_share must be 0 with loss: crps"),
+        ({"spread_share": 0.1, "backbone": {"backbone": "unet"}}, "needs backbone linear-basis .* not unet and x0"),
+        ({"spread_share": 0.1, "diffusion": {"prediction": "v"}}, "diffusion.prediction x0, not linear-basis and v"),
+        ({"spread_share": 0.9, "steps": 2}, "spread_share = 0.9 of steps = 2 leaves none for the mean"),
         ({"measurement_noise_db": (80.0, 60.0)}, r"the range \[80.0, 60.0\] must go upwards"),
     ],
 )
@@ -136,4 +147,4 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, Any], rule: str
 
 
 def test_older_settings_keep_their_hash() -> None:
-    assert {"loss", "measurement_noise_db"}.isdisjoint(TrainingSettings().model_dump())
+    assert {"loss", "measurement_noise_db", "spread_share"}.isdisjoint(TrainingSettings().model_dump())
