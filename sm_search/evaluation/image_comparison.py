@@ -20,11 +20,9 @@ from sm_search.config.simulation_settings import FieldName
 from sm_search.config.streams import stream
 from sm_search.data.dataset import Pair
 from sm_search.evaluation.measured import simulate_measurement, truth_on
-from sm_search.evaluation.reconstruction import NOISE_LEVEL, image_quality, reconstruct
+from sm_search.evaluation.reconstruction import NOISE_LEVEL, REGULARISATIONS, image_quality, reconstruct
 from sm_search.physics.receive import angular_frequencies, as_read, receive_chain, volts_per_magnetisation
 from sm_search.physics.system_matrix import SystemMatrix, chosen_channels
-
-REGULARISATIONS = (1e-3, 1e-2, 1e-1, 1.0)
 
 TRUE, LOW = "true high gradient", "low gradient"
 

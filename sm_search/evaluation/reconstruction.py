@@ -21,6 +21,8 @@ from sm_search.physics.system_matrix import SystemMatrix
 REGULARISATION = 1e-3
 SWEEPS = 50
 NOISE_LEVEL = 1e-3
+REGULARISATIONS = (1e-3, 1e-2, 1e-1, 1.0)
+"""Of which each matrix has the one that suits it best, where images with several are compared."""
 
 
 @dataclass(frozen=True)

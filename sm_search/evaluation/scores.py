@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sm_search.evaluation.distribution import image_crps, image_spread_over_error
 from sm_search.evaluation.metrics import MAX_PSNR_DB, nrmse, psnr_db, ssim
+from sm_search.evaluation.phantom_image import PhantomImage
 
 Array = NDArray[np.floating]
 Direction = Literal["max", "min"]
@@ -28,12 +29,15 @@ class Made:
         patterns: of the draws' mean, and `truth`: both at unit maximum modulus, (K, 2, Y, X).
         draws: in units of the true maximum, (M, K, 2, Y, X).
         gains: predicted over true maximum modulus of each component, (K,).
+        phantoms: of the scans of which these are all components, one scan after the other; empty where no score of
+            whole scans is asked for.
     """
 
     patterns: Array
     draws: Array
     truth: Array
     gains: NDArray[np.float64]
+    phantoms: tuple[PhantomImage, ...] = ()
 
     @cached_property
     def spread_over_error(self) -> NDArray[np.float64]:
@@ -42,11 +46,18 @@ class Made:
 
 @dataclass(frozen=True)
 class Score:
-    """A score of each component, (K,), which way it is better (None: neither, 1 is best), and what it says."""
+    """A score of each component, (K,).
+
+    Attributes:
+        better: which way it is better; None for neither, 1 is best.
+        what: it says.
+        of_scan: it is of a whole scan, the same for each component. It costs: only a study that asks for it has it.
+    """
 
     of: Callable[[Made], NDArray[np.float64]]
     better: Direction | None
     what: str
+    of_scan: bool = False
 
 
 def miscalibration(spread_over_error: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -65,7 +76,20 @@ def gain_error_db(gains: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def physical_nrmse(made: Made) -> NDArray[np.float64]:
     """‖Ŝ−S‖/‖S‖ of each component in physical units, in which the estimate is as wrong as its gain."""
-    return nrmse(made.gains[:, None, None] * _complex(made.patterns), _complex(made.truth))
+    return nrmse(_relative(made), _complex(made.truth))
+
+
+def image_psnr_db(made: Made) -> NDArray[np.float64]:
+    """PSNR of the phantom's image of each scan, the same for all of its components."""
+    scans = _relative(made).reshape(len(made.phantoms), -1, *made.truth.shape[2:])
+    values_S = [phantom.psnr_db(relative_KYX) for phantom, relative_KYX in zip(made.phantoms, scans, strict=True)]
+    return np.repeat(values_S, scans.shape[1])
+
+
+def _relative(made: Made) -> NDArray[np.complex128]:
+    """What was made, in units of each component's true maximum modulus, with the predicted gain."""
+    relative: NDArray[np.complex128] = made.gains[:, None, None] * _complex(made.patterns)
+    return relative
 
 
 def _complex(images: Array) -> NDArray[np.complex128]:
@@ -93,8 +117,11 @@ SCORES: dict[str, Score] = {
         "min",
         "its distance from 1 in octaves, 10 for a single draw",
     ),
+    "val_image_psnr_db": Score(
+        image_psnr_db, "max", "PSNR of a phantom's image with the matrix, in studies that ask for it", of_scan=True
+    ),
 }
-"""Means over the components of the validation scans."""
+"""Means over the components of the validation scans, or over the scans."""
 
 COSTS: dict[str, str] = {
     "evaluations": "network evaluations for one image with the schedule found",

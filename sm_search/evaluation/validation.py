@@ -1,10 +1,11 @@
 """The validation of a trial: every one uses the same noise, so trials differ by their settings only.
 
 Shapes: S schedules, B images (all components of all validation scans, x-channel), 2 parts, Y and X pixels. Where the
-spectra of voxels are diffused, a whole scan takes the place of an image: it is sampled together and rated as one.
+spectra of voxels are diffused, or a score is of whole scans, a scan takes the place of an image: it is sampled together
+and rated as one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from sm_search.diffusion.condition import Condition, concatenate, make_condition
 from sm_search.diffusion.denoiser import Denoiser
 from sm_search.diffusion.samplers import ImageNoise, divergence, sample_mean_each
 from sm_search.diffusion.spectra import Spectra
+from sm_search.evaluation.phantom_image import PhantomImage
 from sm_search.evaluation.scores import SCORES, Made, sign
 from sm_search.regression.scan_features import scan_features
 from sm_search.regression.scan_models import ScanModels
@@ -50,6 +52,7 @@ class Validation:
         gains: predicted over true maximum modulus of each image, (B,); 1 where the truth is zero.
         names: of each image's noise.
         spectra: what is diffused in the place of images.
+        phantoms: of each of `names` where these are scans and a score is about their images.
     """
 
     targets: NDArray[np.float32]
@@ -59,15 +62,24 @@ class Validation:
     gains: NDArray[np.float64]
     names: tuple[str, ...]
     spectra: Spectra | None = None
+    phantoms: tuple[PhantomImage, ...] = ()
 
     @staticmethod
     def of(
-        dataset: Dataset, models: ScanModels, split: str = "validation", diffuse: Diffuse = "component"
+        dataset: Dataset,
+        models: ScanModels,
+        split: str = "validation",
+        diffuse: Diffuse = "component",
+        asked: Collection[str] = (),
     ) -> "Validation":
+        """Args:
+        asked: scores that are wanted of it, of which those of whole scans are computed only then.
+        """
+        has_images = any(SCORES[name].of_scan for name in asked)
         orders, shape = dataset.settings.orders.pairs(), dataset.settings.grid.size[::-1]
         spectra = Spectra.for_images(diffuse, torch.tensor(orders), shape)
-        kind = VoxelValidation if spectra else Validation
-        targets, conditions, origins, gains, names = [], [], [], [], []
+        kind = VoxelValidation if spectra else ScanValidation if has_images else Validation
+        targets, conditions, origins, gains, names, phantoms = [], [], [], [], [], []
         for pair in dataset.pairs(split):
             low, high = (ScaledImages.of(each.channel_images(0)) for each in (pair.low, pair.high))
             targets.append(high.patterns)
@@ -78,15 +90,13 @@ class Validation:
             origins.append(models.origin(features, (components, height, width)))
             predicted_K = models.gain(features, torch.from_numpy(low.scales)).numpy()
             gains.append(np.divide(predicted_K, high.scales, out=np.ones(components), where=high.scales > 0))
-            if spectra:
-                conditions.append(spectra.condition(condition, channel=0))
-                names.append(pair.scan.id)
-            else:
-                conditions.append(condition)
-                names += [f"{pair.scan.id}/{m_x},{m_y}" for m_x, m_y in pair.low.mixing_orders]
+            conditions.append(spectra.condition(condition, channel=0) if spectra else condition)
+            names += _image_names(pair.scan.id, pair.low.mixing_orders) if kind is Validation else [pair.scan.id]
+            phantoms += [PhantomImage.of(pair.high)] if has_images else []
         mean, spread = (torch.cat(parts) for parts in zip(*origins, strict=True))
         images = np.concatenate(targets).astype(np.float32)
-        return kind(images, concatenate(conditions), mean, spread, np.concatenate(gains), tuple(names), spectra)
+        condition, gains_B = concatenate(conditions), np.concatenate(gains)
+        return kind(images, condition, mean, spread, gains_B, tuple(names), spectra, tuple(phantoms))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -99,6 +109,10 @@ class Validation:
         """Patterns (B, 2, Y, X) from what a schedule drew."""
         patterns: NDArray[np.float64] = (self.mean + self.spread[:, None, None, None] * drawn).double().numpy()
         return patterns
+
+    def scores(self) -> list[str]:
+        """Those of `SCORES` that are computed."""
+        return [name for name, score in SCORES.items() if self.phantoms or not score.of_scan]
 
     def rated(self, values_B: NDArray[np.float64]) -> NDArray[np.float64]:
         """The score of each of `names` from those of the images."""
@@ -125,7 +139,8 @@ class Validation:
         chosen = torch.from_numpy(images)
         condition = self.condition[torch.from_numpy(rows)]
         mean, spread, gains = self.mean[chosen], self.spread[chosen], self.gains[images]
-        return type(self)(self.targets[images], condition, mean, spread, gains, names, self.spectra)
+        phantoms = tuple(self.phantoms[i] for i in index) if self.phantoms else ()
+        return type(self)(self.targets[images], condition, mean, spread, gains, names, self.spectra, phantoms)
 
     def part(self, begin: int, end: int) -> "Validation":
         """The images from one number to another."""
@@ -169,25 +184,38 @@ class Validation:
         return schedules[best], {name: float(means[best]) for name, means in means_S.items()}
 
 
-class VoxelValidation(Validation):
-    """The same for spectra of voxels: `names` are scans, each of K images and of N rows of the condition."""
+class ScanValidation(Validation):
+    """The same of whole scans: `names` are scans, each of K images and as many rows of the condition."""
+
+    def noise(self) -> ImageNoise:
+        orders = self.phantoms[0].truth.mixing_orders
+        names = [name for scan in self.names for name in _image_names(scan, orders)]
+        return ImageNoise(NOISE_SEED, names, self.targets.shape[2:], KEPT_DRAWS)
+
+    def rows_of_a_scan(self) -> int:
+        return len(self.condition) // len(self)
+
+    def rated(self, values_B: NDArray[np.float64]) -> NDArray[np.float64]:
+        means: NDArray[np.float64] = values_B.reshape(len(self), -1).mean(axis=1)
+        return means
+
+
+class VoxelValidation(ScanValidation):
+    """The same for spectra of voxels: a scan is of K images and of N rows of the condition."""
 
     def noise(self) -> ImageNoise:
         voxels = len(self.condition) // len(self)
         names = [f"{scan}/voxel {voxel}" for scan in self.names for voxel in range(voxels)]
         return ImageNoise(NOISE_SEED, names, (1, self.condition.image.shape[3]), KEPT_SPECTRA_DRAWS)
 
-    def rows_of_a_scan(self) -> int:
-        return len(self.condition) // len(self)
-
     def images(self, drawn: Tensor) -> NDArray[np.float64]:
         assert self.spectra is not None
         scans = drawn.unflatten(0, (len(self), -1))
         return super().images(torch.cat([self.spectra.images(scan) for scan in scans]))
 
-    def rated(self, values_B: NDArray[np.float64]) -> NDArray[np.float64]:
-        means: NDArray[np.float64] = values_B.reshape(len(self), -1).mean(axis=1)
-        return means
+
+def _image_names(scan: str, orders: Sequence[tuple[int, int]]) -> list[str]:
+    return [f"{scan}/{m_x},{m_y}" for m_x, m_y in orders]
 
 
 class ScheduleScorer:
@@ -220,16 +248,16 @@ class ScheduleScorer:
         part, noise = self._parts[begin, end]
         condition = part.condition.to(self.device)
         drawn = sample_mean_each(self.denoiser, self.diffusion, schedules, condition, noise, RATED_DRAWS)
-        scores = {name: np.full((len(schedules), end - begin), np.nan) for name in SCORES}
+        scores = {name: np.full((len(schedules), end - begin), np.nan) for name in part.scores()}
         for s, (mean, draws) in enumerate(zip(drawn.mean.cpu(), drawn.draws, strict=True)):
             images = part.images(mean)
             if np.isfinite(images).all():
                 patterns = ScaledImages.of(images[:, 0] + 1j * images[:, 1]).patterns
                 # Of a single draw the mean is the draw.
                 images_M = images[None] if len(draws) == 1 else np.stack([part.images(each) for each in draws.cpu()])
-                made = Made(patterns, images_M, part.targets, part.gains)
-                for name, score in SCORES.items():
-                    scores[name][s] = part.rated(score.of(made))
+                made = Made(patterns, images_M, part.targets, part.gains, part.phantoms)
+                for name, values_SB in scores.items():
+                    values_SB[s] = part.rated(SCORES[name].of(made))
         return scores
 
 

@@ -9,10 +9,14 @@ import torch
 
 from sm_search.config.model_settings import ScheduleSettings
 from sm_search.data.dataset import Dataset
+from sm_search.data.scaling import ScaledImages
 from sm_search.evaluation.evaluation_cost import EvaluationCost, evaluation_cost
 from sm_search.evaluation.metrics import gain_error_db, nrmse
+from sm_search.evaluation.phantom_image import PHANTOM, PhantomImage
+from sm_search.evaluation.reconstruction import REGULARISATIONS, reconstruction_check
 from sm_search.evaluation.scores import DIRECTIONS, SCORES, Made, sign
 from sm_search.evaluation.validation import ScheduleScorer, Validation
+from sm_search.physics.system_matrix import chosen_channels
 from sm_search.synthesis import Synthesiser
 from sm_search.training import Trainer, make_checkpoint, training_images
 
@@ -23,6 +27,12 @@ def made(truth: float, draws: list[float], gain: float = 1.0, pattern: float | N
     pattern = sum(draws) / len(draws) if pattern is None else pattern
     patterns, right = np.full((1, 2, 12, 12), pattern), np.full((1, 2, 12, 12), truth)
     return Made(patterns, images, right, np.array([gain]))
+
+
+@pytest.fixture(scope="module")
+def image(tiny_dataset: Dataset) -> PhantomImage:
+    """Of the validation scan, of 8 components on 12 × 12 voxels."""
+    return PhantomImage.of(next(iter(tiny_dataset.pairs("validation"))).high)
 
 
 @pytest.mark.parametrize(
@@ -50,18 +60,18 @@ def test_exact_values(name: str, case: Made, value: float) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in DIRECTIONS if name in SCORES])
-def test_a_score_is_of_each_component_and_worse_the_larger_the_error(name: str) -> None:
+def test_a_score_is_of_each_component_and_worse_the_larger_the_error(name: str, image: PhantomImage) -> None:
     random = np.random.default_rng(0)
-    truth = random.uniform(-1, 1, size=(3, 2, 12, 12))
-    draws = truth + 0.1 * random.normal(size=(8, 3, 2, 12, 12))
+    truth = ScaledImages.of(image.truth.channel_images(0)).patterns
+    draws = truth + 0.1 * random.normal(size=(8, *truth.shape))
     noise = random.normal(size=truth.shape)
     values = []
     for size in (0.01, 0.1, 1.0):
         off = draws - draws.mean(axis=0) + truth + 10 * size * noise
         if name == "val_miscalibration":  # the error that fits the draws' spread is the best
             off = draws - draws.mean(axis=0) + truth + (0.1 + size) * noise
-        values.append(SCORES[name].of(Made(truth + size * noise, off, truth, np.full(3, 1 + size))))
-    assert all(each.shape == (3,) and np.isfinite(each).all() for each in values)
+        values.append(SCORES[name].of(Made(truth + size * noise, off, truth, np.full(8, 1 + size), (image,))))
+    assert all(each.shape == (8,) and np.isfinite(each).all() for each in values)
     assert all((sign(name) * (better - worse) > 0).all() for better, worse in itertools.pairwise(values))
 
 
@@ -79,6 +89,43 @@ def test_validation_scores_what_a_synthesised_matrix_is_worth(tiny_dataset: Data
     assert {name: scores[name] for name in expected} == pytest.approx(
         {name: sum(values) / len(values) for name, values in expected.items()}, rel=1e-4
     )
+
+
+def test_the_image_of_a_phantom_is_what_reconstruct_makes_with_the_synthesised_matrix(
+    tiny_dataset: Dataset, trainer: Trainer
+) -> None:
+    """Also of one scan of several; and a matrix of nothing has an image, of nothing."""
+    _, models = training_images(tiny_dataset, "train", (0,), "kernel-ridge")
+    diffusion, schedule = trainer.settings.diffusion, ScheduleSettings(steps=0)
+    synthesiser = Synthesiser(make_checkpoint(trainer, tiny_dataset, models, schedule, {}))
+    expected = []
+    for pair in tiny_dataset.pairs("train"):
+        made, truth = (chosen_channels(each, (0,)) for each in (synthesiser.predict(pair.low), pair.high))
+        images = [reconstruction_check(made, PHANTOM, truth, regularisation=each) for each in REGULARISATIONS]
+        expected.append(max(image.psnr_db for image in images))
+    whole = Validation.of(tiny_dataset, models, "train", asked={"val_image_psnr_db"})
+    scores = ScheduleScorer(trainer.ema, diffusion, whole)([schedule], 0, 2)
+    assert scores["val_image_psnr_db"][0] == pytest.approx(expected, abs=1e-3)
+    alone = ScheduleScorer(trainer.ema, diffusion, whole.spread_out().part(1, 2))([schedule], 0, 1)
+    assert alone["val_image_psnr_db"][0] == pytest.approx(expected[1:], abs=1e-3)
+    concentration_N = (image := whole.phantoms[0]).concentration_N
+    nothing = 10 * math.log10(concentration_N.max() ** 2 / (concentration_N**2).mean())
+    assert image.psnr_db(np.zeros((8, 12, 12), complex)) == pytest.approx(nothing)
+
+
+def test_a_score_of_whole_scans_leaves_the_others_as_they_are_and_is_computed_only_if_asked_for(
+    tiny_dataset: Dataset, trainer: Trainer, validation: Validation
+) -> None:
+    """The same noise for each image, whether it is rated alone or with its scan."""
+    _, models = training_images(tiny_dataset, "train", (0,), trainer.settings.mean)
+    whole = Validation.of(tiny_dataset, models, asked={"val_ssim", "val_image_psnr_db"})
+    schedule = ScheduleSettings(sampler="ddpm", steps=2, eta_max=0.1, samples=2)
+    found = whole.metrics(trainer.ema, trainer.settings.diffusion, schedule)
+    parts = validation.metrics(trainer.ema, trainer.settings.diffusion, schedule)
+    assert found.pop("val_image_psnr_db") > 0
+    assert "val_image_psnr_db" not in parts
+    assert found == pytest.approx(parts, rel=1e-4)
+    assert (len(whole), whole.rows_of_a_scan()) == (1, len(validation))
 
 
 def test_parts_of_a_validation_keep_the_gains_of_their_images(validation: Validation, trainer: Trainer) -> None:

@@ -102,7 +102,8 @@ def _search(
     is_here = workers is None and ray_address is None
     device = "cuda" if is_here and torch.cuda.is_available() else "cpu"
     denoiser, diffusion = checkpoint.denoiser.to(device), checkpoint.info.training.diffusion
-    validation = Validation.of(dataset, checkpoint.scan_models, diffuse=checkpoint.info.training.diffuse)
+    diffuse, asked = checkpoint.info.training.diffuse, space.asked()
+    validation = Validation.of(dataset, checkpoint.scan_models, diffuse=diffuse, asked=asked)
     scorer = ScheduleScorer(denoiser, diffusion, search_images(validation, space.budget.images), device)
     measure: Measure = scorer
     at_once = ASKED_AT_ONCE

@@ -31,6 +31,7 @@ class WorkerScorer:
     def __init__(self, scorer: ScheduleScorer, workers: int, resources: Resources) -> None:
         self.workers = workers
         self.threads = resources.threads
+        self.batch = scorer.batch
         self._scorer = ray.put(scorer)
         self._task = _score.options(num_cpus=resources.cpus, num_gpus=_gpus(resources))
 
@@ -41,7 +42,8 @@ class WorkerScorer:
             SmSearchError: a batch lost its worker again and again.
         """
         share = math.ceil(len(schedules) * (end - begin) / (self.workers * BATCHES_PER_WORKER))
-        work = list(pieces(schedules, begin, end, min(BATCH, max(SMALLEST_BATCH, share))))
+        smallest = max(1, SMALLEST_BATCH * self.batch // BATCH)
+        work = list(pieces(schedules, begin, end, min(self.batch, max(smallest, share))))
         calls = [
             partial(self._task.remote, self._scorer, self.threads, [schedules[s] for s in chosen], first, last)
             for chosen, first, last in work

@@ -8,7 +8,7 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from sm_search.config.base import Settings, content_hash
 from sm_search.config.model_settings import TrainingSettings
-from sm_search.evaluation.scores import DIRECTIONS, Direction
+from sm_search.evaluation.scores import DIRECTIONS, SCORES, Direction
 from sm_search.search.space.constraints import Bounds
 from sm_search.search.space.objectives import CONSTRAINABLE, Metric, Objective
 from sm_search.search.space.tree import Tree, has_prior, without_priors
@@ -220,6 +220,10 @@ class Space(Settings):
     def objectives(self) -> dict[str, Direction]:
         """All objectives with their direction, the metric first."""
         return {name: DIRECTIONS[name] for name in (self.metric, *self.further_objectives)}
+
+    def asked(self) -> frozenset[str]:
+        """The scores that it names, as objective or as constraint."""
+        return frozenset(name for name in (*self.objectives(), *self.constraints) if name in SCORES)
 
     def question_hash(self) -> str:
         """Hash of what is searched for what: where it is equal, so is the meaning of a trial's value."""

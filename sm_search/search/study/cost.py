@@ -141,7 +141,8 @@ def _costs_at(space: Space, dataset: Dataset, params: Mapping[str, Any], device:
     images, models = training_images(
         dataset, "train", settings.receive_channels, settings.mean, settings.scans, settings.diffuse
     )
-    trainer, validation = Trainer(settings, images, device), Validation.of(dataset, models, diffuse=settings.diffuse)
+    trainer = Trainer(settings, images, device)
+    validation = Validation.of(dataset, models, diffuse=settings.diffuse, asked=space.asked())
     list(trainer.train(WARM_UP_STEPS))
     begin, steps = time.perf_counter(), trainer.step
     while (passed := time.perf_counter() - begin) < PROBE_S or trainer.step == steps:

@@ -58,16 +58,22 @@ _kept: dict[tuple[Any, ...], _Loaded] = {}
 
 
 def _loaded(
-    data: str, dataset_hash: str, channels: tuple[int, ...], mean: Mean, scans: int | None, diffuse: Diffuse
+    data: str,
+    dataset_hash: str,
+    channels: tuple[int, ...],
+    mean: Mean,
+    scans: int | None,
+    diffuse: Diffuse,
+    asked: frozenset[str],
 ) -> _Loaded:
     """A dataset and its images."""
-    key = (data, dataset_hash, channels, mean, scans, diffuse)
+    key = (data, dataset_hash, channels, mean, scans, diffuse, asked)
     if key not in _kept:
         _kept.clear()
         dataset = Dataset.open(data, complete=bool(dataset_hash))
         wait_for(dataset, [*dataset.settings.scans("validation"), *dataset.settings.scans("train", scans)])
         images, models = training_images(dataset, "train", channels, mean, scans, diffuse)
-        _kept[key] = dataset, images, models, Validation.of(dataset, models, diffuse=diffuse)
+        _kept[key] = dataset, images, models, Validation.of(dataset, models, diffuse=diffuse, asked=asked)
     return _kept[key]
 
 
@@ -103,7 +109,13 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
     settings = training_settings(space, config)
     settings = settings.model_copy(update={"seed": settings.seed + seed_offset})
     dataset, images, models, validation = _loaded(
-        context.data, context.dataset_hash, settings.receive_channels, settings.mean, settings.scans, settings.diffuse
+        context.data,
+        context.dataset_hash,
+        settings.receive_channels,
+        settings.mean,
+        settings.scans,
+        settings.diffuse,
+        space.asked(),
     )
     trainer = Trainer(settings, images, device, captured=space.resources.cuda_graph)
     checkpoint, trained_seconds = tune.get_checkpoint(), 0.0

@@ -76,7 +76,7 @@ def try_point(space: Space, dataset: Dataset, params: Mapping[str, Any], device:
         dataset, "train", settings.receive_channels, settings.mean, settings.scans, settings.diffuse
     )
     trainer = Trainer(settings, images, device, captured=space.resources.cuda_graph)
-    validation = Validation.of(dataset, models, diffuse=settings.diffuse)
+    validation = Validation.of(dataset, models, diffuse=settings.diffuse, asked=space.asked())
     list(trainer.train(WARM_UP_STEPS))
     schedule_tree = suggest(Recorded(params), space.outer_tree())["schedule"] if space.mode == "joint" else None
     schedule = schedule_settings(schedule_tree or suggest(_Largest({}), space.schedule))

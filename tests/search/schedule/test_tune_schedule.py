@@ -58,6 +58,15 @@ def test_a_folder_becomes_a_folder_with_the_best_schedule(
     assert len(tuned(model, tiny_dataset, said, space_file=space).trials) >= 41
 
 
+def test_a_schedule_is_tuned_for_the_image_of_a_phantom(model: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    head = "metric: val_image_psnr_db\nconstraints: {val_image_psnr_db: '>= 500'}\n"
+    (tmp_path / "image.yaml").write_text(head + SPACE)
+    found = tuned(model, tiny_dataset, [], space_file=str(tmp_path / "image.yaml"), schedules=6)
+    best = max(trial.value for trial in found.trials if trial.value is not None)
+    assert found.metrics["val_image_psnr_db"] == pytest.approx(best, abs=1e-3), "one scan, which all were rated on"
+    assert len({trial.metrics["val_image_psnr_db"] for trial in found.trials}) > 3
+
+
 def test_what_cannot_be_tuned_is_refused(
     model: Path, tiny_dataset: Dataset, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

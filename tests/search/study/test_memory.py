@@ -22,9 +22,9 @@ from sm_search.search.study.trial import _loaded
 
 def test_a_worker_keeps_the_images_of_its_last_trial_alone(tiny_dataset: Dataset) -> None:
     place = str(tiny_dataset.folder), tiny_dataset.content_hash(), (0,), "none", None
-    first = weakref.ref(_loaded(*place, "component")[1])  # type: ignore[arg-type]
-    assert _loaded(*place, "component")[1] is first()  # type: ignore[arg-type]
-    _loaded(*place, "voxel")  # type: ignore[arg-type]
+    first = weakref.ref(_loaded(*place, "component", frozenset())[1])  # type: ignore[arg-type]
+    assert _loaded(*place, "component", frozenset())[1] is first()  # type: ignore[arg-type]
+    _loaded(*place, "voxel", frozenset())  # type: ignore[arg-type]
     gc.collect()
     assert first() is None
 
