@@ -41,6 +41,7 @@ training:
   backbone: {backbone: linear-basis, coefficients: 8, width: 16, blocks: 1}
   learning_rate: {float: [1.0e-3, 3.0e-3]}
 schedule: {eta_max: {float: [0.0, 0.3]}, gamma: {float: [0.5, 3.0]}}
+constraints: {val_image_psnr_db: ">= 1"}
 budget: {trials: 3, first_rung: 40, schedules: 6, images: 4}
 resources: {concurrent: 1}
 """
@@ -117,4 +118,5 @@ def test_each_trial_begins_with_the_best_schedule_before_it(run: Any, tiny_datas
             assert asked[0]["schedule"] == max(found, key=lambda known: known[0])[1]
         best = max((each for each in asked if each["value"] is not None), key=lambda each: each["value"])
         found.append((trial.metrics["val_psnr_db"], best["schedule"]))
+        assert trial.metrics["val_image_psnr_db"] > 1, "the constraint asks for it"
     assert len(found) == 3

@@ -188,7 +188,8 @@ class Race:
         known = {name: self._mean(schedule, name, images) for name in self.constraints if name in scores}
         evaluations = schedule.evaluations(self.timesteps)
         known |= self.cost.of(evaluations) if self.cost else {"evaluations": float(evaluations)}
-        return violations(self.constraints, known)
+        # What a schedule cannot change, such as the seconds of training, is for the outer level.
+        return violations({name: text for name, text in self.constraints.items() if name in known}, known)
 
     def _rank(self, schedule: ScheduleSettings, images: int) -> tuple[float, float]:
         """Larger is better: first by how far it is outside of its constraints, then by the metric."""

@@ -50,17 +50,19 @@ class Bounds:
 
 
 def violations(constraints: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, float]:
-    """By constraint, for those metrics that are known."""
-    return {
-        name: Bounds.of(text).violation(float(metrics[name])) for name, text in constraints.items() if name in metrics
-    }
+    """By constraint. What was not measured, such as a score that an earlier revision did not ask for, is outside."""
+    return {name: Bounds.of(text).violation(float(metrics.get(name, math.nan))) for name, text in constraints.items()}
 
 
 def broken(constraints: Mapping[str, str], metrics: Mapping[str, float]) -> str | None:
     """What of the constraints is broken, in words; None for nothing."""
     told = [
-        f"{name} {float(metrics[name]):.4g}, which must be {constraints[name].strip()}"
+        f"{name} {_shown(metrics.get(name))}, which must be {constraints[name].strip()}"
         for name, violation in violations(constraints, metrics).items()
         if violation > 0
     ]
     return "; ".join(told) or None
+
+
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{float(value):.4g}"

@@ -49,6 +49,9 @@ def test_what_is_broken_is_told_with_value_and_rule() -> None:
     assert violations(constraints, metrics) == pytest.approx({"evaluations": 1.0, "val_ssim": -0.05 / 0.9})
     assert broken(constraints, metrics) == "evaluations 16, which must be <= 8"
     assert broken(constraints, {**metrics, "evaluations": 8.0}) is None
+    # Of a trial before a revision that asks for it.
+    assert violations({"val_image_psnr_db": ">= 15"}, metrics) == {"val_image_psnr_db": 1.0}
+    assert broken({"val_image_psnr_db": ">= 15"}, metrics) == "val_image_psnr_db unknown, which must be >= 15"
 
 
 def test_a_space_refuses_what_is_no_objective() -> None:
