@@ -30,6 +30,9 @@ from sm_search.regression.delay import DelayCheck
 from sm_search.regression.scan_features import scan_features, trajectories
 from sm_search.trust import Trust, in_noise
 
+DEVIATION_DRAWS = 8
+"""Of a network that draws about its mean: the standard deviation is then known to a quarter."""
+
 RANGE_SLACK = 0.1
 """A model is used this share of its value below the smallest, and above the largest, f_x and N_d that it was trained
 for: so far the features of a scan go no further than to a neighbour of the presets' grids."""
@@ -57,7 +60,7 @@ class Synthesis:
 
     Attributes:
         matrix: the result.
-        deviation_CKN: standard deviation of each complex value over the samples, in the matrix's unit; None from one.
+        deviation_CKN: standard deviation of each complex value over the draws, in the matrix's unit; None from one.
         expected_error_CK: root-mean-square error of each component that the mean model expects of itself, in units of
             the component's maximum modulus; None without mean model.
         distance: of the condition from the training scans, in units of the limit (`TrainingDomain`); None if the model
@@ -162,12 +165,22 @@ class Synthesiser:
         """
         return self.synthesise(low).matrix
 
-    def synthesise(self, low: SystemMatrix) -> "Synthesis":
-        """`predict`, and how far to trust it; a volume plane by plane."""
+    @property
+    def draws(self) -> int:
+        """How many draws tell how far its values may be off: more than one where the schedule or the network draws."""
+        draws_itself = self.checkpoint.denoiser.spread is not None and self.schedule.steps > 0
+        return DEVIATION_DRAWS if draws_itself and self.schedule.samples == 1 else self.schedule.samples
+
+    def synthesise(self, low: SystemMatrix, draws: int = 1) -> "Synthesis":
+        """`predict`, and how far to trust it; a volume plane by plane.
+
+        Args:
+            draws: at least so many for the deviation of each value; the values are the schedule's however many.
+        """
         if len(low.heights_m) > 1:
-            return _stacked(low, [self.synthesise(plane) for plane in low.planes()])
+            return _stacked(low, [self.synthesise(plane, draws) for plane in low.planes()])
         given, low = low, self.adapted(low)
-        channels = [self._channel(low, channel) for channel in self._served(low)]
+        channels = [self._channel(low, channel, draws) for channel in self._served(low)]
         images, deviations, errors = zip(*channels, strict=True)
         high = self.checkpoint.info.high
         values_CKN = from_channel_images(images, low.mixing_orders, low.grid)
@@ -185,7 +198,7 @@ class Synthesiser:
             origin_m=low.origin_m,
         )
         deviation_CKN = expected_CK = None
-        if self.schedule.samples > 1:
+        if max(draws, self.schedule.samples) > 1:
             deviation_CKN = from_channel_images(deviations, low.mixing_orders, low.grid).real
         if self.checkpoint.scan_models.mean is not None:
             swapped = [other[swapped_orders(low.mixing_orders, low.grid)] for other in errors[1:]]
@@ -238,12 +251,14 @@ class Synthesiser:
         return self._delays
 
     def _channel(
-        self, low: SystemMatrix, channel: int
+        self, low: SystemMatrix, channel: int, draws: int
     ) -> tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.float64]]:
         """Images and their deviation, (K, Y, X), and the expected error of each component, (K,)."""
         made = self._drawn(low, channel, self.schedule)
-        mean = made.pattern(made.drawn.mean)
-        deviation = made.spread_K[:, None, None, None] * made.images(made.drawn.deviation)
+        mean, drawn = made.pattern(made.drawn.mean), made.drawn
+        if draws > self.schedule.samples:
+            drawn = self._drawn(low, channel, self.schedule.model_copy(update={"samples": draws})).drawn
+        deviation = made.spread_K[:, None, None, None] * made.images(drawn.deviation)
         unit = ScaledImages.of(torch.complex(mean[:, 0], mean[:, 1]).numpy())
         scales_K = self.checkpoint.scan_models.gain(made.features, made.low_scales_K).numpy()
         images = ScaledImages(unit.patterns, scales_K).images()
@@ -398,7 +413,7 @@ def synthesise_file(
         outside = synthesiser.outside(low)
         if outside and not extrapolate:
             raise DataError(f"{outside}; --extrapolate does it anyway")
-        made = dataclasses.replace(synthesiser.synthesise(low), outside=outside)
+        made = dataclasses.replace(synthesiser.synthesise(low, synthesiser.draws), outside=outside)
     except DataError as error:
         raise DataError(f"{source}: {error}" if str(source) not in str(error) else str(error)) from None
     origin = origin_fields(synthesiser, source, model)

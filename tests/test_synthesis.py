@@ -280,6 +280,38 @@ def test_the_file_says_how_far_to_trust_it(checkpoint: Checkpoint, tiny_dataset:
     assert made.expected_error_CK is None, "a model without mean expects nothing of itself"
 
 
+def test_a_model_with_a_spread_gives_its_mean_and_says_how_far_off_it_may_be(
+    tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    settings = TrainingSettings(
+        backbone=LinearBasisSettings(coefficients=16, width=16, blocks=1),
+        steps=200,
+        batch_size=16,
+        learning_rate=3e-3,
+        spread_share=0.5,
+        mean="none",
+    )
+    images, models = training_images(tiny_dataset, "train", (0,), settings.mean)
+    list((trainer := Trainer(settings, images)).train(settings.steps))
+    checkpoint = make_checkpoint(trainer, tiny_dataset, models, ScheduleSettings(steps=1), {})
+    checkpoint.save(tmp_path / "model")
+    loaded = load_synthesiser(tmp_path / "model")
+    source, target = tiny_dataset.file(tiny_dataset.settings.scans("test")[0], "low"), tmp_path / "high.mdf"
+    made = synthesise_file(loaded, source, target, model="tiny")
+    low = read_mdf(source)
+    for predicted in (loaded.predict(low), Synthesiser(checkpoint).predict(low)):
+        np.testing.assert_array_equal(made.matrix.values_CKN, predicted.values_CKN)
+    assert loaded.synthesise(low).deviation_CKN is None
+    deviation_CKN = read_field(target, "/calibration/_deviation")
+    several = Synthesiser(checkpoint, ScheduleSettings(steps=1, samples=8)).synthesise(low)
+    assert not np.array_equal(several.matrix.values_CKN, made.matrix.values_CKN)
+    assert several.deviation_CKN is not None
+    # The same eight draws, but for the unit: that of their mean or of the model's.
+    np.testing.assert_allclose(deviation_CKN, several.deviation_CKN, rtol=0.5)
+    assert deviation_CKN.min() > 0
+    assert Synthesiser(checkpoint, ScheduleSettings(steps=0)).draws == 1
+
+
 def test_a_condition_lost_in_the_noise_is_flagged(
     checkpoint: Checkpoint, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:

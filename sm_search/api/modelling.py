@@ -108,7 +108,7 @@ def synthesize(model: "Synthesiser", low: "SystemMatrix", *, extrapolate: bool =
 
     Returns:
         `matrix.values_CKN` in the unit of `low`, with the expected error of each component, the deviation of each
-        value where the schedule draws several samples, and the distance of `low` from the training scans; `in_words()`
+        value where the model draws, and the distance of `low` from the training scans; `in_words()`
         says them in one line, and `outside` why it had to be extrapolated.
 
     Raises:
@@ -117,7 +117,7 @@ def synthesize(model: "Synthesiser", low: "SystemMatrix", *, extrapolate: bool =
     outside = model.outside(low)
     if outside and not extrapolate:
         raise DataError(f"{outside}; extrapolate=True does it anyway")
-    return dataclasses.replace(model.synthesise(low), outside=outside)
+    return dataclasses.replace(model.synthesise(low, model.draws), outside=outside)
 
 
 def synthesize_file(
