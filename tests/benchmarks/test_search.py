@@ -36,8 +36,8 @@ from sm_search.search.space.space import Space
 from sm_search.search.space.space_file import SPACES, load_space
 from sm_search.search.space.tree import suggest
 from sm_search.search.study import search as search_module
+from sm_search.search.study.folder import RESULT_FILE
 from sm_search.search.study.optuna_searcher import OptunaSearcher
-from sm_search.search.study.result import RESULT_FILE
 from sm_search.search.study.sweep import sweep
 from sm_search.search.study.trial import TrialContext
 from sm_search.tracking.records import RunRecord, metric_history, study_runs

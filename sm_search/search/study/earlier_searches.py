@@ -12,7 +12,7 @@ from sm_search.search.space.space import Space
 from sm_search.search.study.experiment import Experiment, begun_results
 from sm_search.search.study.study import Study
 from sm_search.search.study.trial import run_trial
-from sm_search.search.study.trial_summary import TrialSummary, summary
+from sm_search.search.study.trial_summary import NO_RUNG, TrialSummary, summary
 from sm_search.search.study.warm_start import EarlierTrials, Observation
 
 SEARCH = "tune"
@@ -28,10 +28,11 @@ class EarlierSearches:
     """Empty where a study was never revised.
 
     Attributes:
-        results: of all trials that ended, as Ray Tune has them.
+        results: of all trials that ended, as Ray Tune has them, but for those that the end of a search left without a
+            rung: they were none.
         trials: their summaries, with the parameters that give the same settings in the present space; one that lies
             outside of it keeps its own, and cannot win.
-        unfinished: parameters of those that were interrupted, as far as they lie in the present space.
+        unfinished: parameters of the others that were begun, as far as they lie in the present space.
     """
 
     def __init__(self, study: Study) -> None:
@@ -52,9 +53,9 @@ class EarlierSearches:
             return  # it was revised before it had begun
         for result, is_finished in begun_results(tuner.get_results()):
             params = located(self.space, earlier, result.config or {})
-            if is_finished:
+            trial = summary(result, earlier.model_copy(update={"constraints": self.space.constraints}))
+            if is_finished and trial.error != NO_RUNG:
                 self.results.append(result)
-                trial = summary(result, earlier.model_copy(update={"constraints": self.space.constraints}))
                 if params is None:
                     trial = replace(trial, infeasible=OUTSIDE_OF_SPACE)
                 self.trials.append(trial if params is None else replace(trial, params=params))

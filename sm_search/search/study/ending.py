@@ -127,10 +127,22 @@ class Ending(Spending):
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         super().on_step_end(iteration, trials, **info)
         if self.reason is None and (self.space.budget.stop or self.space.budget.cost):
-            ended = [trial for trial in trials if trial.is_finished()]
-            ended.sort(key=lambda trial: (trial.last_result or {}).get("timestamp", 0))
-            values = [_value_of(self.space, trial) for trial in ended]
-            self.reason = reason_to_end(self.space, [*self.before, *values], self.spent)
+            self._look([trial.last_result or {} for trial in trials if trial.is_finished()])
+
+    def settle(self, results: Sequence[tune.Result]) -> None:
+        """Of a search that is over and was resumed: why it had ended, if it was by the rules."""
+        reports = [result.metrics for result in results if result.metrics and "training_step" in result.metrics]
+        if self.reason is None and len(self.before) + len(reports) < self.space.budget.trials:
+            self._look(reports)
+
+    def _look(self, reports: Sequence[Mapping[str, Any]]) -> None:
+        """Args:
+        reports: the last one of each trial that ended.
+        """
+        in_order = sorted(reports, key=lambda report: float(report.get("timestamp", 0)))
+        space, constraints = self.space, self.space.constraints
+        values = [_value(space, outcome(each, space), each, broken(constraints, each)) for each in in_order]
+        self.reason = reason_to_end(space, [*self.before, *values], self.spent)
 
 
 class EndWith(tune.Stopper):
@@ -148,11 +160,6 @@ class EndWith(tune.Stopper):
     def __reduce__(self) -> tuple[type["EndWith"], tuple[None]]:
         # Ray pickles it with the experiment; a restored one gets another.
         return EndWith, (None,)
-
-
-def _value_of(space: Space, trial: Trial) -> float | None:
-    result = trial.last_result or {}
-    return _value(space, outcome(result, space), result, broken(space.constraints, result))
 
 
 def _value(space: Space, state: str, metrics: Mapping[str, Any], infeasible: str | None) -> float | None:

@@ -20,6 +20,8 @@ STUDY_FILE = "study.json"
 STATES = "states"
 """In it: what the study was at its first start, and each revision."""
 LOCK_FILE = "lock"
+RESULT_FILE = "result.json"
+"""There once a search of the study came to its end."""
 VERSIONED = ("sm-search", "ray", "optuna", "torch", "mlflow", "numpy")
 
 
@@ -106,7 +108,8 @@ def check_study(
             )
     if not states:
         return (Revision(space, ()),)
-    revision = revised(states[-1], space)
+    has_ended = (study_folder(home, space.study) / RESULT_FILE).is_file()
+    revision = revised(states[-1], space, has_ended=has_ended)
     return (*states, revision) if revision else states
 
 

@@ -22,6 +22,7 @@ from sm_search.search.space.space import Space
 from sm_search.search.study.confirmation import log_spread
 from sm_search.search.study.earlier_searches import OUTSIDE_OF_SPACE
 from sm_search.search.study.ending import Spent
+from sm_search.search.study.folder import RESULT_FILE
 from sm_search.search.study.recording import Recorder
 from sm_search.search.study.study import Study
 from sm_search.search.study.trial_summary import TrialSummary
@@ -30,7 +31,6 @@ from sm_search.tracking.names import ENDED, FRONT_FILE, INFEASIBLE, SCHEDULES_FI
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store
 
-RESULT_FILE = "result.json"
 KEPT_CHECKPOINTS = 3
 """Checkpoints of the best trials that go to MLflow, as models that can be compared, registered and served."""
 

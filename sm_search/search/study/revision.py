@@ -11,6 +11,8 @@ from sm_search.search.space.tree import fixed_values, parameters_of, without_pri
 
 FREE = ("trials", "minutes", "cost", "cost_per_hour", "stop", "confirm", "regression")
 """Of the budget, what does not change the value of a trial."""
+RULES = ("minutes", "cost", "cost_per_hour", "stop")
+"""Of these, what may have ended a search, which takes no further trial then."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,11 @@ class Revision:
     search: int = 1
 
 
-def revised(before: Revision, space: Space) -> Revision | None:
+def revised(before: Revision, space: Space, *, has_ended: bool = False) -> Revision | None:
     """The revision that makes a study's state `before` into `space`; None where nothing changed.
+
+    Args:
+        has_ended: the study's search came to its end, so that it takes another to go on by other rules.
 
     Raises:
         SettingsError: the study would ask another question, so that earlier trials say nothing about it.
@@ -56,11 +61,13 @@ def revised(before: Revision, space: Space) -> Revision | None:
         searched.append("priors of the schedule")
     if old.budget.trials != space.budget.trials:
         searched.append(f"budget.trials: {old.budget.trials} → {space.budget.trials}")
-    free = {name: (getattr(old.budget, name), getattr(space.budget, name)) for name in FREE[1:]}
-    changes = [*searched, *(f"budget.{name}: {_short(a)} → {_short(b)}" for name, (a, b) in free.items() if a != b)]
+    was, now = (each.budget.model_dump(mode="json", exclude_none=True) for each in (old, space))
+    free = [name for name in FREE[1:] if was.get(name) != now.get(name)]
+    changes = [*searched, *(f"budget.{name}: {_short(was.get(name))} → {_short(now.get(name))}" for name in free)]
     if not changes:
         return None
-    return Revision(space, tuple(changes), before.search + bool(searched))
+    is_another = bool(searched) or (has_ended and any(name in RULES for name in free))
+    return Revision(space, tuple(changes), before.search + is_another)
 
 
 def _question(space: Space) -> dict[str, Any]:
@@ -96,5 +103,12 @@ def _short(value: Any) -> str:
             f", {name}: {each}" for name, each in value.items() if name != kind and each not in (False, None, 1)
         )
         return f"{{{kind}: {value[kind]}{more}}}"
-    text = "none" if value is None else str(value)
+    text = "none" if value is None else _flow(value)
     return text if len(text) <= 160 else f"{text[:160]}…"
+
+
+def _flow(value: Any) -> str:
+    """As one would write it in the space's file."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {_flow(each)}' for name, each in value.items())}}}"
+    return str(value)

@@ -94,6 +94,7 @@ class Search:
         mirror.begin(search_algorithm(tuner).finished())
         self.results = fit(tuner, study, self.recorder)
         self.repeated = search_algorithm(tuner).repeated
+        ending.settle(self.results)
         if ending.reason is not None:
             study.announce(f"the search ends: {ending.reason}")
         self.ended = ending.reason

@@ -93,6 +93,11 @@ def test_what_changed_is_told_and_a_new_search_begins_only_where_it_must() -> No
     assert revised(first, space()) is None
     longer = revised(first, space(budget={"minutes": 5.0}))
     assert longer == Revision(space(budget={"minutes": 5.0}), ("budget.minutes: none → 5.0",), search=1)
+    # A search that came to its end takes no further trial, whatever the rule was.
+    further = revised(longer, space(budget={"stop": {"target": 40.0}}), has_ended=True)
+    assert further is not None
+    assert further.search == 2
+    assert further.changes == ("budget.minutes: 5.0 → none", "budget.stop: none → {target: 40.0}")
     wider = revised(longer, space(learning_rate={"float": [1e-4, 3e-3]}, budget={"trials": 5, "minutes": 5.0}))
     assert wider is not None
     assert wider.search == 2

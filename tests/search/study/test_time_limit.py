@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +76,50 @@ def test_the_time_limit_leaves_whole_trials_only(
     told = done.object["trials"]
     assert {trial["trial_id"] for trial in told} == {run.trial_id for run in runs}
     assert [trial["state"] for trial in told].count("complete") >= len(told) - 2
+
+
+TARGET = """
+study: target
+seed: 1
+training:
+  steps: 20
+  batch_size: 8
+  backbone: {{backbone: linear-basis, coefficients: 8, width: 16, blocks: 1}}
+  learning_rate: {{float: [1.0e-3, 3.0e-3]}}
+budget: {{trials: 2, first_rung: 20, schedules: 0, images: 4, stop: {{target: {target}}}}}
+resources: {{concurrent: 1}}
+"""
+
+
+def test_a_study_that_reached_its_target_says_so_again_and_goes_on_to_another(
+    run: Any, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    space, home = tmp_path / "space.yaml", tmp_path / "home"
+
+    def sweep(target: float, *options: str) -> Any:
+        space.write_text(TARGET.format(target=target))
+        done = run("sweep", "--space", space, "--data", tiny_dataset.folder, "--home", home, "--json", *options)
+        assert done.status == 0, done.stderr
+        return done
+
+    def whole(done: Any) -> list[str]:
+        return [trial["trial_id"] for trial in done.object["trials"] if trial["state"] == "complete"]
+
+    first = sweep(1.0)
+    (trial,) = whole(first)
+    reached = first.object["ended"]
+    assert reached.endswith("reaches the target, 1")
+
+    same = sweep(1.0, "--resume")
+    assert (whole(same), same.object["ended"]) == ([trial], reached)
+    assert f"the search ends: {reached}" in same.stderr
+
+    further = sweep(100.0, "--resume")
+    assert "revision 1: budget.stop: {target: 1.0} → {target: 100.0}" in further.stderr
+    assert len(whole(further)) == len(further.object["trials"]) == 2, "what the end left without a rung is no trial"
+    assert trial in whole(further)
+    assert further.object["ended"] is None
+    assert {run.trial_id for run in study_runs(open_store(home), "target")[1]} == set(whole(further))
 
 
 def test_a_trial_that_reports_as_the_time_is_up_has_its_model(
