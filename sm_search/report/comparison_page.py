@@ -11,11 +11,15 @@ from sm_search.evaluation.metrics import METRIC_DEFINITION
 from sm_search.evaluation.scores import sign
 from sm_search.report.evidence import ABSENT
 from sm_search.report.page import best_so_far, chart, document, ended_in_order, number_text
-from sm_search.tracking.names import SCHEDULE
+from sm_search.report.spend import Spend
+from sm_search.tracking.names import ENDED, INFEASIBLE, SCHEDULE
 from sm_search.tracking.records import RunRecord, best_trials, metric_history, study_runs
 from sm_search.tracking.store import Store
 
 SAME_DATA = "dataset_hash"
+LONG = 20
+"""Characters from which a cell of a table has lines."""
+WORDS = ' class="words"'
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def comparison_page(store: Store, studies: Sequence[str]) -> str:
         raise InputError(f"studies are compared by one metric, and these were decided {each}")
     metric = metrics[studies[0]]
     compared = [_read(store, study, metric) for study in studies]
-    title = " and ".join(studies)
+    title = f"{', '.join(studies[:-1])} and {studies[-1]}"
     return document(
         title,
         [
@@ -93,20 +97,28 @@ def _read(store: Store, study: str, metric: str) -> Compared:
 
 def _verdict(compared: Sequence[Compared], metric: str) -> str:
     """Who is ahead and by how much, when it had what the others end with, and what is not alike."""
-    first, *others = sorted(compared, key=lambda each: -each.better * each.best.metrics[metric])
-    text = [f"{first.name} has the better best trial: {metric} {first.best.metrics[metric]:.4g}."]
-    for other in others:
-        value = other.best.metrics[metric]
-        behind = f"{abs(first.best.metrics[metric] - value):.2g} {'less' if first.better > 0 else 'more'}"
-        text.append(f"{other.name} has {value:.4g}, {behind}.")
-        had, took = first.minutes_to(value), other.minutes_to(value)
-        if had is not None and took is not None:
-            text.append(f"{first.name} had as much after {had:.3g} min, {other.name} after {took:.3g}.")
+    text = [f"No trial of {each.name} kept its constraints." for each in compared if not each.best.may_win]
+    ranked = [each for each in compared if each.best.may_win]
+    ranked.sort(key=lambda each: -each.better * each.best.metrics[metric])
+    if ranked:
+        is_ahead = "has the better best trial" if len(ranked) > 1 else "has one that did"
+        text.append(f"{ranked[0].name} {is_ahead}: {metric} {ranked[0].best.metrics[metric]:.4g}.")
+        text += [_behind(ranked[0], other, metric) for other in ranked[1:]]
     if len({each.parent.tags.get(SAME_DATA) for each in compared}) > 1:
         text.append("They are of different datasets, so that the values do not say which search is better.")
     if len({_full_budget(each) for each in compared}) > 1:
         text.append("Their full budgets differ.")
     return " ".join(text)
+
+
+def _behind(first: Compared, other: Compared, metric: str) -> str:
+    value = other.best.metrics[metric]
+    behind = f"{abs(first.best.metrics[metric] - value):.2g} {'less' if first.better > 0 else 'more'}"
+    text = f"{other.name} has {value:.4g}, {behind}."
+    had, took = first.minutes_to(value), other.minutes_to(value)
+    if had is not None and took is not None:
+        text += f" {first.name} had as much after {had:.3g} min, {other.name} after {took:.3g}."
+    return text
 
 
 def _full_budget(each: Compared) -> float:
@@ -117,17 +129,27 @@ def _summary(compared: Sequence[Compared], metric: str) -> list[tuple[str, list[
     def cells(of: str) -> list[str]:
         return [number_text(each.best.metrics.get(of)) for each in compared]
 
+    infeasible = [sum(INFEASIBLE in trial.tags for trial in each.trials) for each in compared]
+    spends = [Spend.of(each.parent, each.trials, metric) for each in compared]
     rows = [
         ("trials", [str(len(each.trials)) for each in compared]),
         ("to the full budget", [str(sum(t.state == "complete" for t in each.trials)) for each in compared]),
-        (f"best {metric}", cells(metric)),
+        ("of these infeasible", [str(count or ABSENT) for count in infeasible]),
+        ("its search ended because", [each.parent.tags.get(ENDED, ABSENT) for each in compared]),
+        (f"best {metric}", [_best(each, metric) for each in compared]),
         ("its mean over seeds", cells(f"{metric}_mean")),
         ("its schedule", [each.best.tags.get(SCHEDULE, ABSENT) for each in compared]),
         ("minutes to it", [number_text(each.minutes_to(each.best.metrics[metric])) for each in compared]),
         ("minutes in all", [number_text(each.curve[-1][0]) for each in compared]),
         ("training seconds in all", [number_text(each.training_seconds) for each in compared]),
+        ("spent", [spend.in_words() if spend else ABSENT for spend in spends]),
+        ("for its gain over its first trial", [(spend and spend.of_gain_in_words()) or ABSENT for spend in spends]),
     ]
     return [(name, values) for name, values in rows if set(values) != {ABSENT}]
+
+
+def _best(each: Compared, metric: str) -> str:
+    return number_text(each.best.metrics[metric]) + ("" if each.best.may_win else " (infeasible)")
 
 
 def _parameters(compared: Sequence[Compared]) -> list[tuple[str, list[str]]]:
@@ -156,7 +178,7 @@ def _table(
     body = ""
     for name, values in rows:
         differs = mark_differing and len({value.partition(" [")[0] for value in values}) > 1
-        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in (name, *values))
+        cells = "".join(f"<td{WORDS if len(cell) > LONG else ''}>{html.escape(cell)}</td>" for cell in (name, *values))
         body += f"<tr{' class=best' if differs else ''}>{cells}</tr>"
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 

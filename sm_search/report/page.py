@@ -22,6 +22,7 @@ from sm_search.report.evidence import (
     schedule_slices,
     slices,
 )
+from sm_search.report.spend import Spend
 from sm_search.report.study_figures import (
     COSTS,
     cost_figure,
@@ -42,7 +43,7 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; p
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #d8dee4; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } tr.best { background: #e6f4ea; font-weight: 600; }
-img { max-width: 100%; } .note { color: #57606a; font-size: .9rem; }
+td.words { white-space: normal; min-width: 9rem; } img { max-width: 100%; } .note { color: #57606a; font-size: .9rem; }
 pre { background: #f6f8fa; padding: .7rem; overflow-x: auto; }
 """
 QUALITY_COLUMNS = ("val_psnr_db", "val_ssim")
@@ -135,23 +136,13 @@ def _why(
 
 def _spend(parent: RunRecord, trials: Sequence[RunRecord], metric: str) -> list[str]:
     """What the study took, and what its gain over its first whole trial cost, where it has ended."""
-    hours, cost = (parent.metrics.get(name, 0.0) for name in ("spent_trial_hours", "spent_cost"))
-    whole = [trial for trial in trials if trial.may_win and metric in trial.metrics]
-    if not hours or not whole:
+    spend = Spend.of(parent, trials, metric)
+    if spend is None:
         return []
-    told = f"The study took {_spent(hours, cost)}, trials that were stopped or lost included"
-    first = min(whole, key=lambda trial: trial.ended_ms or math.inf).metrics[metric]
-    best = (max if sign(metric) > 0 else min)(trial.metrics[metric] for trial in whole)
-    if (gain := abs(best - first)) > 0:
-        unit = "dB" if metric.endswith("_db") else f"unit of {metric}"
-        told += (
-            f": {_spent(hours / gain, cost / gain)} per {unit} from its first whole trial, {first:.4g}, to {best:.4g}"
-        )
+    told = f"The study took {spend.in_words()}, trials that were stopped or lost included"
+    if per_gain := spend.of_gain_in_words():
+        told += f": {per_gain} from its first whole trial, {spend.first:.4g}, to {spend.best:.4g}"
     return [f"<p>{html.escape(told)}.</p>"]
-
-
-def _spent(hours: float, cost: float) -> str:
-    return f"{hours:.3g} trial-hours" + (f" at a cost of {cost:.3g}" if cost else "")
 
 
 def _revisions(parent: RunRecord) -> list[str]:

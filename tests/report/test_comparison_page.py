@@ -49,6 +49,27 @@ def test_it_sets_results_and_parameters_side_by_side(page: Elements) -> None:
     assert sum(dict(attributes).get("class") == "best" for name, attributes in page.elements if name == "tr") == 1
 
 
+def test_what_a_study_spent_and_what_ended_it_and_a_best_that_cannot_win(store: Store, page: Elements) -> None:
+    """A higher value outside of the constraints is ahead of nothing."""
+    fill(store, "ended", [("a", 30.0, 1e-3), ("b", 30.5, 2e-3)])
+    log = StudyLog.attach(store, "ended")
+    log.set_tag(None, "ended", "val_psnr_db 30.5 reaches the target, 30.5")
+    log.log_metrics(None, 2, {"spent_trial_hours": 0.25, "spent_cost": 1.0})
+    fill(store, "outside", [("a", 40.0, 1e-3)])
+    StudyLog.attach(store, "outside").set_tag("a", "infeasible", "evaluations 16, which must be <= 8")
+    StudyLog.attach(store, "outside").log_metrics(None, 1, {"spent_trial_hours": 0.5})
+    text = Elements(comparison_page(store, ["outside", "ended", "old"])).text
+    assert "No trial of outside kept its constraints. old has the better best trial: val_psnr_db 31. ended has" in text
+    assert "best val_psnr_db40 (infeasible)30.531" in text
+    assert "of these infeasible1––" in text
+    assert "its search ended because–val_psnr_db 30.5 reaches the target, 30.5–" in text
+    assert "spent0.5 trial-hours0.25 trial-hours at a cost of 1–" in text
+    assert "for its gain over its first trial–0.5 trial-hours at a cost of 2 per dB–" in text
+    alone = Elements(comparison_page(store, ["outside", "ended"])).text
+    assert "No trial of outside kept its constraints. ended has one that did: val_psnr_db 30.5." in alone
+    assert "trial-hours" not in page.text
+
+
 def test_what_cannot_be_compared_is_refused_and_other_data_named(store: Store, page: Elements) -> None:
     with pytest.raises(InputError, match="not with itself"):
         comparison_page(store, ["old", "old"])
