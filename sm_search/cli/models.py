@@ -104,7 +104,12 @@ def add_verbs(add: Adder) -> None:
     p.add_argument("--split", default=["test"], nargs="+", metavar="NAME", help="splits of the dataset (default test)")
     p.add_argument("--regression", action="store_true", help="train a regression network as a further baseline")
     p.add_argument("--noise-free", action="store_true", help="rate against the truth simulated without its noise")
-    p.add_argument("--draws", type=int, default=0, metavar="N", help="rate N draws of the model as a distribution too")
+    p.add_argument(
+        "--draws",
+        type=int,
+        metavar="N",
+        help="rate N draws of the model as a distribution too (default: 8 of one with a spread, else none)",
+    )
     p.add_argument("--phantom", metavar="NAME", help="also image dots, bars, shape or vessel with every matrix")
     p.add_argument("--figure", type=place, metavar="FILE", help="write the comparison figure of the first scan (PNG)")
     p.add_argument("--force", action="store_true", help="overwrite the figure")
@@ -282,7 +287,10 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
         output.progress(dataset.settings.channel_note)
     store = opened_store(options.home, options.tracking_uri)
     model = api.load_model(options.model, home=options.home, tracking_uri=options.tracking_uri)
-    factors = api.interval_factors(model, dataset, options.draws) if options.draws else None
+    draws = options.draws
+    if draws is None:
+        draws = model.draws if model.draws > 1 else 0
+    factors = api.interval_factors(model, dataset, draws) if draws else None
     methods = api.evaluation_methods(model, dataset, regression=options.regression, announce=output.progress)
     told: dict[str, Any] = {"rows": [], "images": [], "calibration": [], "distribution": []}
     for split in options.split:
@@ -293,7 +301,7 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
             methods=methods,
             noise_free=options.noise_free,
             phantom=options.phantom,
-            draws=options.draws,
+            draws=draws,
             factors=factors,
         )
         if options.figure and split == options.split[0]:
@@ -304,7 +312,7 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
         channels = "both channels" if len(dataset.settings.channels) > 1 else "x-channel"
         title = f"Split {split} of {dataset.settings.name}, {channels}, {options.model}"
         _show_evaluation(output, title, found.rows, found.calibration)
-        _show_distribution(output, found.distribution, options.draws)
+        _show_distribution(output, found.distribution, draws)
         _show_images(output, found.images)
         logged = log_evaluation(store, options.model, logged_as, listed)
         told["rows"] += [{"split": split, **row} for row in listed]
