@@ -200,11 +200,11 @@ class Trainer:
         """Number of the step among those that train the same weights, and how many these are."""
         spread = self.settings.spread_steps
         mean = self.settings.steps - spread
-        return (step - mean, spread) if spread and step >= mean else (step, mean)
+        return (step - mean, spread) if step >= self.settings.spread_from else (step, mean)
 
     def _train_spread(self) -> None:
         """From now on all but the spread stays as it is: the average, which is what is sampled."""
-        if self._within(self.step)[0] == 0:
+        if self.step == self.settings.spread_from:
             self.denoiser.load_state_dict(self.ema.state_dict())
         for name, parameter in self.denoiser.named_parameters():
             parameter.requires_grad_(name.startswith("spread."))
@@ -212,7 +212,7 @@ class Trainer:
 
     def _advance(self) -> Tensor:
         """One step; its loss, which the next one may overwrite."""
-        if self.settings.spread_steps == self.settings.steps - self.step:
+        if self.step == self.settings.spread_from:
             self._train_spread()
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
@@ -267,7 +267,7 @@ class Trainer:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self._captured_step = CapturedStep(self._descend)  # the old one would write to what was there before
         self.step = int(tensors["step"])
-        if self.step > self.settings.steps - self.settings.spread_steps:
+        if self.step > self.settings.spread_from:
             self._train_spread()
 
 

@@ -132,6 +132,16 @@ def test_the_spread_is_trained_about_a_mean_that_stays() -> None:
         assert equal(resumed.state(), whole.state())
 
 
+def test_a_run_may_go_on_beyond_its_steps() -> None:
+    """As where the cost of a step is measured."""
+    for share in (0.0, 0.5):
+        trainer = trained(4, steps=4, spread_share=share)
+        before = trainer.state()
+        list(trainer.train(6))
+        assert trainer.step == 6
+        assert not equal(trainer.state(), before)
+
+
 def test_the_stop_points_do_not_matter() -> None:
     trainer = Trainer(settings(), images())
     for until in (1, 2, 9, 30):

@@ -182,6 +182,11 @@ class TrainingSettings(Settings):
         return math.ceil(self.spread_share * self.steps)
 
     @property
+    def spread_from(self) -> float:
+        """The first of these; infinite without, also for a run that goes on beyond its steps."""
+        return self.steps - self.spread_steps if self.spread_share else math.inf
+
+    @property
     def told_noise(self) -> bool:
         """Whether the network is told how noisy its condition is."""
         return self.measurement_noise_db is not None

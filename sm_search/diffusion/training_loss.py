@@ -101,7 +101,7 @@ class TrainingLoss:
             decibels = quiet + (loud - quiet) * torch.rand(batch, **draw)
             level = torch.where(decibels < -SILENT_DB, 0.0, 10 ** (decibels / 20))
             measurement = torch.randn((batch, *self.condition.image.shape[1:]), **draw)
-        if step >= settings.steps - settings.spread_steps:
+        if step >= settings.spread_from:
             epsilon = torch.cat([epsilon, epsilon])
             z = torch.randn((2 * batch, NOISE_NUMBERS), **draw)
         if self.targets is not None:
