@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from sm_search.config.errors import DataError, DivergenceError
-from sm_search.config.model_settings import DiffusionSettings, LinearBasisSettings, ScheduleSettings, TrainingSettings
+from sm_search.config.model_settings import (
+    Diffuse,
+    DiffusionSettings,
+    LinearBasisSettings,
+    ScheduleSettings,
+    TrainingSettings,
+)
 from sm_search.config.receive_settings import ReceiveSettings
 from sm_search.config.simulation_settings import FieldSettings, Grid
 from sm_search.data.dataset import Dataset, Pair
@@ -280,9 +286,11 @@ def test_the_file_says_how_far_to_trust_it(checkpoint: Checkpoint, tiny_dataset:
     assert made.expected_error_CK is None, "a model without mean expects nothing of itself"
 
 
+@pytest.mark.parametrize("diffuse", ["component", "voxel"])
 def test_a_model_with_a_spread_gives_its_mean_and_says_how_far_off_it_may_be(
-    tiny_dataset: Dataset, tmp_path: Path
+    tiny_dataset: Dataset, tmp_path: Path, diffuse: Diffuse
 ) -> None:
+    """Of spectra too that have fewer numbers than the network draws with."""
     settings = TrainingSettings(
         backbone=LinearBasisSettings(coefficients=16, width=16, blocks=1),
         steps=200,
@@ -290,8 +298,9 @@ def test_a_model_with_a_spread_gives_its_mean_and_says_how_far_off_it_may_be(
         learning_rate=3e-3,
         spread_share=0.5,
         mean="none",
+        diffuse=diffuse,
     )
-    images, models = training_images(tiny_dataset, "train", (0,), settings.mean)
+    images, models = training_images(tiny_dataset, "train", (0,), settings.mean, diffuse=diffuse)
     list((trainer := Trainer(settings, images)).train(settings.steps))
     checkpoint = make_checkpoint(trainer, tiny_dataset, models, ScheduleSettings(steps=1), {})
     checkpoint.save(tmp_path / "model")

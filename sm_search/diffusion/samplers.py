@@ -34,12 +34,12 @@ class ImageNoise:
         self.seed, self.names, self.shape, self.kept = seed, names, (2, *shape), kept
         self._drawn: dict[tuple[str, int, int], Tensor] = {}
 
-    def draw(self, purpose: str, sample: int = 0, index: int = 0) -> Tensor:
-        """(B, 2, Y, X), float32; read only."""
+    def draw(self, purpose: str, sample: int = 0, index: int = 0, shape: tuple[int, ...] | None = None) -> Tensor:
+        """(B, 2, Y, X), float32; read only. What is no image has a shape of its own."""
         key = (purpose, sample, index)
         if key in self._drawn:
             return self._drawn[key]
-        images = torch.empty(len(self.names), *self.shape)
+        images = torch.empty(len(self.names), *(shape or self.shape))
         generator = torch.Generator()
         for image, name in zip(images, self.names, strict=True):
             image.normal_(generator=generator.manual_seed(stream_seed(self.seed, "sampling", name, *key)))
@@ -294,7 +294,7 @@ def _network_noise(
     """What a network draws with in a step, (S, B, Z): none for the schedules of a single sample, which is its mean."""
     if denoiser.spread is None or not any(drawing):
         return None
-    numbers = noise.draw("network", draw, index).flatten(1)[:, :NOISE_NUMBERS]
+    numbers = noise.draw("network", draw, index, (NOISE_NUMBERS,))
     return _each([float(each) for each in drawing], numbers.to(next(denoiser.parameters()).device))
 
 
