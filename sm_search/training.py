@@ -22,7 +22,7 @@ from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.captured_step import CapturedStep
 from sm_search.diffusion.checkpoint import Checkpoint, CheckpointInfo
 from sm_search.diffusion.condition import Condition, concatenate, make_condition
-from sm_search.diffusion.denoiser import Denoiser, build_denoiser
+from sm_search.diffusion.denoiser import Denoiser, denoiser_of
 from sm_search.diffusion.noise_schedule import alpha_bars
 from sm_search.diffusion.spectra import Spectra
 from sm_search.diffusion.training_loss import Draws, TrainingLoss
@@ -137,14 +137,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(settings.seed, "weights"))
             features = images.condition.features.shape[1]
-            self.denoiser = build_denoiser(
-                settings.backbone,
-                images.shape,
-                settings.diffusion.prediction,
-                features,
-                settings.told_noise,
-                settings.spread_steps > 0,
-            )
+            self.denoiser = denoiser_of(settings, images.shape, features)
         if start is None:
             self.denoiser.fit_constants(images.targets, images.condition)
         else:

@@ -17,7 +17,7 @@ from sm_search.config.base import Settings
 from sm_search.config.errors import CheckpointError, SettingsError
 from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
 from sm_search.config.simulation_settings import FieldSettings, Grid
-from sm_search.diffusion.denoiser import Denoiser, build_denoiser
+from sm_search.diffusion.denoiser import Denoiser, denoiser_of
 from sm_search.diffusion.spectra import state_shape
 from sm_search.regression.gain import GainModel
 from sm_search.regression.mean import MeanModel
@@ -139,14 +139,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
             training, shape = info.training, (info.grid.size[1], info.grid.size[0])
             features = feature_count(len(info.orders))
             diffused = state_shape(training.diffuse, len(info.orders), shape)
-            denoiser = build_denoiser(
-                training.backbone,
-                diffused,
-                training.diffusion.prediction,
-                features,
-                training.told_noise,
-                training.spread_steps > 0,
-            )
+            denoiser = denoiser_of(training, diffused, features)
             models = _empty_scan_models(info, shape)
     except (SettingsError, RuntimeError) as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: no such model can be built: {error}") from None

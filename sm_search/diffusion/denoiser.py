@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from sm_search.config.errors import SettingsError
-from sm_search.config.model_settings import BackboneSettings, LinearBasisSettings, Prediction, UNetSettings
+from sm_search.config.model_settings import (
+    BackboneSettings,
+    LinearBasisSettings,
+    Prediction,
+    TrainingSettings,
+    UNetSettings,
+)
 from sm_search.diffusion.basis import FeatureBasis, LinearBasis
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.spread import SpreadHead
@@ -321,3 +327,9 @@ def build_denoiser(
             backbone cannot draw.
     """
     return BACKBONES[settings.backbone](settings, shape, prediction, features, noise, draws)
+
+
+def denoiser_of(training: TrainingSettings, shape: tuple[int, int], features: int) -> Denoiser:
+    """`build_denoiser` by the settings of a training run."""
+    prediction, draws = training.diffusion.prediction, training.spread_steps > 0
+    return build_denoiser(training.backbone, shape, prediction, features, training.told_noise, draws)
