@@ -108,7 +108,7 @@ def add_verbs(add: Adder) -> None:
         "--draws",
         type=int,
         metavar="N",
-        help="rate N draws of the model as a distribution too (default: 8 of one with a spread, else none)",
+        help="rate N draws of the model as a distribution too (default: its samples, 8 where its network draws)",
     )
     p.add_argument("--phantom", metavar="NAME", help="also image dots, bars, shape or vessel with every matrix")
     p.add_argument("--figure", type=place, metavar="FILE", help="write the comparison figure of the first scan (PNG)")
