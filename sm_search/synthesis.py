@@ -25,6 +25,7 @@ from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.diffusion.condition import make_condition
 from sm_search.diffusion.samplers import Drawn, ImageNoise, sample_mean
 from sm_search.diffusion.spectra import Spectra
+from sm_search.physics.scanner_axes import along_scanner, scanner_channels, scanner_order, scanner_values
 from sm_search.physics.system_matrix import SystemMatrix, from_channel_images, swapped_orders, with_orders
 from sm_search.regression.delay import DelayCheck
 from sm_search.regression.scan_features import scan_features, trajectories
@@ -196,6 +197,7 @@ class Synthesiser:
             corrections=low.corrections,
             heights_m=low.heights_m,
             origin_m=low.origin_m,
+            axes=low.axes,
         )
         deviation_CKN = expected_CK = None
         if max(draws, self.schedule.samples) > 1:
@@ -307,22 +309,24 @@ class Synthesiser:
         """Raise a DataError if `low` is outside what the model was trained for."""
         info = self.checkpoint.info
         if not low.grid.agrees(info.grid):
-            raise DataError(f"the condition's grid is {_grid(low.grid)}; the model was trained for {_grid(info.grid)}")
+            given, trained = (_grid(along_scanner(low.axes, grid)) for grid in (low.grid, info.grid))
+            raise DataError(f"the condition's grid is {given}; the model was trained for {trained}")
         if low.unit != info.unit:
             raise DataError(f"the condition's values are in {low.unit}; the model was trained for {info.unit}")
         for name in ("gradient_t_per_m", "drive_mt"):
-            given, trained = getattr(low.field, name), getattr(info.low, name)
+            given, trained = (getattr(along_scanner(low.axes, field), name) for field in (low.field, info.low))
             if not np.allclose(given, trained, rtol=AGREEMENT):
                 raise DataError(f"the condition's {name} is {given}; the model was trained for {trained}")
         missing = [order for order in info.orders if order not in set(low.mixing_orders)]
         if missing:
             raise DataError(
                 f"the condition lacks {len(missing)} of the {len(info.orders)} mixing orders that the model was "
-                f"trained for, first {missing[0]}"
+                f"trained for, first {scanner_order(low.axes, missing[0])}"
             )
         for channel, values_KN in enumerate(low.values_CKN):
             if not np.any(values_KN):
-                raise DataError(f"the condition's receive channel {channel} is zero everywhere: it has no amplitude")
+                number = scanner_channels(low)[channel]
+                raise DataError(f"the condition's receive channel {number} is zero everywhere: it has no amplitude")
 
     def outside(self, low: SystemMatrix) -> str | None:
         """Why the condition is unlike the training scans: f_x, N_d, the height of its plane or noise outside their
@@ -346,7 +350,7 @@ class Synthesiser:
             )
         frequencies, numbers = trajectories(self.checkpoint.scan_models.gain.regression.features_SF)
         for name, value, trained, unit in (
-            ("f_x", low.fx_hz / 1e3, frequencies / 1e3, " kHz"),
+            (f"f_{low.axes[0]}", low.fx_hz / 1e3, frequencies / 1e3, " kHz"),
             ("N_d", float(low.nd), numbers, ""),
         ):
             least, most = trained.min().item(), trained.max().item()
@@ -441,14 +445,14 @@ def origin_fields(synthesiser: Synthesiser, source: str | Path, model: str) -> d
 
 
 def _trust(made: Synthesis) -> dict[str, NDArray[Any]]:
-    """User fields that say how far to trust a file."""
+    """User fields that say how far to trust a file, in its order of channels and voxels."""
     fields: dict[str, NDArray[Any]] = {}
     if made.deviation_CKN is not None:
-        fields["/calibration/_deviation"] = made.deviation_CKN
+        fields["/calibration/_deviation"] = scanner_values(made.matrix, made.deviation_CKN)
     if made.expected_error_CK is not None:
-        fields["/calibration/_expectedError"] = made.expected_error_CK
+        fields["/calibration/_expectedError"] = np.array(scanner_order(made.matrix.axes, made.expected_error_CK))
     if made.in_noise_CK is not None:
-        fields["/calibration/_conditionInNoise"] = made.in_noise_CK.astype(np.int8)
+        fields["/calibration/_conditionInNoise"] = np.array(scanner_order(made.matrix.axes, made.in_noise_CK), np.int8)
     if made.distance is not None:
         fields[DISTANCE] = np.array(made.distance)
     if made.outside:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from sm_search.data.scaling import ScaledImages
+from sm_search.physics.scanner_axes import scanner_channels
 from sm_search.physics.system_matrix import SystemMatrix
 from sm_search.regression.delay import DelayCheck
 from sm_search.regression.scan_features import scan_features
@@ -67,7 +68,7 @@ class Trust:
         if distance <= 1:
             return next(filter(None, (self._delayed(low, each) for each in channels)), None)
         told = f"the condition is unlike the training scans, {distance:.3g} times as far as the limit (receive channel "
-        told += f"{channel}): "
+        told += f"{scanner_channels(low)[channel]}): "
         suspects = {name: self._distance(changed, channel)[0] for name, changed in _suspects(low)}
         name = min(suspects, key=lambda each: suspects[each])
         if suspects[name] <= max(1.0, EXPLAINED * distance) and suspects[name] < 0.9 * distance:
@@ -105,8 +106,8 @@ class Trust:
         if delay_us is None or abs(delay_us) <= check.limit_us:
             return None
         return (
-            f"the condition is delayed by {delay_us:.3g} µs against the training scans (receive channel {channel}); up "
-            f"to {check.limit_us:.3g} µs either way are served"
+            f"the condition is delayed by {delay_us:.3g} µs against the training scans (receive channel "
+            f"{scanner_channels(low)[channel]}); up to {check.limit_us:.3g} µs either way are served"
         )
 
     def _too_noisy(self, low: SystemMatrix, channel: int) -> str | None:
@@ -123,7 +124,7 @@ class Trust:
             return None
         return (
             f"the condition's strongest component stands {above_db:.1f} dB above its noise (receive channel "
-            f"{channel}); the model was trained for {self.noise_db[0]:g} dB and more"
+            f"{scanner_channels(low)[channel]}); the model was trained for {self.noise_db[0]:g} dB and more"
         )
 
 
@@ -146,8 +147,8 @@ def _suspects(low: SystemMatrix) -> Iterator[tuple[str, SystemMatrix]]:
     size_x, size_y = low.grid.size
     images_CKYX = values_CKN.reshape(*values_CKN.shape[:2], size_y, size_x)
     turned = {
-        "mirrored along x": images_CKYX[..., ::-1],
-        "mirrored along y": images_CKYX[..., ::-1, :],
+        f"mirrored along {low.axes[0]}": images_CKYX[..., ::-1],
+        f"mirrored along {low.axes[1]}": images_CKYX[..., ::-1, :],
         "turned by 180°": images_CKYX[..., ::-1, ::-1],
     }
     if size_x == size_y:

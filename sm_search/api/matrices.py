@@ -128,7 +128,10 @@ def open_dataset(location: str | Path) -> "Dataset":
 
 
 def read_mdf(file: str | Path) -> "SystemMatrix":
-    """The system matrix of an MDF calibration file; its values are a memory map."""
+    """The system matrix of an MDF calibration file; its values are a memory map where nothing had to be done to them.
+
+    The faster drive is along x: where the scanner has it along y, x and y are exchanged, and `axes` is "yxz".
+    """
     from sm_search.data.mdf_reading import read_mdf
 
     return read_mdf(file)

@@ -149,7 +149,8 @@ def reconstruct(
     snr_threshold: float | None = None,
     options: "ReconstructionOptions | None" = None,
 ) -> "ReconstructionResult":
-    """The image of a phantom, reconstructed with a system matrix and rated: `image` and `phantom` are (Y, X).
+    """The image of a phantom, reconstructed with a system matrix and rated: `image` and `phantom` are (Y, X) along the
+    scanner's own axes.
 
     Args:
         phantom: `dots`, `bars`, `shape` or `vessel`, measured here on the matrix's own grid.
@@ -183,7 +184,7 @@ def reconstruct_images(
     options: "ReconstructionOptions | None" = None,
 ) -> "NDArray[np.float64]":
     """The images of a measurement that need not tell what was measured, of its frames or of their mean: frames × Y × X,
-    in units of the point sample of the system matrix.
+    along the scanner's own axes, in units of the point sample of the system matrix.
 
     Args:
         options: regularisation, iterations, frequency band, channels and so on (`ReconstructionOptions`).

@@ -12,7 +12,7 @@ from sm_search.cli.output import Output, require_free
 from sm_search.cli.parsing import Adder, place
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError, InputError
-from sm_search.config.simulation_settings import FieldName
+from sm_search.config.simulation_settings import FieldName, Grid
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,7 +106,7 @@ def reconstruct(options: Namespace, output: Output) -> dict[str, Any]:
         options.sm, phantom=options.phantom, truth=options.truth, snr_threshold=options.snr_threshold
     )
     if options.figure:
-        save_figure(reconstruction_figure(result, api.read_mdf(options.sm).grid), Path(options.figure))
+        save_figure(reconstruction_figure(result, _grid(api.read_mdf(options.sm))), Path(options.figure))
     return _rated(result, output)
 
 
@@ -121,6 +121,7 @@ def _reconstruct_measurement(options: Namespace, output: Output) -> dict[str, An
     chosen = _measurement_options(options)
     require_same_induction(options.sm, options.measurement)
     sm, measurement = api.read_mdf(options.sm), read_measurement(options.measurement)
+    grid = _grid(sm)
     try:
         images = measured_images(sm, measurement, chosen)
         planes = len(sm.heights_m)
@@ -132,17 +133,24 @@ def _reconstruct_measurement(options: Namespace, output: Output) -> dict[str, An
         _write(options, images, chosen, sm)
     if options.figure:
         if result is not None:
-            figure = reconstruction_figure(result, sm.grid)
+            figure = reconstruction_figure(result, grid)
         elif planes > 1:
-            figure = images_figure(images[0], sm.grid, "plane")
+            figure = images_figure(images[0], grid, "plane")
         else:
-            figure = images_figure(images, sm.grid)
+            figure = images_figure(images, grid)
         save_figure(figure, Path(options.figure))
-    frames, size = len(images), [*sm.grid.size, *([planes] if planes > 1 else [])]
+    frames, size = len(images), [*grid.size, *([planes] if planes > 1 else [])]
     count = f"{frames} images" if frames > 1 else "an image"
     output.result(f"{options.measurement}: {count} of {' × '.join(map(str, size))}, largest {images.max():.4g}")
     told = {"frames": frames, "size": size, "largest": float(images.max()), "output": options.output}
     return told if result is None else {**told, **_rated(result, output)}
+
+
+def _grid(sm: "SystemMatrix") -> "Grid":
+    """Of images, which are along the scanner's own axes."""
+    from sm_search.physics.scanner_axes import along_scanner
+
+    return along_scanner(sm.axes, sm.grid)
 
 
 def _rated(result: "ReconstructionResult", output: Output) -> dict[str, Any]:

@@ -19,9 +19,13 @@ from sm_search.data.mdf_fields import (
     optional_field,
     save_fields,
     slice_thickness_m,
+    trajectory_fields,
 )
+from sm_search.data.mdf_frames import CHANNELS
+from sm_search.data.mdf_provenance import INDUCTION
 from sm_search.data.mdf_reading import read_field, read_mdf
-from sm_search.physics.system_matrix import SystemMatrix
+from sm_search.physics.scanner_axes import exchanged_axes, scanner_channels
+from sm_search.physics.system_matrix import SystemMatrix, chosen_channels
 
 __all__ = ["read_field", "read_mdf", "write_mdf"]
 
@@ -46,7 +50,7 @@ def write_mdf(
     Without provenance the file is of a simulation; its tracer has the nominal concentration 1 mol/L and the volume of a
     voxel. The values stay in the unit of `sm`.
     Background frames follow the others. Values that still contain a transfer function are stored as they are, beside
-    it, and marked as not corrected.
+    it, and marked as not corrected. All is along the scanner's own axes, where those of `sm` are exchanged.
 
     Args:
         sm: values_CKN of shape (C, K, N), all finite, K distinct frequencies; stored in the order given.
@@ -55,7 +59,7 @@ def write_mdf(
         averages: repetitions behind each frame.
         provenance: of a file that was made of another one, standard fields by path (`read_provenance`).
         extra: user fields by path, such as {"/experiment/_seed": 7}; the last name starts with `_`;
-            those of /tracer come from `sm.tracer`.
+            those of /tracer come from `sm.tracer`. They are stored as they are.
 
     Raises:
         DataError: a value breaks a rule (nothing is written then), or the disk refuses the file.
@@ -67,10 +71,17 @@ def write_mdf(
         raise DataError(
             f"{path}: /measurement/data: shape {shape} of values_CKN: must be (C, {expected[0]}, {expected[1]})"
         )
-    fields = common_fields(path, sm, uuid, time, averages) | _calibration_fields(path, sm)
+    fields, channels = trajectory_fields(path, sm), scanner_channels(sm)
+    if sm.axes == "yxz":
+        if shape[0] == 1:
+            fields[CHANNELS] = ["y"]
+        sm = exchanged_axes(chosen_channels(sm, channels))
+    fields |= common_fields(path, sm, uuid, time, averages) | _calibration_fields(path, sm)
     for name, value in provenance.items():
-        is_of_channels = name == "/acquisition/receiver/inductionFactor"
-        fields[name] = np.asarray(value)[: shape[0]] if is_of_channels else value
+        fields[name] = value
+        if name == INDUCTION:
+            factor_C = np.ravel(value)
+            fields[name] = factor_C[[channel for channel in channels if channel < len(factor_C)]]
     save_fields(path, fields | frame_fields(path, sm, fast_frame_axis=True), extra)
 
 

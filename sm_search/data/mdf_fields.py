@@ -19,6 +19,7 @@ from sm_search.config.errors import DataError
 from sm_search.config.receive_settings import ReceiveSettings
 from sm_search.data.atomic import atomic_path
 from sm_search.data.mdf_parts import MAX_ND, require_finite
+from sm_search.physics.scanner_axes import along_scanner, scanner_order
 from sm_search.physics.system_matrix import SystemMatrix
 
 VERSION = "2.1.0"
@@ -39,22 +40,38 @@ _FLAGS = (
 Value = str | bool | int | float | list[str] | NDArray[Any]
 
 
-def common_fields(path: Path, sm: SystemMatrix, uuid: str, time: str, averages: int) -> dict[str, Value]:
-    """All but the calibration group, the frames and the tracer's amount, by path.
-
-    Args:
-        sm: any number of frames; not the values, but all else of it is looked at.
+def trajectory_fields(path: Path, sm: SystemMatrix) -> dict[str, Value]:
+    """Drive frequencies and components, by path; the dividers are those of the scanner's own axes.
 
     Raises:
         DataError: a value does not fit into a file.
     """
     index_K = _frequency_index(path, sm)
-    shape_CK = sm.values_CKN.shape[:2]
     # V/2 + 1 must exceed every k: the smallest even number of samples per x period that does.
     per_period = 2 * (int(index_K.max()) // (sm.nd + 1) + 1)
     points = per_period * (sm.nd + 1)
     base_hz = sm.fx_hz * sm.nd
     cycle_s = (sm.nd + 1) / sm.fx_hz
+    return {
+        "/acquisition/drivefield/baseFrequency": base_hz,
+        "/acquisition/drivefield/cycle": cycle_s,
+        "/acquisition/drivefield/divider": np.array([[sm.nd + sm.axes.index(name)] for name in "xy"], dtype=np.int64),
+        "/acquisition/receiver/bandwidth": points / (2 * cycle_s),
+        "/acquisition/receiver/numSamplingPoints": points,
+        "/measurement/frequencySelection": index_K + 1,
+    }
+
+
+def common_fields(path: Path, sm: SystemMatrix, uuid: str, time: str, averages: int) -> dict[str, Value]:
+    """All but the trajectory, the calibration group, the frames and the tracer's amount, by path.
+
+    Args:
+        sm: along the scanner's own axes, any number of frames; not the values, but all else of it is looked at.
+
+    Raises:
+        DataError: a value does not fit into a file.
+    """
+    shape_CK = sm.values_CKN.shape[:2]
     gradient_x, gradient_y = sm.field.gradients_t_per_m
     gradient_3 = np.array([-gradient_x, -gradient_y, gradient_x + gradient_y])
     return {
@@ -65,19 +82,13 @@ def common_fields(path: Path, sm: SystemMatrix, uuid: str, time: str, averages: 
         "/acquisition/numAverages": averages,
         "/acquisition/numPeriodsPerFrame": 1,
         "/acquisition/startTime": time,
-        "/acquisition/drivefield/baseFrequency": base_hz,
-        "/acquisition/drivefield/cycle": cycle_s,
-        "/acquisition/drivefield/divider": np.array([[sm.nd], [sm.nd + 1]], dtype=np.int64),
         "/acquisition/drivefield/numChannels": 2,
         "/acquisition/drivefield/phase": np.full((1, 2, 1), math.pi / 2),
         "/acquisition/drivefield/strength": np.array(sm.field.drives_t).reshape(1, 2, 1),
         "/acquisition/drivefield/waveform": np.array([["sine"], ["sine"]], dtype=object),
-        "/acquisition/receiver/bandwidth": points / (2 * cycle_s),
         "/acquisition/receiver/numChannels": shape_CK[0],
-        "/acquisition/receiver/numSamplingPoints": points,
         **optional_field(path, "/acquisition/receiver/transferFunction", sm.transfer_function_CK, shape_CK),
         "/acquisition/receiver/unit": sm.unit,
-        "/measurement/frequencySelection": index_K + 1,
     }
 
 
@@ -111,10 +122,11 @@ def frame_fields(path: Path, sm: SystemMatrix, *, fast_frame_axis: bool) -> dict
 
 def grid_fields(sm: SystemMatrix) -> dict[str, Any]:
     """Where the voxels are, in the scanner's coordinates; the names are those of calibration and reconstruction."""
-    planes, (x_m, y_m, z_m) = len(sm.heights_m), sm.origin_m
+    planes, grid = len(sm.heights_m), along_scanner(sm.axes, sm.grid)
+    x_m, y_m, z_m = scanner_order(sm.axes, sm.origin_m)
     return {
-        "size": np.array([*sm.grid.size, planes], dtype=np.int64),
-        "fieldOfView": np.array([*sm.grid.fov_m, planes * slice_thickness_m(sm)]),
+        "size": np.array([*grid.size, planes], dtype=np.int64),
+        "fieldOfView": np.array([*grid.fov_m, planes * slice_thickness_m(sm)]),
         "fieldOfViewCenter": np.array([x_m, y_m, z_m + sum(sm.heights_m) / planes]),
         "order": "xyz",
     }

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sm_search.data.hdf5 import Hdf5File
-from sm_search.data.mdf_parts import flag, numbers
+from sm_search.data.mdf_parts import flag, numbers, scanner_axes
 
 BACKGROUND, TRANSFER = "isBackgroundCorrected", "isTransferFunctionCorrected"
 CHANNELS = "/acquisition/receiver/_channels"
@@ -31,7 +31,8 @@ class Frames:
         values_CKN, background_CKE: foreground, in the order stored, and background.
         place_N, place_E: when they were measured, counted in frames.
         corrections: what was done to the values, by this reading or before, by the names of the MDF's flags.
-        rows_C: the rows of the file that the channels are; channels: how many rows it has.
+        rows_C: the rows of the file that the channels are, that of the faster drive first; channels: how many rows it
+            has.
     """
 
     values_CKN: NDArray[np.complex128]
@@ -58,7 +59,7 @@ def frames(file: Hdf5File) -> Frames:
     if is_background_F.all():
         raise file.fault("/measurement/isBackgroundFrame", "0 foreground frames: must be at least one")
     place_F = _places(file, count)
-    rows = _plane_channels(file, channels)
+    rows = receive_channels(file, channels)
     values_CKN, background_CKE = _at(data_CKF, ~is_background_F), None
     if is_background_F.any():
         background_CKE = _at(data_CKF, is_background_F)
@@ -176,17 +177,19 @@ def _places(file: Hdf5File, count: int) -> NDArray[np.int64]:
     return place_F
 
 
-def _plane_channels(file: Hdf5File, count: int) -> list[int]:
-    """The rows of the channels x, y and z that follow each other from x, by their names; without names all rows."""
-    if file.find(CHANNELS) is None:
-        return list(range(count))
-    names = [str(name) for name in file.read(CHANNELS).ravel()]
-    if len(names) != count or len(set(names)) < count or not set(names) <= set("xyz"):
-        raise file.fault(CHANNELS, f"{names}: must name {count} channels, each x, y or z")
-    if "x" not in names:
-        raise file.fault(CHANNELS, f"{names}: must have x; models of x serve y beside it, not alone")
-    served = "xyz"[: next((i for i, name in enumerate("xyz") if name not in names), 3)]
-    return [names.index(name) for name in served]
+def receive_channels(file: Hdf5File, count: int) -> list[int]:
+    """The rows of the channels in our order, as many as follow each other from that of the faster drive, by their
+    names; without names they are x, y, z and others."""
+    axes, names = scanner_axes(file), list("xyz"[:count])
+    if file.find(CHANNELS) is not None:
+        names = [str(name) for name in file.read(CHANNELS).ravel()]
+        if len(names) != count or len(set(names)) < count or not set(names) <= set("xyz"):
+            raise file.fault(CHANNELS, f"{names}: must name {count} channels, each x, y or z")
+    if axes[0] not in names:
+        rule = f"must have {axes[0]}, of the faster drive; models of it serve {axes[1]} beside it, not alone"
+        raise file.fault(CHANNELS, f"{names}: {rule}")
+    served = axes[: next((i for i, name in enumerate(axes) if name not in names), 3)]
+    return [*(names.index(name) for name in served), *range(len(names), count)]
 
 
 def _at(data_CKF: NDArray[Any], wanted_F: NDArray[np.bool_]) -> NDArray[np.complex128]:

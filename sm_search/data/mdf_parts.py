@@ -35,12 +35,15 @@ class Trajectory:
     """A 2-D Lissajous drive.
 
     Attributes:
+        fx_hz: the higher drive frequency.
         periods: Lissajous periods in a `cycle` of the file, whose frequency index counts 1/cycle.
+        axes: along which the faster and the slower drive are, as in `SystemMatrix`.
     """
 
     nd: int
     fx_hz: float
     periods: int
+    axes: str
 
 
 def all_reasons(file: Hdf5File, first: FieldError, checks: Iterable[Callable[[Hdf5File], object]]) -> FieldError:
@@ -67,9 +70,10 @@ def lissajous(file: Hdf5File) -> Trajectory:
     """N_d, f_x and the periods in a cycle; both drive channels must be cosines, a third one silent."""
     base_hz = float(numbers(file, f"{_DRIVE}/baseFrequency", "f", 1)[0])
     divider_x, divider_y = (int(value) for value in _in_plane(file, "divider", "i"))
-    common = math.gcd(divider_x, divider_y)
-    if not (0 < common == divider_y - divider_x and 0 < divider_x <= common * MAX_ND):
-        rule = f"{divider_x}, {divider_y}: must be as N_d : N_d+1, f_y below f_x, N_d at most {MAX_ND}"
+    faster, slower = sorted((divider_x, divider_y))
+    common = math.gcd(faster, slower)
+    if not (0 < common == slower - faster and 0 < faster <= common * MAX_ND):
+        rule = f"{divider_x}, {divider_y}: must be as N_d : N_d+1 or N_d+1 : N_d, N_d at most {MAX_ND}"
         raise file.fault(f"{_DRIVE}/divider", rule)
     if not 0 < base_hz < math.inf:
         raise file.fault(f"{_DRIVE}/baseFrequency", f"{base_hz!r}: must be positive")
@@ -77,9 +81,17 @@ def lissajous(file: Hdf5File) -> Trajectory:
     if np.any(np.abs(np.exp(1j * phase) - 1j) > AGREEMENT):
         raise file.fault(f"{_DRIVE}/phase", f"{phase.tolist()}: must be π/2, a cosine, on both channels")
     require_if_present(file, f"{_DRIVE}/waveform", "sine")
-    period_s = math.lcm(divider_x, divider_y) / base_hz
-    periods = _periods(file, period_s)
-    return Trajectory(divider_x // common, undo(base_hz, 1e3, divider_x) * 1e3, periods)
+    periods = _periods(file, math.lcm(faster, slower) / base_hz)
+    return Trajectory(faster // common, undo(base_hz, 1e3, faster) * 1e3, periods, scanner_axes(file))
+
+
+def scanner_axes(file: Hdf5File) -> str:
+    """The scanner's axes in our order, with that of the faster drive first: "xyz" or "yxz"."""
+    field = f"{_DRIVE}/divider"
+    if file.find(field) is None:
+        return "xyz"
+    faster_first = np.argsort(numbers(file, field, "i")[:2], kind="stable")
+    return "yxz" if faster_first.tolist() == [1, 0] else "xyz"
 
 
 def _in_plane(file: Hdf5File, name: str, kind: str) -> NDArray[Any]:
@@ -185,10 +197,11 @@ def mixing_orders(
     file: Hdf5File, trajectory: Trajectory, components: int, field: str
 ) -> tuple[Orders, NDArray[np.int64] | None]:
     """Our own orders at `field`, else the simplest of each frequency index; and where they stand, unless everywhere.
-
-    In a cycle of several periods the components between the drive's harmonics hold no signal: they are left out.
+    They are those of the scanner's own axes x and y. In a cycle of several periods the components between the drive's
+    harmonics hold no signal: they are left out.
     """
-    nd = trajectory.nd
+    place_2 = np.array([trajectory.axes.index(name) for name in "xy"])
+    step_2 = trajectory.nd + 1 - place_2
     if flag(file, "isFrequencySelection"):
         index_K = numbers(file, "/measurement/frequencySelection", "i", components).astype(np.int64) - 1
     else:
@@ -203,12 +216,12 @@ def mixing_orders(
             raise file.fault("/measurement/frequencySelection", "must have a harmonic of the drive")
         index_K = index_K[chosen_K] // trajectory.periods
     if file.find(field) is None:
-        orders_K2 = simplest_orders(index_K, nd)
+        orders_K2 = simplest_orders(index_K, trajectory.nd)[:, place_2]
     else:
         orders_K2 = numbers(file, field, "i", 2 * components).astype(np.int64).reshape(components, 2)
         orders_K2 = orders_K2 if chosen_K is None else orders_K2[chosen_K]
-        if np.abs(orders_K2).max() > _MAX_INDEX or np.any(orders_K2 @ np.array([nd + 1, nd]) != index_K):
-            raise file.fault(field, f"must give frequencySelection − 1 = m_x(N_d+1) + m_y·N_d, N_d = {nd}")
+        if np.abs(orders_K2).max() > _MAX_INDEX or np.any(orders_K2 @ step_2 != index_K):
+            raise file.fault(field, f"must give frequencySelection − 1 = {step_2[0]}·m_x + {step_2[1]}·m_y")
     return tuple((int(m_x), int(m_y)) for m_x, m_y in orders_K2), chosen_K
 
 

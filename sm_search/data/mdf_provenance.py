@@ -12,6 +12,7 @@ from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import agree
 from sm_search.data.hdf5 import Hdf5File
 from sm_search.data.mdf_fields import TIMESTAMP, Value
+from sm_search.data.mdf_frames import receive_channels
 from sm_search.data.mdf_parts import numbers, text
 
 UNKNOWN = "n.a."
@@ -28,7 +29,9 @@ _TEXTS = (
 )
 _TRACER_TEXTS = ("/tracer/batch", "/tracer/name", "/tracer/solute", "/tracer/vendor")
 _TRACER_NUMBERS = ("/tracer/concentration", "/tracer/volume")
-_OPTIONAL_NUMBERS = ("/scanner/boreSize", "/calibration/deltaSampleSize", "/acquisition/receiver/inductionFactor")
+INDUCTION = "/acquisition/receiver/inductionFactor"
+_BASE, _DIVIDER = "/acquisition/drivefield/baseFrequency", "/acquisition/drivefield/divider"
+_OPTIONAL_NUMBERS = ("/scanner/boreSize", "/calibration/deltaSampleSize", INDUCTION)
 _COUNTS = ("/study/number", "/experiment/number")
 
 
@@ -39,7 +42,8 @@ class Provenance:
     Attributes:
         time: of the other file, in the form of the standard.
         averages: repetitions behind each of its frames.
-        fields: of study, experiment, tracer, scanner and calibration, by path. Text that it lacks is "n.a.", a
+        fields: of study, experiment, tracer, scanner, drive and calibration, by path, as the file has them, but for
+            the induction factor, which is of our receive channels (`receive_channels`). Text that it lacks is "n.a.", a
             concentration or volume 0.
     """
 
@@ -63,6 +67,11 @@ def read_provenance(path: str | Path) -> Provenance:
             if file.find(name) is not None:
                 values = numbers(file, name, "f")
                 fields[name] = float(values[0]) if name.endswith("boreSize") else values
+                if name == INDUCTION:
+                    fields[name] = values[receive_channels(file, len(values))]
+        if all(file.find(name) is not None for name in (_BASE, _DIVIDER)):
+            fields[_BASE] = float(numbers(file, _BASE, "f", 1)[0])
+            fields[_DIVIDER] = numbers(file, _DIVIDER, "i")[:2, None].astype(np.int64)
         for name in _COUNTS:
             fields[name] = int(numbers(file, name, "i", 1)[0]) if file.find(name) is not None else 0
         simulated = file.find("/experiment/isSimulation")
@@ -78,9 +87,6 @@ def read_provenance(path: str | Path) -> Provenance:
             if not 1 <= averages <= math.inf:
                 raise file.fault(name, f"{averages}: must be positive")
         return Provenance(time, averages, fields)
-
-
-INDUCTION = "/acquisition/receiver/inductionFactor"
 
 
 def require_same_induction(sm: str | Path, measurement: str | Path) -> None:

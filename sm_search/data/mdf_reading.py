@@ -24,6 +24,7 @@ from sm_search.data.mdf_parts import (
     unit,
 )
 from sm_search.physics.receive import signal_to_noise
+from sm_search.physics.scanner_axes import exchanged_axes
 from sm_search.physics.system_matrix import SystemMatrix
 
 OTHER_AXIS = 4.0
@@ -35,8 +36,9 @@ def read_mdf(path: str | Path, *, check_values: bool = True, background: Backgro
 
     Every field is honoured, or refused where it is set to something that is not served (docs/measured.md): receiver's
     numbers are converted, a transfer function that was not corrected is divided out, the background is subtracted
-    unless the file says that it was, and voxels come in the order of the grid, plane by plane. The values of a plain
-    file (ours, without transfer function and background to correct) are a read-only memory map: copy what is to be
+    unless the file says that it was, and voxels come in the order of the grid, plane by plane. Of a scanner whose
+    faster drive is along y, x and y are exchanged (`SystemMatrix.axes`). The values of a plain file (ours, without
+    transfer function, background to correct and such an exchange) are a read-only memory map: copy what is to be
     changed.
 
     The SNR is the stored one, else that of the background frames if there are at least two; else there is none.
@@ -99,13 +101,14 @@ def _calibration(file: Hdf5File, check_values: bool, background: Background) -> 
         heights_m=volume.heights_m,
         origin_m=volume.origin_m,
     )
+    sm = exchanged_axes(sm) if trajectory.axes == "yxz" else sm
     if check_values:
         require_own_axis(file, sm)
     return sm
 
 
 def require_own_axis(file: Hdf5File, sm: SystemMatrix) -> None:
-    """Refuse the y-channel in the place of x, which a file without names of channels cannot tell.
+    """Refuse a channel in the place of another, which a file without names of channels cannot tell.
 
     The harmonics (m, 0) of a drive are strong in the channel along it, those of the other drive, (0, m), are weak.
     """
@@ -120,10 +123,10 @@ def require_own_axis(file: Hdf5File, sm: SystemMatrix) -> None:
         )
         # A file without any of its own harmonics does not tell.
         if own > 0 and other > OTHER_AXIS * own:
-            name, drive = "xy"[channel], "yx"[channel]
-            ratio = other / own
+            name, drive = sm.axes[channel], sm.axes[1 - channel]
+            ratio, number = other / own, "xyz".index(name) + 1
             rule = (
-                f"receive channel {channel + 1} has {ratio:.3g} times the energy at the {drive}-drive's harmonics as "
+                f"receive channel {number} has {ratio:.3g} times the energy at the {drive}-drive's harmonics as "
                 f"at those of {name}: must be the {name}-channel"
             )
             raise file.fault("/measurement/data", rule)

@@ -13,6 +13,7 @@ from sm_search.data.mdf_frames import Background
 from sm_search.data.mdf_parts import flag
 from sm_search.data.mdf_provenance import Provenance, different_induction, read_provenance
 from sm_search.data.mdf_reading import read_mdf
+from sm_search.physics.scanner_axes import along_scanner, scanner_order
 from sm_search.physics.system_matrix import SystemMatrix
 
 
@@ -82,18 +83,22 @@ def _checked(pair: MeasuredPair) -> MeasuredPair:
         pair.low.done.append("given as high, has the lower gradient")
         low, high = high, low
     problems = []
+    if low.axes != high.axes:
+        problems.append(f"faster drive {low.axes[0]} and {high.axes[0]}")
     if not low.grid.agrees(high.grid):
-        problems.append(f"grids {low.grid.size} over {low.grid.fov_mm} mm and {high.grid.size} over {high.grid.fov_mm}")
+        grids = [along_scanner(sm.axes, sm.grid) for sm in (low, high)]
+        problems.append(f"grids {' and '.join(f'{grid.size} over {grid.fov_mm} mm' for grid in grids)}")
     if not _same_planes(low, high):
         problems.append(f"planes {_planes(low)} and {_planes(high)}")
     if not agree((low.fx_hz, low.nd), (high.fx_hz, high.nd)) or low.nd != high.nd:
-        problems.append(f"f_x, N_d {low.fx_hz:g} Hz, {low.nd} and {high.fx_hz:g} Hz, {high.nd}")
+        problems.append(f"f_{low.axes[0]}, N_d {low.fx_hz:g} Hz, {low.nd} and {high.fx_hz:g} Hz, {high.nd}")
     if not agree(low.field.reach_mm, high.field.reach_mm) or agree(
         low.field.gradients_t_per_m, high.field.gradients_t_per_m
     ):
+        fields = [along_scanner(sm.axes, sm.field) for sm in (low, high)]
         problems.append(
-            f"gradients {low.field.gradients_t_per_m} and {high.field.gradients_t_per_m} T/m with drives "
-            f"{low.field.drives_t} and {high.field.drives_t} T: must differ, by one factor"
+            f"gradients {fields[0].gradients_t_per_m} and {fields[1].gradients_t_per_m} T/m with drives "
+            f"{fields[0].drives_t} and {fields[1].drives_t} T: must differ, by one factor"
         )
     for what, values in (
         ("unit", (low.unit, high.unit)),
@@ -122,7 +127,7 @@ def _same_planes(low: SystemMatrix, high: SystemMatrix) -> bool:
 
 def _planes(sm: SystemMatrix) -> str:
     lowest, highest = 1e3 * sm.heights_m[0], 1e3 * sm.heights_m[-1]
-    x, y, z = (1e3 * value for value in sm.origin_m)
+    x, y, z = (1e3 * value for value in scanner_order(sm.axes, sm.origin_m))
     return f"{len(sm.heights_m)} from z = {lowest:.4g} to {highest:.4g} mm around ({x:.4g}, {y:.4g}, {z:.4g}) mm"
 
 
@@ -168,8 +173,11 @@ def _done(path: Path, sm: SystemMatrix, provenance: Provenance, background: Back
         transfer = any(file.find(f"{receiver}/{n}") is not None for n in ("transferFunction", "transferfunction"))
         flags = {n: flag(file, f"is{n}Corrected", default=False) for n in ("Background", "TransferFunction")}
         spectra, permuted = flag(file, "isFourierTransformed"), flag(file, "isFramePermutation", default=False)
-    gradient = " × ".join(f"{value:g}" for value in dict.fromkeys(sm.field.gradients_t_per_m))
-    done = [f"{gradient} T/m, f_x {sm.fx_hz / 1e3:g} kHz, N_d {sm.nd}, {len(sm.values_CKN)} receive channels"]
+    gradient = " × ".join(f"{value:g}" for value in dict.fromkeys(along_scanner(sm.axes, sm.field).gradients_t_per_m))
+    drive = f"f_{sm.axes[0]} {sm.fx_hz / 1e3:g} kHz"
+    done = [f"{gradient} T/m, {drive}, N_d {sm.nd}, {len(sm.values_CKN)} receive channels"]
+    if sm.axes == "yxz":
+        done.append("faster drive along y, x for a model")
     if not spectra:
         done.append("time signals Fourier transformed")
     if converted:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sm_search.config.simulation_settings import FieldSettings, Grid
 from sm_search.data.hdf5 import FieldError, Hdf5File
-from sm_search.data.mdf_fields import Value, common_fields, frame_fields, save_fields
+from sm_search.data.mdf_fields import Value, common_fields, frame_fields, save_fields, trajectory_fields
 from sm_search.data.mdf_frames import frames, without_background
 from sm_search.data.mdf_parts import (
     all_reasons,
@@ -33,6 +33,7 @@ from sm_search.data.mdf_parts import (
     undo,
     unit,
 )
+from sm_search.physics.scanner_axes import along_scanner, exchanged
 from sm_search.physics.system_matrix import SystemMatrix
 
 PHANTOM = "/experiment/_phantom"
@@ -65,7 +66,7 @@ class Measurement:
 
     Attributes:
         signal_CK: in `unit`, the transfer function divided out.
-        truth: what was measured, where the file tells.
+        truth: what was measured, where the file tells, along the scanner's own axes, like images.
         corrections: what was done to the signal, by the reading or before, as in `SystemMatrix`.
         frames_CKF: the same of each frame; None where only the mean is known.
         origin_m: where the scanner's coordinates have the field-free point.
@@ -81,6 +82,7 @@ class Measurement:
     corrections: frozenset[str] = frozenset()
     frames_CKF: NDArray[np.complex128] | None = None
     origin_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    axes: str = "xyz"
 
 
 def write_measurement(
@@ -106,6 +108,7 @@ def write_measurement(
         DataError: a value breaks a rule (nothing is written then), or the disk refuses the file.
     """
     path = Path(path)
+    assert signal.axes == "xyz", "only simulated signals are written"
     voxel_m = truth.grid.voxel_m
     slice_m = min(voxel_m) * truth.finer
     fields: dict[str, Value] = {
@@ -120,7 +123,7 @@ def write_measurement(
         "/tracer/volume": np.array([math.prod(voxel_m) * slice_m * 1e3 * float(truth.concentration_YX.sum())]),
         ORDERS: np.array(signal.mixing_orders, dtype=np.int64),
     }
-    common = common_fields(path, signal, uuid, time, averages)
+    common = trajectory_fields(path, signal) | common_fields(path, signal, uuid, time, averages)
     save_fields(path, common | fields | frame_fields(path, signal, fast_frame_axis=False), extra)
 
 
@@ -152,10 +155,12 @@ def _measurement(file: Hdf5File) -> Measurement:
         require_finite(file.path, found.background_CKE, "background frame")
     found = without_background(file, found, "mean")
     orders, chosen_K = mixing_orders(file, trajectory, found.values_CKN.shape[1], ORDERS)
+    x_m, y_m, z_m = field_free_point_m(file).tolist()
+    if trajectory.axes == "yxz":
+        orders, field, (x_m, y_m) = tuple(map(exchanged, orders)), along_scanner("yxz", field), (y_m, x_m)
     frames_CKF = np.array(found.values_CKN if chosen_K is None else found.values_CKN[:, chosen_K])
     fx_hz, nd = trajectory.fx_hz, trajectory.nd
     mean_CK = frames_CKF.mean(axis=-1)
-    x_m, y_m, z_m = field_free_point_m(file).tolist()
     return Measurement(
         mean_CK,
         orders,
@@ -167,6 +172,7 @@ def _measurement(file: Hdf5File) -> Measurement:
         found.corrections,
         frames_CKF,
         (x_m, y_m, z_m),
+        trajectory.axes,
     )
 
 

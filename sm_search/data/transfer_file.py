@@ -12,6 +12,7 @@ from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError
 from sm_search.config.receive_settings import TransferTable
 from sm_search.data.hdf5 import Hdf5File
+from sm_search.data.mdf_frames import receive_channels
 from sm_search.data.mdf_parts import flag, numbers
 
 GROUP = "/acquisition/receiver"
@@ -37,7 +38,8 @@ def with_tables_read(settings: DatasetSettings, beside: str | Path) -> DatasetSe
 def read_transfer_table(path: str | Path) -> TransferTable:
     """The transfer function in a file.
 
-    An MDF file has `/acquisition/receiver/transferFunction`, at its own frequencies. Another HDF5 file has
+    An MDF file has `/acquisition/receiver/transferFunction`, at its own frequencies; the channel of its faster drive is
+    our x. Another HDF5 file has
     `/frequencies`, in Hz, and `/transferFunction`, complex of shape (C, F) or real of shape (C, F, 2). A CSV file has a
     row for each frequency: Hz, then real and imaginary part of every channel; lines that begin with # and a first line
     of words are passed over.
@@ -75,6 +77,7 @@ def _from_mdf(file: Hdf5File) -> Table:
     a_CK = file.read(f"{GROUP}/transferFunction")
     if a_CK.dtype.kind != "c" or a_CK.ndim != 2:
         raise file.fault(f"{GROUP}/transferFunction", f"{a_CK.dtype} of shape {a_CK.shape}: must be complex, C × K")
+    a_CK = a_CK[receive_channels(file, len(a_CK))]
     cycle_s = float(numbers(file, "/acquisition/drivefield/cycle", "f", 1)[0])
     index_K = np.arange(a_CK.shape[1])
     if flag(file, "isFrequencySelection"):

@@ -19,6 +19,7 @@ from sm_search.data.measurement import Measurement, Truth, write_measurement
 from sm_search.evaluation.phantoms import phantom, resample
 from sm_search.evaluation.reconstruction import ReconstructionOptions, ReconstructionResult, image_quality, reconstruct
 from sm_search.physics.receive import receive, receive_chain
+from sm_search.physics.scanner_axes import along_scanner, scanner_images, scanner_order
 from sm_search.physics.system_matrix import SystemMatrix, chosen_channels, simulate
 
 FINER = 2
@@ -125,7 +126,7 @@ def rated(image: NDArray[np.float64], truth: Truth, sm: SystemMatrix) -> Reconst
         raise DataError(
             f"the system matrix is of a volume of {len(sm.heights_m)} planes; what was measured is known of one"
         )
-    expected = truth_on(truth, sm.grid)
+    expected = truth_on(truth, along_scanner(sm.axes, sm.grid))
     return ReconstructionResult(truth.phantom, image, expected, *image_quality(image, expected))
 
 
@@ -133,7 +134,7 @@ def measured_images(
     sm: SystemMatrix, measurement: Measurement, options: ReconstructionOptions = DEFAULTS
 ) -> NDArray[np.float64]:
     """The images of a measurement, of its frames or of their mean, relative to the point sample, (Q, Y, X); with the
-    matrix of a volume (Q, Z, Y, X).
+    matrix of a volume (Q, Z, Y, X); along the scanner's own axes.
 
     Raises:
         DataError: the measurement does not pair with the matrix, or has the mean alone where frames are asked for.
@@ -146,7 +147,8 @@ def measured_images(
     index_K = _pairing(sm, measurement, options.channels)
     frames_CKF = frames_CKF[:, index_K]
     if options.channels is not None:
-        sm, frames_CKF = chosen_channels(sm, options.channels), frames_CKF[list(options.channels)]
+        channels = sorted(sm.axes.index("xyz"[channel]) for channel in options.channels)
+        sm, frames_CKF = chosen_channels(sm, channels), frames_CKF[channels]
     size_x, size_y = sm.grid.size
     shape = (size_y, size_x) if len(sm.heights_m) == 1 else (len(sm.heights_m), size_y, size_x)
     images = [
@@ -160,7 +162,7 @@ def measured_images(
         ).reshape(shape)
         for frame in range(frames_CKF.shape[-1])
     ]
-    return np.stack(images)
+    return scanner_images(sm.axes, np.stack(images))
 
 
 def truth_on(truth: Truth, grid: Grid) -> NDArray[np.float64]:
@@ -177,28 +179,35 @@ def _pairing(sm: SystemMatrix, measurement: Measurement, channels: tuple[int, ..
     """Where the measurement has the components of the matrix."""
     counts = len(measurement.signal_CK), len(sm.values_CKN)
     for channel in channels or ():
-        if not 0 <= channel < min(counts):
+        if not (0 <= channel < 3 and sm.axes.index("xyz"[channel]) < min(counts)):
             rule = f"the measurement has {counts[0]} channels and the system matrix {counts[1]}"
             raise DataError(f"receive channel {channel}: {rule}")
     for name, given, wanted in (
         ("receive channels", *((None, None) if channels else counts)),
         ("unit", measurement.unit, sm.unit),
         ("transfer function, divided out or not", *(TRANSFER in each.corrections for each in (measurement, sm))),
+        ("faster drive", measurement.axes[0], sm.axes[0]),
         ("N_d", measurement.nd, sm.nd),
-        ("f_x in Hz", f"{measurement.fx_hz:.6g}", f"{sm.fx_hz:.6g}"),
-        ("gradient in T/m and drive in mT", _shown(measurement.field), _shown(sm.field)),
-        ("field-free point in mm", _point_mm(measurement.origin_m), _point_mm(sm.origin_m)),
+        (f"f_{sm.axes[0]} in Hz", f"{measurement.fx_hz:.6g}", f"{sm.fx_hz:.6g}"),
+        (
+            "gradient in T/m and drive in mT",
+            *(_shown(along_scanner(sm.axes, each.field)) for each in (measurement, sm)),
+        ),
+        ("field-free point in mm", *(_point_mm(scanner_order(sm.axes, each.origin_m)) for each in (measurement, sm))),
     ):
         if given != wanted:
             raise DataError(f"the measurement and the system matrix differ in their {name}: {given}, {wanted}")
     position = {order: index for index, order in enumerate(measurement.mixing_orders)}
     missing = [order for order in sm.mixing_orders if order not in position]
     if missing:
-        raise DataError(f"the measurement lacks {len(missing)} of the matrix's mixing orders, first {missing[0]}")
+        raise DataError(
+            f"the measurement lacks {len(missing)} of the matrix's mixing orders, first "
+            f"{scanner_order(sm.axes, missing[0])}"
+        )
     return [position[order] for order in sm.mixing_orders]
 
 
-def _point_mm(origin_m: tuple[float, float, float]) -> tuple[float, ...]:
+def _point_mm(origin_m: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(round(1e3 * value, 2) + 0.0 for value in origin_m)
 
 

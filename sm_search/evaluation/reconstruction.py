@@ -16,6 +16,7 @@ from sm_search.config.errors import DataError, SettingsError
 from sm_search.config.streams import stream
 from sm_search.evaluation.metrics import MAX_PSNR_DB, gaussian_ssim
 from sm_search.evaluation.phantoms import phantom
+from sm_search.physics.scanner_axes import along_scanner, scanner_images
 from sm_search.physics.system_matrix import SystemMatrix
 
 REGULARISATION = 1e-3
@@ -27,7 +28,8 @@ REGULARISATIONS = (1e-3, 1e-2, 1e-1, 1.0)
 
 @dataclass(frozen=True)
 class ReconstructionResult:
-    """One reconstructed image beside the phantom, both concentrations relative to the point sample, (Y, X)."""
+    """One reconstructed image beside the phantom, both concentrations relative to the point sample, (Y, X) along the
+    scanner's own axes."""
 
     phantom_name: str
     image: NDArray[np.float64]
@@ -45,7 +47,7 @@ class ReconstructionOptions:
         sweeps: passes over all equations [iterations].
         snr_threshold: components with a smaller SNR are left out [SNRThresh].
         min_khz, max_khz: so are those of lower and of higher frequency [minFreq, maxFreq].
-        channels: receive channels that are used, 0 = x and 1 = y; None for all [recChannels].
+        channels: receive channels that are used, 0 = the scanner's x and 1 = y; None for all [recChannels].
         each_frame: an image for each frame of a measurement, not one of their mean [numAverages].
     """
 
@@ -98,11 +100,12 @@ def reconstruction_check(
     _require_same(sm, truth)
     if len(sm.heights_m) > 1:
         raise DataError(f"is of a volume of {len(sm.heights_m)} planes; a phantom is of one")
-    concentration_N = phantom(phantom_name, sm.grid)
+    grid = along_scanner(sm.axes, sm.grid)
+    original = phantom(phantom_name, grid).reshape(grid.size[::-1])
+    concentration_N = scanner_images(sm.axes, original).ravel()
     signal_CK = measure(truth, concentration_N, noise_level=noise_level, seed=seed)
     image_N = reconstruct(sm, signal_CK, regularisation=regularisation, sweeps=sweeps, snr_threshold=snr_threshold)
-    size_x, size_y = sm.grid.size
-    image, original = image_N.reshape(size_y, size_x), concentration_N.reshape(size_y, size_x)
+    image = scanner_images(sm.axes, image_N.reshape(sm.grid.size[::-1]))
     return ReconstructionResult(phantom_name, image, original, *image_quality(image, original))
 
 
@@ -249,6 +252,7 @@ def image_quality(image: NDArray[np.float64], truth: NDArray[np.float64]) -> tup
 
 def _require_same(sm: SystemMatrix, truth: SystemMatrix) -> None:
     for name, given, wanted in (
+        ("faster drive", sm.axes[0], truth.axes[0]),
         ("grid", sm.grid, truth.grid),
         ("planes", sm.heights_m, truth.heights_m),
         ("unit", sm.unit, truth.unit),

@@ -58,6 +58,8 @@ class SystemMatrix:
         heights_m: z of each plane above the field-free point, evenly spaced; a volume has several, the voxels of one
             behind those of the other.
         origin_m: where the scanner's coordinates have the field-free point; an offset field moves it there.
+        axes: which of the scanner's axes x, y and z are here: "xyz", or "yxz" where its faster drive is along y
+            (`scanner_axes`).
     """
 
     values_CKN: NDArray[np.complex128]
@@ -75,6 +77,7 @@ class SystemMatrix:
     measured_order_F: NDArray[np.int64] | None = None
     heights_m: tuple[float, ...] = (0.0,)
     origin_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    axes: str = "xyz"
 
     def planes(self) -> "list[SystemMatrix]":
         """A matrix of each plane, views of this one; the background and the SNR are those of all."""

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from sm_search.config.simulation_settings import Grid
 from sm_search.data.atomic import atomic_path
 from sm_search.evaluation.reconstruction import ReconstructionResult
+from sm_search.physics.scanner_axes import along_scanner, scanner_images, scanner_order
 from sm_search.physics.system_matrix import SystemMatrix
 
 matplotlib.use("Agg")
@@ -20,7 +21,8 @@ SHOWN_ORDERS = ((1, 0), (0, 1), (2, 1), (3, 2), (4, 4), (7, 2), (6, 6), (9, 5), 
 
 
 def comparison_figure(high: SystemMatrix, low: SystemMatrix, synthesised: SystemMatrix, title: str) -> Figure:
-    """Real part of some components of the x-channel at unit maximum modulus, and the error ten times enlarged."""
+    """Real part of some components of the channel of the faster drive, x in simulations, at unit maximum modulus, and
+    the error ten times enlarged."""
     position = {order: index for index, order in enumerate(high.mixing_orders)}
     shown = [position[order] for order in SHOWN_ORDERS if order in position] or list(range(min(6, len(position))))
     truth, condition, estimate = (_patterns(sm, shown) for sm in (high, low, synthesised))
@@ -30,18 +32,20 @@ def comparison_figure(high: SystemMatrix, low: SystemMatrix, synthesised: System
         ("synthesised", estimate),
         ("error × 10", 10 * (estimate - truth)),
     )
+    grid = along_scanner(high.axes, high.grid)
     figure, axes = _panels(len(rows), len(shown), 1.25, left=0.6, right=0.9, bottom=0.3, top=0.6)
     for row, (label, images) in enumerate(rows):
         for column, index in enumerate(shown):
             panel = axes[row][column]
-            extent = _extent_mm(high.grid)
+            image, extent = scanner_images(high.axes, images[column].real), _extent_mm(grid)
             artist = panel.imshow(
-                images[column].real, origin="lower", cmap="RdBu_r", vmin=-1, vmax=1, extent=extent, interpolation="none"
+                image, origin="lower", cmap="RdBu_r", vmin=-1, vmax=1, extent=extent, interpolation="none"
             )
             panel.set_xticks([])
             panel.set_yticks([])
             if row == 0:
-                panel.set_title(f"({high.mixing_orders[index][0]}, {high.mixing_orders[index][1]})", fontsize=9)
+                m_x, m_y = scanner_order(high.axes, high.mixing_orders[index])
+                panel.set_title(f"({m_x}, {m_y})", fontsize=9)
         axes[row][0].set_ylabel(label, fontsize=9)
     figure.suptitle(title, fontsize=10)
     figure.supxlabel("real part at unit maximum modulus; mixing orders $(m_x, m_y)$; x to the right, y up", fontsize=8)
@@ -128,7 +132,7 @@ def _patterns(sm: SystemMatrix, shown: Sequence[int]) -> np.ndarray:
 
 
 def _gradient(sm: SystemMatrix) -> str:
-    return " × ".join(f"{value:g}" for value in dict.fromkeys(sm.field.gradients_t_per_m))
+    return " × ".join(f"{value:g}" for value in dict.fromkeys(scanner_order(sm.axes, sm.field.gradients_t_per_m)))
 
 
 def _extent_mm(grid: Grid) -> tuple[float, float, float, float]:

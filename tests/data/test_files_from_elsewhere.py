@@ -331,8 +331,9 @@ def test_provenance_is_read_in_the_types_of_the_standard(file: Path) -> None:
     target = file.with_name("b.mdf")
     uuid = "ee94cb6d-febf-47d9-bec9-e3afa59bfaf8"
     write_mdf(target, truth(), uuid=uuid, time=found.time, averages=found.averages, provenance=found.fields)
-    assert read_provenance(target) == dataclasses.replace(found, fields=read_provenance(target).fields)
-    assert read_provenance(target).fields["/tracer/vendor"] == ["micromod"]
+    written = read_provenance(target)
+    assert (written.time, written.averages) == (found.time, found.averages)
+    assert written.fields["/tracer/vendor"] == ["micromod"]
     assert {fault.severity for fault in validate_mdf(target)} <= {"warning"}
     with h5py.File(file, "r+") as h5:
         del h5["/time"]
