@@ -181,6 +181,13 @@ def test_a_condition_that_the_model_was_not_trained_for_is_refused(checkpoint: C
             "values_CKN": low.values_CKN[:, 1:],
         },
         "receive channel 1 is zero everywhere": {"values_CKN": silent},
+        "receive channel 0 is zero everywhere": {"values_CKN": silent, "axes": "yxz"},
+        # In the terms of a scanner whose faster drive is along y.
+        r"grid is 12 × 12 over 40 × 30 mm; the": {"grid": Grid(size=(12, 12), fov_mm=(30.0, 40.0)), "axes": "yxz"},
+        r"drive_mt is \(2.0, 3.0\); the model was trained for 2.0": {
+            "field": FieldSettings(gradient_t_per_m=0.1, drive_mt=(3.0, 2.0)),
+            "axes": "yxz",
+        },
     }
     for message, changes in cases.items():
         with pytest.raises(DataError, match=message):

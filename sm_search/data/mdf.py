@@ -22,7 +22,7 @@ from sm_search.data.mdf_fields import (
     trajectory_fields,
 )
 from sm_search.data.mdf_frames import CHANNELS
-from sm_search.data.mdf_provenance import INDUCTION
+from sm_search.data.mdf_provenance import BASE, DIVIDER, INDUCTION
 from sm_search.data.mdf_reading import read_field, read_mdf
 from sm_search.physics.scanner_axes import exchanged_axes, scanner_channels
 from sm_search.physics.system_matrix import SystemMatrix, chosen_channels
@@ -77,12 +77,20 @@ def write_mdf(
             fields[CHANNELS] = ["y"]
         sm = exchanged_axes(chosen_channels(sm, channels))
     fields |= common_fields(path, sm, uuid, time, averages) | _calibration_fields(path, sm)
-    for name, value in provenance.items():
-        fields[name] = value
-        if name == INDUCTION:
-            factor_C = np.ravel(value)
-            fields[name] = factor_C[[channel for channel in channels if channel < len(factor_C)]]
+    of_other = set() if _has_drive_of(provenance, sm) else {BASE, DIVIDER}
+    fields |= {name: value for name, value in provenance.items() if name not in of_other}
+    if INDUCTION in provenance:
+        factor_C = np.ravel(provenance[INDUCTION])
+        fields[INDUCTION] = factor_C[[channel for channel in channels if channel < len(factor_C)]]
     save_fields(path, fields | frame_fields(path, sm, fast_frame_axis=True), extra)
+
+
+def _has_drive_of(provenance: Mapping[str, Value], sm: SystemMatrix) -> bool:
+    """A dataset calls frequencies the same that are nearly so; base frequency and dividers of a file are exact."""
+    if BASE not in provenance or DIVIDER not in provenance:
+        return False
+    higher_hz = np.max(provenance[BASE] / np.asarray(provenance[DIVIDER]))
+    return math.isclose(higher_hz, sm.fx_hz, rel_tol=1e-9)
 
 
 def _calibration_fields(path: Path, sm: SystemMatrix) -> dict[str, Value]:

@@ -30,7 +30,7 @@ _TEXTS = (
 _TRACER_TEXTS = ("/tracer/batch", "/tracer/name", "/tracer/solute", "/tracer/vendor")
 _TRACER_NUMBERS = ("/tracer/concentration", "/tracer/volume")
 INDUCTION = "/acquisition/receiver/inductionFactor"
-_BASE, _DIVIDER = "/acquisition/drivefield/baseFrequency", "/acquisition/drivefield/divider"
+BASE, DIVIDER = "/acquisition/drivefield/baseFrequency", "/acquisition/drivefield/divider"
 _OPTIONAL_NUMBERS = ("/scanner/boreSize", "/calibration/deltaSampleSize", INDUCTION)
 _COUNTS = ("/study/number", "/experiment/number")
 
@@ -69,9 +69,9 @@ def read_provenance(path: str | Path) -> Provenance:
                 fields[name] = float(values[0]) if name.endswith("boreSize") else values
                 if name == INDUCTION:
                     fields[name] = values[receive_channels(file, len(values))]
-        if all(file.find(name) is not None for name in (_BASE, _DIVIDER)):
-            fields[_BASE] = float(numbers(file, _BASE, "f", 1)[0])
-            fields[_DIVIDER] = numbers(file, _DIVIDER, "i")[:2, None].astype(np.int64)
+        if all(file.find(name) is not None for name in (BASE, DIVIDER)):
+            fields[BASE] = float(numbers(file, BASE, "f", 1)[0])
+            fields[DIVIDER] = numbers(file, DIVIDER, "i")[:2, None].astype(np.int64)
         for name in _COUNTS:
             fields[name] = int(numbers(file, name, "i", 1)[0]) if file.find(name) is not None else 0
         simulated = file.find("/experiment/isSimulation")

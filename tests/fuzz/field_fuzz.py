@@ -135,6 +135,15 @@ def mixed_background(fields: Fields, random: np.random.Generator) -> None:
     fields["/measurement/isBackgroundFrame"] = is_background[order]
 
 
+def faster_y(fields: Fields, random: np.random.Generator) -> None:
+    """The higher drive frequency along y, other gradients and drives along x than along y, and common factors."""
+    common = int(random.integers(1, 7))
+    fields[f"{DRIVE}/divider"] = common * np.array([[ND + 1], [ND]])
+    fields[f"{DRIVE}/baseFrequency"] = common * fields[f"{DRIVE}/baseFrequency"]
+    fields["/acquisition/gradient"] = np.diag([-0.1, -0.15, 0.25])[None, None]
+    fields[f"{DRIVE}/strength"] = np.array([[[0.002], [0.003]]])
+
+
 def planes(fields: Fields, random: np.random.Generator) -> None:
     """The same voxels as a volume of two planes of a row each."""
     fields["/calibration/size"] = np.array([SIZE[0], 1, SIZE[1]])
@@ -199,7 +208,7 @@ def single_precision(fields: Fields, random: np.random.Generator) -> None:
 
 
 def three_drives(fields: Fields, random: np.random.Generator) -> None:
-    fields[f"{DRIVE}/divider"] = np.array([[ND], [ND + 1], [int(random.integers(1, 9))]])
+    fields[f"{DRIVE}/divider"] = np.append(fields[f"{DRIVE}/divider"], [[int(random.integers(1, 9))]], axis=0)
     fields[f"{DRIVE}/strength"] = np.append(fields[f"{DRIVE}/strength"].ravel(), 0.0).reshape(1, 3, 1)
     fields[f"{DRIVE}/phase"] = np.full((1, 3, 1), math.pi / 2)
 
@@ -222,6 +231,7 @@ def named_channels(fields: Fields, random: np.random.Generator) -> None:
 
 # Of one group, one alone is possible; they come in this order.
 WAYS: tuple[tuple[Callable[[Fields, np.random.Generator], None], ...], ...] = (
+    (faster_y,),
     (planes, shifted),
     (conversion, transfer_function, corrected),
     (named_channels, grouped_periods, sorted_frequencies),
@@ -325,7 +335,7 @@ def changed(values: Any, how: str, fields: Fields, random: np.random.Generator) 
     if how == "type":
         return values.astype(TYPES[int(random.integers(len(TYPES)))])
     if how == "scale":
-        return values * [2, 0.5, -1, 1.0005, 1.01, 1e-3, 1e3][int(random.integers(7))]
+        return values * np.asarray([2, 0.5, -1, 1.0005, 1.01, 1e-3, 1e3][int(random.integers(7))])
     if how == "number":
         return np.full(values.shape, number)
     if how == "element" and values.size:
@@ -340,7 +350,8 @@ def changed(values: Any, how: str, fields: Fields, random: np.random.Generator) 
 
 
 def expected(fields: Fields) -> dict[tuple[int, int, int], tuple[complex, float]]:
-    """Each value by receive channel, harmonic and voxel, with the size of what it is the difference of."""
+    """Each value by receive channel, harmonic and voxel, with the size of what it is the difference of; channel and
+    voxel where they are if x is the axis of the faster drive."""
 
     def one(name: str, default: Any = None) -> Any:
         return fields[name].ravel()[0] if name in fields and fields[name].size else default
@@ -363,6 +374,9 @@ def expected(fields: Fields) -> dict[tuple[int, int, int], tuple[complex, float]
     divide = transfer is not None and not one("/measurement/isTransferFunctionCorrected", 0)
     subtract = any(background) and not one("/measurement/isBackgroundCorrected", 0)
     voxel = voxels_of(fields, [place for place in range(frames) if not background[place]])
+    if y_is_faster(fields):
+        n_x, n_y = (int(n) for n in fields["/calibration/size"].ravel()[:2])
+        voxel = [n // (n_x * n_y) * n_x * n_y + n % n_x * n_y + n // n_x % n_y for n in voxel]
     names = [*"xyz"]
     if f"{RECEIVER}/_channels" in fields:
         names = [str(name) for name in fields[f"{RECEIVER}/_channels"].ravel()]
@@ -372,7 +386,7 @@ def expected(fields: Fields) -> dict[tuple[int, int, int], tuple[complex, float]
         periods = round(float(one(f"{DRIVE}/cycle")) * float(one(f"{DRIVE}/baseFrequency")) / math.lcm(*dividers))
     found: dict[tuple[int, int, int], tuple[complex, float]] = {}
     for channel in range(channels):
-        row = "xyz".index(names[channel])
+        row = ("yxz" if y_is_faster(fields) else "xyz").index(names[channel])
         for at, k in enumerate(index):
             if k % periods:
                 continue
@@ -389,6 +403,12 @@ def expected(fields: Fields) -> dict[tuple[int, int, int], tuple[complex, float]
             size = max(abs(value) for value in line)
             found |= {(row, k // periods, voxel[n]): (value, size) for n, value in enumerate(signals)}
     return found
+
+
+def y_is_faster(fields: Fields) -> bool:
+    """A divider divides the base frequency."""
+    of_x, of_y = (int(value) for value in fields[f"{DRIVE}/divider"].ravel()[:2])
+    return of_y < of_x
 
 
 def voxels_of(fields: Fields, foreground: list[int]) -> list[int]:
@@ -446,21 +466,24 @@ def require_equal(sm: SystemMatrix, fields: Fields) -> None:
                 wanted, size = found[channel, k, n]
                 if not abs(value - wanted) <= 1e-9 * size:
                     raise RuntimeError(f"channel {channel}, ({m_x}, {m_y}), voxel {n}: read {value}, is {wanted}")
-    base = float(fields[f"{DRIVE}/baseFrequency"].ravel()[0])
+    base, y_first = float(fields[f"{DRIVE}/baseFrequency"].ravel()[0]), y_is_faster(fields)
     divider_x, divider_y = (int(value) for value in fields[f"{DRIVE}/divider"].ravel()[:2])
+    if sm.axes != ("yxz" if y_first else "xyz"):
+        raise RuntimeError(f"axes: read {sm.axes}, dividers {divider_x}, {divider_y}")
     gradient = fields["/acquisition/gradient"].astype(float)
     x, y = (gradient.reshape(3, 3)[i, i] for i in (0, 1)) if gradient.size == 9 else gradient.ravel()[:2]
     for name, read, says in (
-        ("f_x", sm.fx_hz, base / divider_x),
-        ("f_y", sm.fx_hz * nd / (nd + 1), base / divider_y),
+        ("frequencies", (sm.fx_hz, sm.fx_hz * nd / (nd + 1)), (base / divider_x, base / divider_y)),
         ("gradient", sm.field.gradients_t_per_m, (-x, -y)),
         ("drive", sm.field.drives_t, fields[f"{DRIVE}/strength"].ravel()[:2]),
         ("size", sm.grid.size, fields["/calibration/size"].ravel()[:2]),
         ("field of view", sm.grid.fov_m, fields["/calibration/fieldOfView"].ravel()[:2]),
     ):
-        if not np.allclose(read, np.asarray(says, dtype=float), rtol=1e-6, atol=0):
+        along_x, along_y = says
+        if not np.allclose(read, [along_y, along_x] if y_first else [along_x, along_y], rtol=1e-6, atol=0):
             raise RuntimeError(f"{name}: read {read}, is {says}")
     heights, point, slack = places_of(fields)
+    point = [point[1], point[0], point[2]] if y_first else point
     for name, read, says in (("heights", sm.heights_m, heights), ("field-free point", sm.origin_m, point)):
         if len(read) != len(says) or not np.allclose(read, says, rtol=1e-6, atol=slack):
             raise RuntimeError(f"{name}: read {read}, is {says}")
