@@ -391,7 +391,7 @@ def expected(fields: Fields) -> dict[tuple[int, int, int], tuple[complex, float]
             if k % periods:
                 continue
             line = [
-                complex(a_C[channel] * value + (b_C[channel] * samples if k == 0 else 0))
+                float(a_C[channel]) * complex(value) + (float(b_C[channel]) * samples if k == 0 else 0)
                 for value in data[0, channel, at]
             ]
             if divide:
