@@ -22,7 +22,8 @@ from sm_search.data.mdf_provenance import read_provenance
 from sm_search.data.mdf_reading import read_mdf
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
-from sm_search.diffusion.condition import make_condition
+from sm_search.diffusion.condition import Condition, make_condition
+from sm_search.diffusion.intervals import LEVELS, Intervals
 from sm_search.diffusion.samplers import Drawn, ImageNoise, sample_mean
 from sm_search.diffusion.spectra import Spectra
 from sm_search.physics.scanner_axes import along_scanner, scanner_channels, scanner_order, scanner_values
@@ -66,6 +67,8 @@ class Synthesis:
             the component's maximum modulus; None without mean model.
         distance: of the condition from the training scans, in units of the limit (`TrainingDomain`); None if the model
             has no record of them.
+        interval_factors_CQ: how many deviations about a value hold the true one with 50 and with 90 %, the component's
+            amplitude taken for right (`Intervals`); None without deviation, or where the model does not know.
         in_noise_CK: components whose condition is mostly noise; None where it has no SNR.
         outside: why the condition is unlike the training scans, where it was synthesised all the same.
     """
@@ -75,6 +78,7 @@ class Synthesis:
     expected_error_CK: NDArray[np.float64] | None
     distance: float | None
     in_noise_CK: NDArray[np.bool_] | None
+    interval_factors_CQ: NDArray[np.float64] | None = None
     outside: str | None = None
 
     def trust(self) -> dict[str, Any]:
@@ -84,14 +88,18 @@ class Synthesis:
             "expected_error": None if expected_CK is None else float(np.median(expected_CK)),
             "in_noise": None if noise_CK is None else int(noise_CK.sum()),
             "distance": self.distance,
+            "interval_factors": None if self.interval_factors_CQ is None else self.interval_factors_CQ.tolist(),
             "outside": self.outside,
         }
 
     def in_words(self) -> str:
-        """Expected error, components in the noise and distance, in one line."""
+        """Expected error, width of the intervals, components in the noise and distance, in one line."""
         words = []
         if self.expected_error_CK is not None:
             words.append(f"expected error {np.median(self.expected_error_CK):.2g} of the maximum (median)")
+        if self.interval_factors_CQ is not None:
+            half, most = self.interval_factors_CQ.max(axis=0)
+            words.append(f"{LEVELS[0]:.0%} within {half:.2g} and {LEVELS[1]:.0%} within {most:.2g} deviations")
         if self.in_noise_CK is not None:
             words.append(f"{self.in_noise_CK.sum()} of {self.in_noise_CK.size} conditions in the noise")
         if self.distance is not None:
@@ -102,23 +110,30 @@ class Synthesis:
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What a schedule drew of one channel, and what makes patterns of it: `mean` (K, 2, Y, X) and `spread_K`."""
+class _Given:
+    """What is drawn of one channel, and what makes patterns of it: `mean` (K, 2, Y, X) and `spread_K`."""
 
-    drawn: Drawn
-    mean: Tensor
-    spread_K: Tensor
+    condition: Condition
+    names: list[str]
     features: Tensor
     low_scales_K: Tensor
+    mean: Tensor
+    spread_K: Tensor
     spectra: Spectra | None
 
-    def images(self, drawn: Tensor) -> Tensor:
-        """Component images (K, 2, Y, X), float64, also of spectra."""
-        return (self.spectra.images(drawn.cpu()) if self.spectra else drawn.cpu()).double()
+    def images(self, drawn: Tensor, voxels: Tensor | None = None) -> Tensor:
+        """Component images (K, 2, Y, X), float64, also of spectra, perhaps of some voxels: 0 in the others."""
+        if self.spectra is None:
+            return drawn.cpu().double()
+        if voxels is not None:
+            whole = drawn.new_zeros(len(self.names), *drawn.shape[1:])
+            whole[voxels] = drawn
+            drawn = whole
+        return self.spectra.images(drawn.cpu()).double()
 
-    def pattern(self, drawn: Tensor) -> Tensor:
+    def pattern(self, drawn: Tensor, voxels: Tensor | None = None) -> Tensor:
         """A draw or a mean of draws as patterns, (K, 2, Y, X)."""
-        return self.mean + self.spread_K[:, None, None, None] * self.images(drawn)
+        return self.mean + self.spread_K[:, None, None, None] * self.images(drawn, voxels)
 
 
 class Synthesiser:
@@ -172,6 +187,12 @@ class Synthesiser:
         draws_itself = self.checkpoint.denoiser.spread is not None and self.schedule.steps > 0
         return DEVIATION_DRAWS if draws_itself and self.schedule.samples == 1 else self.schedule.samples
 
+    @property
+    def intervals(self) -> Intervals | None:
+        """How far its values may be off; None where that was not fitted, or for another schedule."""
+        info = self.checkpoint.info
+        return info.intervals if self.schedule == info.schedule else None
+
     def synthesise(self, low: SystemMatrix, draws: int = 1) -> "Synthesis":
         """`predict`, and how far to trust it; a volume plane by plane.
 
@@ -199,9 +220,13 @@ class Synthesiser:
             origin_m=low.origin_m,
             axes=low.axes,
         )
-        deviation_CKN = expected_CK = None
+        deviation_CKN = expected_CK = factors_CQ = None
+        distance = self.distance(low)
         if max(draws, self.schedule.samples) > 1:
             deviation_CKN = from_channel_images(deviations, low.mixing_orders, low.grid).real
+            if self.intervals is not None and self.intervals.draws == max(draws, self.schedule.samples):
+                levels = (low.above_noise_db(channel) for channel in self._served(low))
+                factors_CQ = np.array([self.intervals.at(level, distance) for level in levels])
         if self.checkpoint.scan_models.mean is not None:
             swapped = [other[swapped_orders(low.mixing_orders, low.grid)] for other in errors[1:]]
             expected_CK = np.stack([errors[0], *swapped])
@@ -212,8 +237,9 @@ class Synthesiser:
             with_orders(matrix, tuple(in_order)),
             None if deviation_CKN is None else deviation_CKN[:, back_K],
             None if expected_CK is None else expected_CK[:, back_K],
-            self.distance(low),
+            distance,
             None if noise_CK is None else noise_CK[:, back_K],
+            factors_CQ,
         )
 
     def adapted(self, low: SystemMatrix) -> SystemMatrix:
@@ -256,35 +282,45 @@ class Synthesiser:
         self, low: SystemMatrix, channel: int, draws: int
     ) -> tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.float64]]:
         """Images and their deviation, (K, Y, X), and the expected error of each component, (K,)."""
-        made = self._drawn(low, channel, self.schedule)
-        mean, drawn = made.pattern(made.drawn.mean), made.drawn
+        given = self._given(low, channel)
+        drawn = self._drawn(given, self.schedule)
+        mean = given.pattern(drawn.mean)
         if draws > self.schedule.samples:
-            drawn = self._drawn(low, channel, self.schedule.model_copy(update={"samples": draws})).drawn
-        deviation = made.spread_K[:, None, None, None] * made.images(drawn.deviation)
+            drawn = self._drawn(given, self.schedule.model_copy(update={"samples": draws}))
+        deviation = given.spread_K[:, None, None, None] * given.images(drawn.deviation)
         unit = ScaledImages.of(torch.complex(mean[:, 0], mean[:, 1]).numpy())
-        scales_K = self.checkpoint.scan_models.gain(made.features, made.low_scales_K).numpy()
+        scales_K = self.checkpoint.scan_models.gain(given.features, given.low_scales_K).numpy()
         images = ScaledImages(unit.patterns, scales_K).images()
         per_pattern = (scales_K / np.where(unit.scales > 0, unit.scales, 1.0))[:, None, None]
         deviations = per_pattern * deviation.square().sum(1).sqrt().numpy().astype(np.complex128)
-        return images, deviations, math.sqrt(2) * made.spread_K.numpy()
+        return images, deviations, math.sqrt(2) * given.spread_K.numpy()
 
-    def pattern_draws(self, low: SystemMatrix, channel: int, count: int) -> NDArray[np.float64]:
+    def pattern_draws(
+        self, low: SystemMatrix, channel: int, count: int, voxels: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
         """Draws of one channel's patterns, (M, K, 2, Y, X), in units of each component's maximum modulus in their mean.
+
+        Args:
+            voxels: only of these, (M, K, 2, n). Where spectra are drawn about a mean, that spares the draws of others;
+                the unit is then the mean's.
 
         Raises:
             DataError, DivergenceError: as `predict`.
         """
         self.check(low)
-        made = self._drawn(low, channel, self.schedule.model_copy(update={"samples": count}), kept=count)
-        mean = made.pattern(made.drawn.mean)
+        given, schedule = self._given(low, channel), self.schedule.model_copy(update={"samples": count})
+        some = None
+        if voxels is not None and given.spectra is not None and self.checkpoint.denoiser.spread is not None:
+            some = torch.from_numpy(voxels)
+        drawn = self._drawn(given, schedule, count, some)
+        mean = given.pattern(drawn.mean if some is None else self._drawn(given, self.schedule).mean)
         scale_K = mean.square().sum(1).sqrt().amax((1, 2))
         scale_K = torch.where(scale_K > 0, scale_K, 1.0)
-        draws_M = torch.stack([made.pattern(draw) for draw in made.drawn.draws[0]])
+        draws_M = torch.stack([given.pattern(draw, some) for draw in drawn.draws[0]])
         patterns: NDArray[np.float64] = (draws_M / scale_K[:, None, None, None]).numpy()
-        return patterns
+        return patterns if voxels is None else patterns.reshape(*patterns.shape[:3], -1)[..., voxels]
 
-    def _drawn(self, low: SystemMatrix, channel: int, schedule: ScheduleSettings, kept: int = 0) -> "_Made":
-        """What a schedule draws of one channel."""
+    def _given(self, low: SystemMatrix, channel: int) -> "_Given":
         scaled = ScaledImages.of(low.channel_images(channel))
         features = scan_features(scaled.patterns, scaled.scales, low.drive_hz(channel), low.nd)
         noise_K, low_scales_K = low.channel_noise(channel), torch.from_numpy(scaled.scales)
@@ -299,11 +335,17 @@ class Synthesiser:
             names = [f"{channel}/voxel {voxel}" for voxel in range(low.grid.voxels)]
         else:
             names = [f"{channel}/{m_x},{m_y}" for m_x, m_y in low.mixing_orders]
-        noise = ImageNoise(self.seed, names, (condition.image.shape[2], condition.image.shape[3]))
-        denoiser, conditions = self.checkpoint.denoiser, condition.to(self.device)
-        drawn = sample_mean(denoiser, training.diffusion, schedule, conditions, noise, kept)
         mean, spread_K = models.origin(features, (len(low.mixing_orders), *shape))
-        return _Made(drawn, mean.double(), spread_K.double(), features, low_scales_K, spectra)
+        return _Given(condition, names, features, low_scales_K, mean.double(), spread_K.double(), spectra)
+
+    def _drawn(self, given: "_Given", schedule: ScheduleSettings, kept: int = 0, rows: Tensor | None = None) -> Drawn:
+        """What a schedule draws of one channel, or of some rows of its condition."""
+        condition, names = given.condition, given.names
+        if rows is not None:
+            condition, names = condition[rows], [names[row] for row in rows.tolist()]
+        noise = ImageNoise(self.seed, names, (condition.image.shape[2], condition.image.shape[3]))
+        diffusion = self.checkpoint.info.training.diffusion
+        return sample_mean(self.checkpoint.denoiser, diffusion, schedule, condition.to(self.device), noise, kept)
 
     def check(self, low: SystemMatrix) -> None:
         """Raise a DataError if `low` is outside what the model was trained for."""
@@ -365,9 +407,11 @@ class Synthesiser:
 
 
 def _stacked(low: SystemMatrix, made: "list[Synthesis]") -> "Synthesis":
-    """The planes of a volume as one; the expected error is the root mean square of theirs, the distance the largest."""
+    """The planes of a volume as one; the expected error is the root mean square of theirs, distance and intervals are
+    the largest."""
     deviations = [each.deviation_CKN for each in made if each.deviation_CKN is not None]
     expected = [each.expected_error_CK for each in made if each.expected_error_CK is not None]
+    factors = [each.interval_factors_CQ for each in made if each.interval_factors_CQ is not None]
     return Synthesis(
         dataclasses.replace(
             made[0].matrix,
@@ -378,6 +422,7 @@ def _stacked(low: SystemMatrix, made: "list[Synthesis]") -> "Synthesis":
         np.sqrt(np.mean(np.square(expected), axis=0)) if expected else None,
         max((each.distance for each in made if each.distance is not None), default=None),
         made[0].in_noise_CK,
+        np.max(factors, axis=0) if factors else None,
     )
 
 
@@ -449,6 +494,9 @@ def _trust(made: Synthesis) -> dict[str, NDArray[Any]]:
     fields: dict[str, NDArray[Any]] = {}
     if made.deviation_CKN is not None:
         fields["/calibration/_deviation"] = scanner_values(made.matrix, made.deviation_CKN)
+    if made.interval_factors_CQ is not None:
+        fields["/calibration/_intervalFactors"] = np.array(scanner_order(made.matrix.axes, made.interval_factors_CQ))
+        fields["/calibration/_intervalLevels"] = np.array(LEVELS)
     if made.expected_error_CK is not None:
         fields["/calibration/_expectedError"] = np.array(scanner_order(made.matrix.axes, made.expected_error_CK))
     if made.in_noise_CK is not None:

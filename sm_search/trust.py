@@ -4,7 +4,6 @@ Shapes: C receive channels, K components, N voxels; Y and X pixels.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -112,14 +111,9 @@ class Trust:
 
     def _too_noisy(self, low: SystemMatrix, channel: int) -> str | None:
         """Where the strongest component stands nearer to its noise than in training."""
-        noise_K = low.channel_noise(channel)
-        if self.noise_db is None or noise_K is None:
+        above_db = low.above_noise_db(channel)
+        if self.noise_db is None or above_db is None:
             return None
-        scales_K = np.abs(low.channel_images(channel)).max(axis=(1, 2))
-        strongest = int(np.argmax(scales_K))
-        if not noise_K[strongest] > 0:
-            return None
-        above_db = 20 * math.log10(scales_K[strongest] / noise_K[strongest])
         if above_db >= self.noise_db[0] - NOISE_SLACK_DB:
             return None
         return (

@@ -61,6 +61,7 @@ FROM_X_TO_Y = {
     "/calibration/_conditionInNoise": (0,),
     "/calibration/_deviation": (0,),
     "/calibration/_expectedError": (0,),
+    "/calibration/_intervalFactors": (0,),
     "/calibration/_mixingOrders": (1,),
     "/calibration/deltaSampleSize": (0,),
     "/calibration/fieldOfView": (0,),

@@ -18,19 +18,21 @@ from sm_search.config.model_settings import (
     TrainingSettings,
 )
 from sm_search.config.receive_settings import ReceiveSettings
+from sm_search.config.run_settings import RunSettings
 from sm_search.config.simulation_settings import FieldSettings, Grid
 from sm_search.data.dataset import Dataset, Pair
 from sm_search.data.mdf import write_mdf
 from sm_search.data.mdf_reading import read_field, read_mdf
 from sm_search.data.mdf_validation import validate_mdf
 from sm_search.data.scaling import ScaledImages
-from sm_search.diffusion.checkpoint import Checkpoint
+from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.diffusion.condition import make_condition
 from sm_search.diffusion.samplers import ImageNoise, sample
 from sm_search.evaluation.baselines import baselines
 from sm_search.evaluation.comparison import pair_quality
 from sm_search.physics.receive import receive
 from sm_search.regression.scan_features import scan_features
+from sm_search.search.single_training import train_single
 from sm_search.synthesis import Synthesiser, load_synthesiser, synthesise_file
 from sm_search.training import Trainer, make_checkpoint, training_images
 
@@ -307,11 +309,10 @@ def test_a_model_with_a_spread_gives_its_mean_and_says_how_far_off_it_may_be(
         mean="none",
         diffuse=diffuse,
     )
-    images, models = training_images(tiny_dataset, "train", (0,), settings.mean, diffuse=diffuse)
-    list((trainer := Trainer(settings, images)).train(settings.steps))
-    checkpoint = make_checkpoint(trainer, tiny_dataset, models, ScheduleSettings(steps=1), {})
-    checkpoint.save(tmp_path / "model")
-    loaded = load_synthesiser(tmp_path / "model")
+    run = RunSettings(training=settings, schedule=ScheduleSettings(steps=1))
+    train_single(run, tiny_dataset, tmp_path / "model", False, lambda line: None)
+    checkpoint = load_checkpoint(tmp_path / "model")
+    loaded = Synthesiser(checkpoint)
     source, target = tiny_dataset.file(tiny_dataset.settings.scans("test")[0], "low"), tmp_path / "high.mdf"
     made = synthesise_file(loaded, source, target, model="tiny")
     low = read_mdf(source)
@@ -326,6 +327,23 @@ def test_a_model_with_a_spread_gives_its_mean_and_says_how_far_off_it_may_be(
     np.testing.assert_allclose(deviation_CKN, several.deviation_CKN, rtol=0.5)
     assert deviation_CKN.min() > 0
     assert Synthesiser(checkpoint, ScheduleSettings(steps=0)).draws == 1
+    # Intervals of as many draws go with the model and into its files, but not with another schedule.
+    assert loaded.intervals is not None
+    assert loaded.intervals.draws == 8
+    assert read_field(target, "/calibration/_intervalLevels").tolist() == [0.5, 0.9]
+    factors_CQ = read_field(target, "/calibration/_intervalFactors")
+    assert (
+        factors_CQ.tolist() == [list(loaded.intervals.at(None, made.distance))] * 2 == made.trust()["interval_factors"]
+    )
+    assert f"90% within {factors_CQ[0, 1]:.2g} deviations" in made.in_words()
+    assert several.interval_factors_CQ is None
+    # What is drawn of some voxels is what is drawn there of all, but for the unit.
+    voxels = np.array([3, 77])
+    some, whole = loaded.pattern_draws(low, 1, 8, voxels), loaded.pattern_draws(low, 1, 8)
+    whole = whole.reshape(*whole.shape[:3], -1)[..., voxels]
+    unit_K = (some * whole).sum((0, 2, 3)) / np.square(whole).sum((0, 2, 3))
+    np.testing.assert_allclose(some, unit_K[:, None, None] * whole, rtol=1e-4, atol=1e-5)
+    assert unit_K == pytest.approx(1, abs=0.5)
 
 
 def test_a_condition_lost_in_the_noise_is_flagged(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sm_search.data.dataset import Dataset, Pair
     from sm_search.data.measurement import Measurement
+    from sm_search.diffusion.intervals import Intervals
     from sm_search.evaluation.baselines import Method
     from sm_search.evaluation.calibration import Calibration
     from sm_search.evaluation.comparison import Row
@@ -74,7 +75,7 @@ def evaluate(
     noise_free: bool = False,
     phantom: str | None = None,
     draws: int = 0,
-    factors: "tuple[float, ...] | None" = None,
+    intervals: "Intervals | None" = None,
 ) -> Evaluation:
     """PSNR, SSIM, nRMSE and gain error of a model and of all baselines on every scan of a split, over all receive
     channels that the model serves.
@@ -84,14 +85,14 @@ def evaluate(
         noise_free: rate against the truth simulated without its noise.
         phantom: also image `dots`, `bars`, `shape` or `vessel` with every matrix.
         draws: also rate so many draws of the model, at least 2, as a distribution.
-        factors: of the intervals whose coverage is told, to spare fitting them again; default `interval_factors`.
+        intervals: whose coverage is told, of as many draws, to spare fitting them again; default `model_intervals`.
 
     Raises:
         InputError: no such split or phantom, fewer than two draws, or draws of a model whose schedule has no steps.
     """
     from sm_search.evaluation.calibration import calibration
     from sm_search.evaluation.comparison import compare_estimates, without_noise
-    from sm_search.evaluation.distribution import DistributionScores, ScanDistribution, pair_draws
+    from sm_search.evaluation.distribution import ScanDistribution
     from sm_search.evaluation.image_comparison import images_of
     from sm_search.evaluation.metrics import require_rateable
     from sm_search.evaluation.phantoms import require_phantom
@@ -102,8 +103,8 @@ def evaluate(
         require_phantom(phantom)
     methods = evaluation_methods(model, dataset) if methods is None else methods
     channels = dataset.settings.channels
-    if draws and factors is None:
-        factors = interval_factors(model, dataset, draws)
+    if draws and intervals is None:
+        intervals = model_intervals(model, dataset, draws)
     found = None
     for pair in dataset.pairs(split):
         made = model.synthesise(pair.low)
@@ -117,27 +118,28 @@ def evaluate(
             found.images.extend(images_of(estimates, pair, dataset.settings, phantom))
         if made.expected_error_CK is not None:
             found.calibration.append(calibration(made.matrix, made.expected_error_CK, pair, channels))
-        if factors:
-            scores = DistributionScores.of(*pair_draws(model, rated, channels, draws), factors)
-            found.distribution.append(ScanDistribution(pair.scan.id, scores))
+        if intervals:
+            found.distribution.append(ScanDistribution.of(model, rated, channels, intervals))
     assert found is not None  # a split has scans
     return found
 
 
-def interval_factors(model: "Synthesiser", dataset: "Dataset", draws: int) -> tuple[float, ...]:
-    """For each share that an interval is to cover (`distribution.LEVELS`), the half width in standard deviations of
-    `draws` draws that covers it on the validation split.
+def model_intervals(model: "Synthesiser", dataset: "Dataset", draws: int) -> "Intervals":
+    """How far the values of a model may be off, in standard deviations of `draws` draws: the model's own intervals if
+    they are of as many; else fitted to the validation split.
 
     Raises:
         InputError: fewer than two draws, or draws of a model whose schedule has no steps.
     """
-    from sm_search.evaluation.distribution import fitted_factors
+    from sm_search.evaluation.interval_fitting import fitted_intervals
 
     if draws < 2:
         raise InputError(f"draws = {draws}: a distribution needs at least 2")
     if not model.schedule.steps:
         raise InputError(f"draws = {draws}: the schedule of this model has no steps, so it draws nothing")
-    return fitted_factors(model, dataset.pairs("validation"), dataset.settings.channels, draws)
+    if model.intervals is not None and model.intervals.draws == draws:
+        return model.intervals
+    return fitted_intervals(model, dataset, draws, model.checkpoint.info.training.measurement_noise_db)
 
 
 def reconstruct(

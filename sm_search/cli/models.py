@@ -290,7 +290,7 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
     draws = options.draws
     if draws is None:
         draws = model.draws if model.draws > 1 else 0
-    factors = api.interval_factors(model, dataset, draws) if draws else None
+    intervals = api.model_intervals(model, dataset, draws) if draws else None
     methods = api.evaluation_methods(model, dataset, regression=options.regression, announce=output.progress)
     told: dict[str, Any] = {"rows": [], "images": [], "calibration": [], "distribution": []}
     for split in options.split:
@@ -302,7 +302,7 @@ def evaluate(options: Namespace, output: Output) -> dict[str, Any]:
             noise_free=options.noise_free,
             phantom=options.phantom,
             draws=draws,
-            factors=factors,
+            intervals=intervals,
         )
         if options.figure and split == options.split[0]:
             pair, made = found.first
@@ -338,7 +338,7 @@ def _show_distribution(output: Output, scans: "list[ScanDistribution]", draws: i
     if scans:
         output.table(
             f"{draws} draws of the model: fair CRPS of the patterns, error of their mean, spread over error, and what "
-            "the intervals fitted to the validation scans cover",
+            "the intervals fitted to the validation scans, by the condition's noise, cover",
             ["scan", "CRPS", "mean |error|", "spread/error", "50 %", "90 %"],
             [
                 [

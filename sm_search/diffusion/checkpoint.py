@@ -18,6 +18,7 @@ from sm_search.config.errors import CheckpointError, SettingsError
 from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
 from sm_search.config.simulation_settings import FieldSettings, Grid
 from sm_search.diffusion.denoiser import Denoiser, denoiser_of
+from sm_search.diffusion.intervals import Intervals
 from sm_search.diffusion.spectra import state_shape
 from sm_search.regression.gain import GainModel
 from sm_search.regression.mean import MeanModel
@@ -43,9 +44,11 @@ class CheckpointInfo(Settings):
             model, no `domain_rank` in checkpoints of older versions, which do not know what conditions look like.
         heights_mm: of the lowest and the highest plane that it was trained on, along z from the field-free point.
         metrics: validation metrics by name.
+        intervals: how far its values may be off, of a model that draws with this schedule; None in others, and in those
+            of older versions.
     """
 
-    added: ClassVar[frozenset[str]] = frozenset({"heights_mm"})
+    added: ClassVar[frozenset[str]] = frozenset({"heights_mm", "intervals"})
 
     format: int = Field(default=1, ge=1, le=1)
     training: TrainingSettings
@@ -64,6 +67,7 @@ class CheckpointInfo(Settings):
     domain_rank: Annotated[int, Field(ge=0)] | None = None
     heights_mm: tuple[float, float] = (0.0, 0.0)
     metrics: dict[str, float] = Field(default={})
+    intervals: Intervals | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sm_search.config.model_settings import TrainingSettings
 from sm_search.config.streams import stream_seed
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.denoiser import Denoiser
+from sm_search.diffusion.intervals import SILENT_DB
 from sm_search.diffusion.noise_schedule import diffuse, min_snr_weight, training_target
 from sm_search.diffusion.parity import mirrored
 from sm_search.diffusion.spread import NOISE_NUMBERS
@@ -51,10 +52,6 @@ class Draws:
             mine, theirs = getattr(self, part.name), getattr(other, part.name)
             if mine is not None:
                 mine.copy_(theirs)
-
-
-SILENT_DB = 120
-"""Above this, measurement noise is none."""
 
 
 class TrainingLoss:

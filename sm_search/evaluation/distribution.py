@@ -4,10 +4,10 @@ A draw from an exact posterior lies 3 dB below its mean, so PSNR and SSIM never 
 least, in expectation, for draws from the true distribution, however few they are (Ferro 2014); that of one forecast
 without spread is its absolute error.
 
-Shapes: M draws, … values, Q levels.
+Shapes: M draws, … values, K components, 2 parts (real, imaginary), Q levels.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 from sm_search.data.dataset import Pair
 from sm_search.data.scaling import ScaledImages
+from sm_search.diffusion.intervals import LEVELS, Intervals
 from sm_search.physics.system_matrix import SystemMatrix
-
-LEVELS = (0.5, 0.9)
-"""What the intervals that are stated shall cover."""
 
 Array = NDArray[np.floating]
 
@@ -27,7 +25,11 @@ Array = NDArray[np.floating]
 class Forecaster(Protocol):
     """What draws patterns: `Synthesiser`."""
 
-    def pattern_draws(self, low: SystemMatrix, channel: int, count: int) -> NDArray[np.float64]: ...
+    def pattern_draws(
+        self, low: SystemMatrix, channel: int, count: int, voxels: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]: ...
+
+    def distance(self, low: SystemMatrix) -> float | None: ...
 
 
 def fair_crps(draws_M: Array, truth: Array) -> NDArray[np.float64]:
@@ -80,14 +82,22 @@ def rank_histogram(draws_M: Array, truth: Array) -> NDArray[np.float64]:
     return counts / counts.sum()
 
 
-def conformal_factors(deviation: Array, error: Array, levels: Sequence[float] = LEVELS) -> tuple[float, ...]:
+def error_and_deviation(draws_M: Array, truth: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of complex values, (M, K, 2, …) and (K, 2, …): the modulus of the error of the draws' mean, and their standard
+    deviation √(σ_real² + σ_imaginary²), (K, …)."""
+    error = draws_M.mean(axis=0, dtype=np.float64) - truth
+    variance = draws_M.var(axis=0, ddof=1, dtype=np.float64)
+    return np.sqrt(np.square(error).sum(axis=1)), np.sqrt(variance.sum(axis=1))
+
+
+def conformal_factors(error: Array, deviation: Array, levels: Sequence[float] = LEVELS) -> tuple[float, ...]:
     """By how many standard deviations the interval about the mean must reach to cover each level of these values.
 
     Split conformal prediction with the score |error|/deviation: the ⌈(n+1)·level⌉-th smallest (Vovk et al. 2005; Lei
     et al. 2018, algorithm 2).
 
     Args:
-        deviation, error: of values that were not trained on, of equal shape; where the deviation is 0, so must be what
+        error, deviation: of values that were not trained on, of equal shape; where the deviation is 0, so must be what
             is covered.
     """
     known = deviation > 0
@@ -98,8 +108,9 @@ def conformal_factors(deviation: Array, error: Array, levels: Sequence[float] = 
     return tuple(float(scores[min(last, int(np.ceil((len(scores) + 1) * level)) - 1)]) for level in levels)
 
 
-def coverage(deviation: Array, error: Array, factors: Sequence[float]) -> tuple[float, ...]:
-    """Share of the values whose error is within each factor times the standard deviation."""
+def coverage(error: Array, deviation: Array, factors: Sequence[float] | Array) -> tuple[float, ...]:
+    """Share of the values whose error is within each factor times the standard deviation: Q factors, or (Q, …) that
+    differ by the value."""
     size = np.abs(error)
     return tuple(float((size <= factor * deviation).mean()) for factor in factors)
 
@@ -112,7 +123,7 @@ class DistributionScores:
         crps: mean over all real and imaginary parts.
         absolute_error: of the draws' mean, the same mean.
         spread_over_error: see the function.
-        coverages: by level, of the intervals that the factors state.
+        coverages: by level, of the intervals about complex values that the factors state.
         ranks: see `rank_histogram`.
     """
 
@@ -123,14 +134,14 @@ class DistributionScores:
     ranks: tuple[float, ...]
 
     @staticmethod
-    def of(draws_M: Array, truth: Array, factors: Sequence[float]) -> "DistributionScores":
-        """From M draws of real numbers, (M, …), and what they shall be, (…)."""
-        mean, deviation = draws_M.mean(axis=0, dtype=np.float64), draws_M.std(axis=0, ddof=1, dtype=np.float64)
+    def of(draws_M: Array, truth: Array, factors: Sequence[float] | Array) -> "DistributionScores":
+        """From M draws of K components, (M, K, 2, …), what they shall be, (K, 2, …), and factors for `coverage`."""
+        error, deviation = error_and_deviation(draws_M, truth)
         return DistributionScores(
             crps=float(fair_crps(draws_M, truth).mean()),
-            absolute_error=float(np.abs(mean - truth).mean()),
+            absolute_error=float(np.abs(draws_M.mean(axis=0, dtype=np.float64) - truth).mean()),
             spread_over_error=spread_over_error(draws_M, truth),
-            coverages=dict(zip(LEVELS, coverage(deviation, mean - truth, factors), strict=True)),
+            coverages=dict(zip(LEVELS, coverage(error, deviation, factors), strict=True)),
             ranks=tuple(rank_histogram(draws_M, truth).tolist()),
         )
 
@@ -142,22 +153,17 @@ class ScanDistribution:
     scan: str
     scores: DistributionScores
 
+    @staticmethod
+    def of(model: Forecaster, pair: Pair, channels: Sequence[int], intervals: Intervals) -> "ScanDistribution":
+        """Of all these channels, each with the intervals that belong to its condition."""
+        draws, truth, factors, distance = [], [], [], model.distance(pair.low)
+        for channel in channels:
+            draws.append(model.pattern_draws(pair.low, channel, intervals.draws))
+            truth.append(ScaledImages.of(pair.high.channel_images(channel)).patterns)
+            factors += [intervals.at(pair.low.above_noise_db(channel), distance)] * len(truth[-1])
+        factors_QK = np.array(factors).T[..., None, None]
+        scores = DistributionScores.of(np.concatenate(draws, axis=1), np.concatenate(truth), factors_QK)
+        return ScanDistribution(pair.scan.id, scores)
+
     def as_dict(self) -> dict[str, Any]:
         return {"scan": self.scan, **asdict(self.scores)}
-
-
-def pair_draws(model: Forecaster, pair: Pair, channels: Sequence[int], count: int) -> tuple[Array, Array]:
-    """Draws of the patterns of `pair.high`, (M, K, 2, Y, X), and the patterns, (K, 2, Y, X), of all these channels."""
-    draws = [model.pattern_draws(pair.low, channel, count) for channel in channels]
-    truth = [ScaledImages.of(pair.high.channel_images(channel)).patterns for channel in channels]
-    return np.concatenate(draws, axis=1), np.concatenate(truth)
-
-
-def fitted_factors(model: Forecaster, pairs: Iterable[Pair], channels: Sequence[int], count: int) -> tuple[float, ...]:
-    """`conformal_factors` on pairs that the model has not been trained on."""
-    deviations, errors = [], []
-    for pair in pairs:
-        draws_M, truth = pair_draws(model, pair, channels, count)
-        deviations.append(draws_M.std(axis=0, ddof=1))
-        errors.append(draws_M.mean(axis=0) - truth)
-    return conformal_factors(np.concatenate(deviations), np.concatenate(errors))

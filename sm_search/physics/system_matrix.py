@@ -132,6 +132,16 @@ class SystemMatrix:
         noise_K: NDArray[np.float64] = np.asarray(self.background_CKE[channel]).std(axis=-1, ddof=1)
         return noise_K if channel == 0 else noise_K[swapped_orders(self.mixing_orders, self.grid)]
 
+    def above_noise_db(self, channel: int) -> float | None:
+        """What the channel's strongest component stands above its noise, 20·log₁₀(max|S|/√E|n|²); None where there is
+        none, or none is known."""
+        noise_K = self.channel_noise(channel)
+        if noise_K is None:
+            return None
+        scales_K = np.abs(self.channel_images(channel)).max(axis=(1, 2))
+        strongest = int(np.argmax(scales_K))
+        return 20 * math.log10(scales_K[strongest] / noise_K[strongest]) if noise_K[strongest] > 0 else None
+
 
 def chosen_channels(sm: SystemMatrix, channels: Sequence[int]) -> SystemMatrix:
     """These receive channels, in this order."""

@@ -17,6 +17,7 @@ from sm_search.diffusion.checkpoint import SETTINGS_FILE, Checkpoint
 from sm_search.evaluation.metrics import require_rateable
 from sm_search.evaluation.validation import Validation
 from sm_search.search.schedule.base_schedule import untrained_guidance
+from sm_search.search.schedule.with_intervals import with_intervals
 from sm_search.synthesis import Synthesiser
 from sm_search.training import STATE_FILE, Trainer, make_checkpoint, training_images
 
@@ -126,7 +127,8 @@ def train_single(
         trainer.ema, settings.training.diffusion, settings.schedule, device
     )
     start = None if base is None else base.info
-    make_checkpoint(trainer, dataset, models, settings.schedule, metrics, start).save(out)
+    checkpoint = make_checkpoint(trainer, dataset, models, settings.schedule, metrics, start)
+    with_intervals(checkpoint, dataset, device).save(out)
     state.unlink()
     (out / RUN_FILE).unlink()
     return metrics

@@ -140,8 +140,8 @@ def test_draws_are_rated_as_a_distribution_against_intervals_of_the_validation_s
     drawing = Synthesiser(model.checkpoint, schedule)
     validation = sm_search.evaluate(drawing, tiny_dataset, "validation", methods={"model": drawing}, draws=4)
     scores = validation.distribution[0].scores
-    # The intervals are fitted to these very numbers.
-    assert list(scores.coverages.values()) == pytest.approx([0.5, 0.9], abs=0.001)
+    # The intervals are fitted to most of these very numbers, 128 of 144 voxels.
+    assert list(scores.coverages.values()) == pytest.approx([0.5, 0.9], abs=0.01)
     assert 0 < scores.crps < scores.absolute_error
     assert len(scores.ranks) == 5
     for few, alone in ((drawing, 1), (Synthesiser(model.checkpoint, ScheduleSettings(steps=0)), 4)):

@@ -66,15 +66,15 @@ def test_ranks_are_flat_for_the_true_distribution_and_shaped_like_a_u_for_a_narr
 def test_conformal_factors_are_the_quantiles_of_a_gaussian_and_cover_what_they_state() -> None:
     deviation = GENERATOR.uniform(0.1, 10.0, 100_000)
     error = deviation * GENERATOR.standard_normal(100_000)
-    factors = conformal_factors(deviation, error)
+    factors = conformal_factors(error, deviation)
     assert factors == pytest.approx([ndtri((1 + level) / 2) for level in LEVELS], rel=0.02)
     others = GENERATOR.uniform(0.1, 10.0, 100_000)
-    assert coverage(others, others * GENERATOR.standard_normal(100_000), factors) == pytest.approx(LEVELS, abs=0.01)
-    assert conformal_factors(np.zeros(3), np.ones(3)) == (0.0, 0.0)
+    assert coverage(others * GENERATOR.standard_normal(100_000), others, factors) == pytest.approx(LEVELS, abs=0.01)
+    assert conformal_factors(np.ones(3), np.zeros(3)) == (0.0, 0.0)
 
 
 def test_scores_of_a_matrix_agree_with_their_parts() -> None:
-    draws, truth = gaussian(8, 1.0, 10_000)
+    draws, truth = (each.reshape(*each.shape[:-1], 10, 2, 500) for each in gaussian(8, 1.0, 10_000))
     scores = DistributionScores.of(draws, truth, (0.7, 1.8))
     assert scores.crps == pytest.approx(fair_crps(draws, truth).mean())
     assert scores.absolute_error == pytest.approx(np.abs(draws.mean(axis=0) - truth).mean())

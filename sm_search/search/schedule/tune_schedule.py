@@ -16,6 +16,7 @@ from sm_search.evaluation.validation import ScheduleScorer, Validation
 from sm_search.search.schedule.base_schedule import untrained_guidance
 from sm_search.search.schedule.inner_search import Progress, ScheduleSearch, search_schedule
 from sm_search.search.schedule.race import ASKED_AT_ONCE, Measure, search_images
+from sm_search.search.schedule.with_intervals import with_intervals
 from sm_search.search.space.resolved_settings import schedule_branches
 from sm_search.search.space.space import Space
 from sm_search.search.space.space_file import load_space
@@ -72,7 +73,8 @@ def tune_model_schedule(
     search = _search(checkpoint, dataset, space, schedules, workers, ray_address, progress)
     if out:
         info = checkpoint.info.model_copy(update={"schedule": search.best, "metrics": search.metrics})
-        Checkpoint(info, checkpoint.denoiser, checkpoint.scan_models).save(out)
+        device = str(next(checkpoint.denoiser.parameters()).device)
+        with_intervals(Checkpoint(info, checkpoint.denoiser, checkpoint.scan_models), dataset, device).save(out)
     if opened and run_id:
         _store(opened, run_id, search)
     return search

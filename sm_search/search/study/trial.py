@@ -24,6 +24,7 @@ from sm_search.regression.scan_models import ScanModels
 from sm_search.search.schedule.base_schedule import early_schedules
 from sm_search.search.schedule.good_schedules import REPORTED, best_of, good_schedules
 from sm_search.search.schedule.inner_search import ScheduleSearch, search_schedule
+from sm_search.search.schedule.with_intervals import with_intervals
 from sm_search.search.space.resolved_settings import schedule_settings, training_settings
 from sm_search.search.space.space import Space
 from sm_search.search.space.tree import Recorded, suggest
@@ -140,7 +141,9 @@ def _train(space: Space, config: Mapping[str, Any], context: TrialContext, seed_
             wait_for(dataset)  # a finished model names its dataset, and that has a name when all of it is there
         # A worker that is killed meanwhile leaves it, so in the trial's own folder, which is a part of Ray's session.
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-            store_rung(Path(folder), trainer, dataset, models, validated.schedule, validated.metrics)
+            # A model that is trained again only to confirm a trial is kept nowhere.
+            fitted_on = device if until == space.rungs()[-1] and not seed_offset else None
+            store_rung(Path(folder), trainer, dataset, models, validated.schedule, validated.metrics, fitted_on)
             Path(folder, SCHEDULES_FILE).write_text(json.dumps(validated.tried, indent=1))
             Path(folder, TRAINED_FILE).write_text(str(trained_seconds))
             report = {
@@ -165,11 +168,17 @@ def store_rung(
     models: ScanModels,
     schedule: ScheduleSettings,
     metrics: Mapping[str, float],
+    device: str | None = None,
 ) -> None:
-    """What a rung leaves: the state to go on from, and the model, if the dataset that it names is whole."""
+    """What a rung leaves: the state to go on from, and the model, if the dataset that it names is whole.
+
+    Args:
+        device: where the intervals of a finished model are fitted; None for none.
+    """
     save_file(trainer.state(), folder / STATE_FILE)
     if dataset.content_hash():
-        make_checkpoint(trainer, dataset, models, schedule, dict(metrics)).save(folder)
+        checkpoint = make_checkpoint(trainer, dataset, models, schedule, dict(metrics))
+        (with_intervals(checkpoint, dataset, device) if device else checkpoint).save(folder)
 
 
 @dataclass(frozen=True)
