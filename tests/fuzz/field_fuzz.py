@@ -5,7 +5,7 @@ fields are then changed: value, type, shape, or gone. A reader may refuse it wit
 value has to be what `expected` makes of the same fields by the standard's own words, in loops, with nothing of the
 reader's code. One file in 50 is put into real HDF5 bytes, some of which are changed too.
 
-Anything else ends the process: another exception, a signal, 20 s for one file, or more than 3 GiB.
+Anything else ends the process: another exception, a signal, 20 processor seconds for one file, or more than 3 GiB.
 
 Shapes: C receive channels, K frequencies, F frames, N foreground frames.
 """
@@ -565,13 +565,13 @@ def run(inputs: int, seed: int) -> Counter[str]:
             stack.enter_context(patch.object(module, "Hdf5File", InMemory))
         for number in range(inputs):
             random = np.random.default_rng([seed, number])
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 one_file(dict(first), number, random, Path(folder) / "a.mdf", outcomes)
             except BaseException:
                 print(f"seed {seed}, file {number}", file=sys.stderr)
                 raise
-    signal.alarm(0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
     return outcomes
 
 
