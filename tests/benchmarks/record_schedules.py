@@ -1,6 +1,7 @@
 """Record what p_uncond and the sampling schedule do on imperfect, noisy scanners: the paper's question, in one table.
 
     python tests/benchmarks/record_schedules.py data/scanner-64 schedules.csv component folded-voxel
+    ALONE=1 python …        # of one model of each, noise and weight on the condition alone, one at a time
 
 One process, one thread; what is in the file already is not done again. A model is trained `STEPS` steps, and every
 schedule is rated with it on the same noisy scans: validation scans with noise `NOISE_DB` below the strongest component,
@@ -9,8 +10,10 @@ of which the network is told as in training. A schedule gives the mean of `DRAWS
 
 import csv
 import itertools
+import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -26,6 +29,7 @@ from sm_search.training import Trainer, training_images
 
 STEPS, SCANS, IMAGES, DRAWS, NOISE_DB = 300, 1, 96, 2, 70
 P_UNCOND, CONDITION_NOISE = (0.0, 0.1, 0.2), ("none", "same-level")
+ALONE = bool(os.environ.get("ALONE"))
 SAMPLERS, SAMPLING_STEPS, DRAWN = ("ddim", "dpmpp", "ddpm"), (1, 2, 4, 8), 36
 RANGES = {"eta_max": (0.0, 0.5), "gamma": (0.5, 4.0), "w_min": (0.5, 0.95), "w_max": (0.95, 1.15), "sigma": (0.5, 4.0)}
 SCORES = ("val_psnr_db", "val_crps", "val_spread_error")
@@ -45,6 +49,13 @@ def schedules() -> list[ScheduleSettings]:
         chosen = {"sampler": SAMPLERS[int(3 * u)], "steps": SAMPLING_STEPS[int(4 * v)], "samples": DRAWS}
         drawn.append(ScheduleSettings.model_validate(values | chosen))
     return plain + drawn
+
+
+def alone() -> list[ScheduleSettings]:
+    """Noise without weight on the condition, and weight without noise, in four steps."""
+    changes = [{"eta_max": eta} for eta in (0.0, 0.01, 0.05, 0.1, 0.2, 0.4)]
+    changes += [{"w_min": w} for w in (0.99, 0.95, 0.9, 0.8, 0.6)]
+    return [ScheduleSettings(sampler="dpmpp", steps=4, samples=DRAWS, **change) for change in changes]
 
 
 def settings_of(diffuse: Diffuse, condition_noise: str, p_uncond: float) -> TrainingSettings:
@@ -67,10 +78,12 @@ def noisy(validation: Validation) -> Validation:
     return replace(validation, condition=condition.with_noise(white, level / unit))
 
 
-def rows(denoiser: Denoiser, settings: TrainingSettings, validation: Validation) -> list[dict[str, object]]:
+def rated(
+    schedules: Sequence[ScheduleSettings], denoiser: Denoiser, settings: TrainingSettings, validation: Validation
+) -> list[dict[str, object]]:
     """Each schedule and its scores."""
     scorer, found = ScheduleScorer(denoiser, settings.diffusion, validation), []
-    for schedule in schedules():
+    for schedule in schedules:
         begin = time.process_time()
         scores = scorer([schedule], 0, len(validation))
         seconds = time.process_time() - begin
@@ -95,7 +108,8 @@ def main(data: str, out: str, *diffused: str) -> None:
             images, models = training_images(dataset, "train", (0,), "none", diffuse=diffuse)
             whole = Validation.of(dataset, models, diffuse=diffuse)
             validation = noisy(whole.subset(IMAGES if diffuse == "component" else SCANS))
-            for model in itertools.product([diffuse], CONDITION_NOISE, P_UNCOND):
+            models_of = [(diffuse, "none", 0.1)] if ALONE else itertools.product([diffuse], CONDITION_NOISE, P_UNCOND)
+            for model in models_of:
                 if tuple(map(str, model)) in done:
                     continue
                 settings = settings_of(*model)
@@ -103,7 +117,7 @@ def main(data: str, out: str, *diffused: str) -> None:
                 for _ in trainer.train(STEPS):
                     pass
                 trained = {"training_seconds": f"{time.process_time() - begin:.1f}"}
-                found = rows(trainer.ema, settings, validation)
+                found = rated(alone() if ALONE else schedules(), trainer.ema, settings, validation)
                 writer.writerows(dict(zip(MODEL, model, strict=True)) | trained | row for row in found)
                 stream.flush()
 
