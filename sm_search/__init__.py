@@ -6,7 +6,8 @@ What the verbs of `sm-search` do, these functions do in Python:
     dataset_settings, simulate, simulate_dataset, open_dataset,
     import_measured, read_mdf, validate                                                  matrices and datasets
     train, leave_one_out, load_model, synthesize, synthesize_file                        models
-    evaluate, evaluation_methods, model_intervals, reconstruct, reconstruct_images      scores and images
+    evaluate, evaluation_methods, model_intervals                                        scores
+    reconstruct, reconstruct_images, image_deviation                                     images
     sweep, study_models, promote, tune_schedule                                          studies
 """
 

@@ -19,7 +19,7 @@ from sm_search.config.simulation_settings import AGREEMENT, FieldSettings, Grid
 from sm_search.data.atomic import sha256
 from sm_search.data.mdf import write_mdf
 from sm_search.data.mdf_provenance import read_provenance
-from sm_search.data.mdf_reading import read_mdf
+from sm_search.data.mdf_reading import DEVIATION, read_mdf
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.checkpoint import Checkpoint, load_checkpoint
 from sm_search.diffusion.condition import Condition, make_condition
@@ -234,7 +234,7 @@ class Synthesiser:
         back_K = [low.mixing_orders.index(order) for order in in_order]
         noise_CK = in_noise(low)
         return Synthesis(
-            with_orders(matrix, tuple(in_order)),
+            with_orders(dataclasses.replace(matrix, deviation_CKN=deviation_CKN), tuple(in_order)),
             None if deviation_CKN is None else deviation_CKN[:, back_K],
             None if expected_CK is None else expected_CK[:, back_K],
             distance,
@@ -412,13 +412,15 @@ def _stacked(low: SystemMatrix, made: "list[Synthesis]") -> "Synthesis":
     deviations = [each.deviation_CKN for each in made if each.deviation_CKN is not None]
     expected = [each.expected_error_CK for each in made if each.expected_error_CK is not None]
     factors = [each.interval_factors_CQ for each in made if each.interval_factors_CQ is not None]
+    deviation_CKN = np.concatenate(deviations, axis=-1) if deviations else None
     return Synthesis(
         dataclasses.replace(
             made[0].matrix,
             values_CKN=np.concatenate([each.matrix.values_CKN for each in made], axis=-1),
             heights_m=low.heights_m,
+            deviation_CKN=deviation_CKN,
         ),
-        np.concatenate(deviations, axis=-1) if deviations else None,
+        deviation_CKN,
         np.sqrt(np.mean(np.square(expected), axis=0)) if expected else None,
         max((each.distance for each in made if each.distance is not None), default=None),
         made[0].in_noise_CK,
@@ -493,7 +495,7 @@ def _trust(made: Synthesis) -> dict[str, NDArray[Any]]:
     """User fields that say how far to trust a file, in its order of channels and voxels."""
     fields: dict[str, NDArray[Any]] = {}
     if made.deviation_CKN is not None:
-        fields["/calibration/_deviation"] = scanner_values(made.matrix, made.deviation_CKN)
+        fields[DEVIATION] = scanner_values(made.matrix, made.deviation_CKN)
     if made.interval_factors_CQ is not None:
         fields["/calibration/_intervalFactors"] = np.array(scanner_order(made.matrix.axes, made.interval_factors_CQ))
         fields["/calibration/_intervalLevels"] = np.array(LEVELS)

@@ -275,6 +275,9 @@ def test_the_file_says_how_far_to_trust_it(checkpoint: Checkpoint, tiny_dataset:
     made = synthesise_file(synthesiser, source, tmp_path / "high.mdf", model="tiny")
     assert made.deviation_CKN is not None
     np.testing.assert_array_equal(read_field(tmp_path / "high.mdf", "/calibration/_deviation"), made.deviation_CKN)
+    for matrix in (read_mdf(tmp_path / "high.mdf"), made.matrix):
+        assert matrix.deviation_CKN is not None
+        np.testing.assert_array_equal(matrix.deviation_CKN, made.deviation_CKN)
     assert validate_mdf(tmp_path / "high.mdf") == []
     # By hand: five draws, each a whole synthesis but for the scaling of the mean.
     drawn = []

@@ -83,7 +83,8 @@ def evaluate(
     Args:
         methods: what is compared, to spare fitting it again for another split; default `evaluation_methods`.
         noise_free: rate against the truth simulated without its noise.
-        phantom: also image `dots`, `bars`, `shape` or `vessel` with every matrix.
+        phantom: also image `dots`, `bars`, `shape` or `vessel` with every matrix, with that of a model that draws also
+            weighted by its uncertainty.
         draws: also rate so many draws of the model, at least 2, as a distribution.
         intervals: whose coverage is told, of as many draws, to spare fitting them again; default `model_intervals`.
 
@@ -107,7 +108,7 @@ def evaluate(
         intervals = model_intervals(model, dataset, draws)
     found = None
     for pair in dataset.pairs(split):
-        made = model.synthesise(pair.low)
+        made = model.synthesise(pair.low, model.draws if phantom else 1)
         found = found or Evaluation(split, [], [], [], [], (pair, made.matrix))
         estimates = {
             name: made.matrix if method is model else method.predict(pair.low) for name, method in methods.items()
@@ -202,6 +203,33 @@ def reconstruct_images(
     measured = measurement if isinstance(measurement, Measurement) else read_measurement(measurement)
     try:
         return measured_images(matrix, measured, options or ReconstructionOptions())
+    except DataError as error:
+        raise DataError(_named([sm, measurement], error)) from None
+
+
+def image_deviation(
+    sm: "SystemMatrix | str | Path",
+    measurement: "Measurement | str | Path",
+    options: "ReconstructionOptions | None" = None,
+    *,
+    draws: int = 8,
+    seed: int = 0,
+) -> "NDArray[np.float64]":
+    """How far the errors of a synthesised matrix may move the images of a measurement: their standard deviation in each
+    voxel over images with so many matrices drawn about it, shaped as `reconstruct_images` gives them.
+
+    Args:
+        sm: one that was synthesised by a model that draws, which states the deviation of its values.
+        options: as in `reconstruct_images`.
+    """
+    from sm_search.data.measurement import Measurement, read_measurement
+    from sm_search.evaluation.measured import image_deviation
+    from sm_search.evaluation.reconstruction import ReconstructionOptions
+
+    matrix = _matrix(sm)
+    measured = measurement if isinstance(measurement, Measurement) else read_measurement(measurement)
+    try:
+        return image_deviation(matrix, measured, options or ReconstructionOptions(), draws=draws, seed=seed)
     except DataError as error:
         raise DataError(_named([sm, measurement], error)) from None
 

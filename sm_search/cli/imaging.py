@@ -51,6 +51,19 @@ def add_verbs(add: Adder) -> None:
     p.add_argument("--min-khz", type=float, metavar="F", help="leave out components of lower frequency")
     p.add_argument("--max-khz", type=float, metavar="F", help="leave out components of higher frequency")
     p.add_argument("--channels", nargs="+", choices=CHANNELS, metavar="C", help="receive channels, x y (default all)")
+    p.add_argument(
+        "--weighting",
+        choices=("none", "whitening", "uncertainty"),
+        help="of the equations: by the noise of the measurement, or by that and the errors that the matrix states of "
+        "itself (default none)",
+    )
+    p.add_argument(
+        "--draws",
+        type=int,
+        metavar="N",
+        help="also image with so many matrices drawn about a synthesised one, for the standard deviation of each pixel "
+        "in figure and MDF output",
+    )
     p.add_argument("--each-frame", action="store_true", help="an image of each frame, not of their mean")
     p.add_argument(
         "--output",
@@ -96,7 +109,7 @@ def reconstruct(options: Namespace, output: Output) -> dict[str, Any]:
         require_free(target, options.force)
     if options.measurement:
         return _reconstruct_measurement(options, output)
-    for name in ("regularisation", "iterations", "min_khz", "max_khz", "channels", "output"):
+    for name in ("regularisation", "iterations", "min_khz", "max_khz", "channels", "output", "weighting", "draws"):
         if getattr(options, name) is not None:
             option = "lambda" if name == "regularisation" else name.replace("_", "-")
             raise InputError(f"--{option}: is for a measurement file; give --measurement in place of --phantom")
@@ -113,11 +126,14 @@ def reconstruct(options: Namespace, output: Output) -> dict[str, Any]:
 def _reconstruct_measurement(options: Namespace, output: Output) -> dict[str, Any]:
     from sm_search.data.mdf_provenance import require_same_induction
     from sm_search.data.measurement import read_measurement
-    from sm_search.evaluation.measured import measured_images, rated
-    from sm_search.report.figures import images_figure, reconstruction_figure, save_figure
+    from sm_search.data.nifti_file import SUFFIXES
+    from sm_search.evaluation.measured import image_deviation, measured_images, rated
+    from sm_search.report.figures import deviation_figure, images_figure, reconstruction_figure, save_figure
 
     if options.truth:
         raise InputError("--truth: a measurement file tells itself what was measured; give --truth with --phantom only")
+    if options.draws is not None and options.output and options.output.endswith(SUFFIXES):
+        raise InputError("--draws: a NIfTI file has no place for a standard deviation; give --output an MDF file")
     chosen = _measurement_options(options)
     require_same_induction(options.sm, options.measurement)
     sm, measurement = api.read_mdf(options.sm), read_measurement(options.measurement)
@@ -127,12 +143,17 @@ def _reconstruct_measurement(options: Namespace, output: Output) -> dict[str, An
         planes = len(sm.heights_m)
         truth = None if chosen.each_frame or planes > 1 else measurement.truth
         result = None if truth is None else rated(images[0], truth, sm)
+        deviation = None
+        if options.draws is not None:
+            deviation = image_deviation(sm, measurement, chosen, draws=options.draws)
     except DataError as error:
         raise DataError(f"{options.sm}, {options.measurement}: {error}") from None
     if options.output:
-        _write(options, images, chosen, sm)
+        _write(options, images, deviation, chosen, sm)
     if options.figure:
-        if result is not None:
+        if deviation is not None:
+            figure = deviation_figure(images[0], deviation[0], grid)
+        elif result is not None:
             figure = reconstruction_figure(result, grid)
         elif planes > 1:
             figure = images_figure(images[0], grid, "plane")
@@ -143,6 +164,12 @@ def _reconstruct_measurement(options: Namespace, output: Output) -> dict[str, An
     count = f"{frames} images" if frames > 1 else "an image"
     output.result(f"{options.measurement}: {count} of {' × '.join(map(str, size))}, largest {images.max():.4g}")
     told = {"frames": frames, "size": size, "largest": float(images.max()), "output": options.output}
+    if deviation is not None:
+        told["deviation"] = float((deviation**2).mean() ** 0.5)
+        output.result(
+            f"standard deviation over {options.draws} drawn matrices: {told['deviation']:.2g} (root mean square), "
+            f"largest {deviation.max():.2g}"
+        )
     return told if result is None else {**told, **_rated(result, output)}
 
 
@@ -167,6 +194,7 @@ def _measurement_options(options: Namespace) -> "ReconstructionOptions":
         "snr_threshold": options.snr_threshold,
         "min_khz": options.min_khz,
         "max_khz": options.max_khz,
+        "weighting": options.weighting,
         "channels": options.channels and tuple(sorted({CHANNELS.index(name) for name in options.channels})),
     }
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -174,7 +202,11 @@ def _measurement_options(options: Namespace) -> "ReconstructionOptions":
 
 
 def _write(
-    options: Namespace, images: "NDArray[np.float64]", chosen: "ReconstructionOptions", sm: "SystemMatrix"
+    options: Namespace,
+    images: "NDArray[np.float64]",
+    deviation: "NDArray[np.float64] | None",
+    chosen: "ReconstructionOptions",
+    sm: "SystemMatrix",
 ) -> None:
     from sm_search.data.atomic import sha256
     from sm_search.data.nifti_file import SUFFIXES, write_nifti
@@ -193,6 +225,8 @@ def _write(
             "lambda": chosen.regularisation,
             "iterations": chosen.sweeps,
             "options": json.dumps(dataclasses.asdict(chosen)),
+            **({} if deviation is None else {"draws": options.draws}),
         },
+        deviation,
         time=datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds"),
     )

@@ -27,6 +27,9 @@ from sm_search.physics.receive import signal_to_noise
 from sm_search.physics.scanner_axes import exchanged_axes
 from sm_search.physics.system_matrix import SystemMatrix
 
+DEVIATION = "/calibration/_deviation"
+"""User field of a synthesised file: standard deviation of each value over the draws."""
+
 OTHER_AXIS = 4.0
 """A channel whose harmonics of the other drive have this many times the energy of those of its own belongs to it."""
 
@@ -75,17 +78,19 @@ def _calibration(file: Hdf5File, check_values: bool, background: Background) -> 
         require_finite(file.path, found.values_CKN)
         if found.background_CKE is not None:
             require_finite(file.path, found.background_CKE, "background frame")
-    snr_CK = _snr(file, found, check_values)
+    snr_CK, deviation_CKN = _snr(file, found, check_values), _deviation(file, found, check_values)
     found = without_background(file, found, background)
     values_CKN, background_CKE = found.values_CKN, found.background_CKE
     order_N = stored_order(file, volume, found.place_N)
     if order_N is not None:
         values_CKN = values_CKN[..., order_N]
+        deviation_CKN = None if deviation_CKN is None else deviation_CKN[..., order_N]
     orders, chosen_K = mixing_orders(file, trajectory, components, "/calibration/_mixingOrders")
     if chosen_K is not None:
         values_CKN = values_CKN[:, chosen_K]
         background_CKE = None if background_CKE is None else background_CKE[:, chosen_K]
         snr_CK = None if snr_CK is None else snr_CK[:, chosen_K]
+        deviation_CKN = None if deviation_CKN is None else deviation_CKN[:, chosen_K]
     sm = SystemMatrix(
         values_CKN,
         orders,
@@ -100,6 +105,7 @@ def _calibration(file: Hdf5File, check_values: bool, background: Background) -> 
         corrections=found.corrections,
         heights_m=volume.heights_m,
         origin_m=volume.origin_m,
+        deviation_CKN=deviation_CKN,
     )
     sm = exchanged_axes(sm) if trajectory.axes == "yxz" else sm
     if check_values:
@@ -145,6 +151,19 @@ def _snr(file: Hdf5File, found: Frames, may_compute: bool) -> NDArray[np.float64
     if found.background_CKE is None or not may_compute:
         return None
     return signal_to_noise(found.values_CKN, found.background_CKE)
+
+
+def _deviation(file: Hdf5File, found: Frames, check_values: bool) -> NDArray[np.float64] | None:
+    """Of the values as they are stored, a view of the file where there is one."""
+    if file.find(DEVIATION) is None:
+        return None
+    values, shape = file.read_large(DEVIATION), (found.channels, *found.values_CKN.shape[1:])
+    if values.dtype.kind != "f" or values.shape != shape:
+        raise file.fault(DEVIATION, f"{values.dtype} of shape {values.shape}: must be real, {shape}")
+    if check_values and not (np.isfinite(values).all() and values.min() >= 0):
+        raise file.fault(DEVIATION, "must be finite and not negative")
+    in_order = found.rows_C == list(range(found.channels))
+    return (values if in_order else values[found.rows_C]).astype(np.float64, copy=False)
 
 
 def read_field(path: str | Path, field: str) -> Any:

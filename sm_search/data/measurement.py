@@ -33,6 +33,7 @@ from sm_search.data.mdf_parts import (
     undo,
     unit,
 )
+from sm_search.physics.receive import noise_deviation
 from sm_search.physics.scanner_axes import along_scanner, exchanged
 from sm_search.physics.system_matrix import SystemMatrix
 
@@ -70,6 +71,7 @@ class Measurement:
         corrections: what was done to the signal, by the reading or before, as in `SystemMatrix`.
         frames_CKF: the same of each frame; None where only the mean is known.
         origin_m: where the scanner's coordinates have the field-free point.
+        noise_CK: standard deviation √E|n|² of a frame's noise, from background frames; None where they tell none.
     """
 
     signal_CK: NDArray[np.complex128]
@@ -83,6 +85,7 @@ class Measurement:
     frames_CKF: NDArray[np.complex128] | None = None
     origin_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     axes: str = "xyz"
+    noise_CK: NDArray[np.float64] | None = None
 
 
 def write_measurement(
@@ -159,6 +162,7 @@ def _measurement(file: Hdf5File) -> Measurement:
     if trajectory.axes == "yxz":
         orders, field, (x_m, y_m) = tuple(map(exchanged, orders)), along_scanner("yxz", field), (y_m, x_m)
     frames_CKF = np.array(found.values_CKN if chosen_K is None else found.values_CKN[:, chosen_K])
+    noise_CK = noise_deviation(found.background_CKE)
     fx_hz, nd = trajectory.fx_hz, trajectory.nd
     mean_CK = frames_CKF.mean(axis=-1)
     return Measurement(
@@ -173,6 +177,7 @@ def _measurement(file: Hdf5File) -> Measurement:
         frames_CKF,
         (x_m, y_m, z_m),
         trajectory.axes,
+        noise_CK if noise_CK is None or chosen_K is None else noise_CK[:, chosen_K],
     )
 
 

@@ -28,6 +28,7 @@ def write_reconstruction(
     place: SystemMatrix,
     measurement: str | Path,
     options: Mapping[str, Value],
+    deviation_QZYX: NDArray[np.floating] | None = None,
     *,
     time: str,
 ) -> None:
@@ -39,13 +40,13 @@ def write_reconstruction(
         measurement: the MDF file that was reconstructed, whose study, experiment, tracer, scanner and acquisition are
             taken over.
         options: how it was reconstructed, by names that get a `_` in front.
+        deviation_QZYX: standard deviation of each voxel, `_deviation` in the file.
         time: for the file, UTC, `yyyy-mm-ddThh:mm:ss.ms`.
 
     Raises:
         DataError: the measurement cannot be read, or the file cannot be written.
     """
     path = Path(path)
-    frames = len(images_QZYX)
     fields: dict[str, Value] = {
         **_taken_over(measurement),
         "/version": VERSION,
@@ -53,9 +54,14 @@ def write_reconstruction(
         "/uuid": str(uuids.uuid5(_UUID_SPACE, f"{sha256(measurement)}/{sorted(options.items())}")),
         **{f"/reconstruction/{name}": value for name, value in grid_fields(place).items()},
         **{f"/reconstruction/_{name}": value for name, value in options.items()},
-        "/reconstruction/data": np.ascontiguousarray(images_QZYX, dtype=np.float64).reshape(frames, -1, 1),
+        **({} if deviation_QZYX is None else {"/reconstruction/_deviation": _voxels(deviation_QZYX)}),
+        "/reconstruction/data": _voxels(images_QZYX),
     }
     save_fields(path, fields, {})
+
+
+def _voxels(images_QZYX: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.ascontiguousarray(images_QZYX, dtype=np.float64).reshape(len(images_QZYX), -1, 1)
 
 
 def _taken_over(measurement: str | Path) -> dict[str, Value]:

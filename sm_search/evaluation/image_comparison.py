@@ -1,7 +1,8 @@
 """What a synthesised matrix is for: images of a phantom with every method's matrix, from one measurement.
 
 The scanner measures the phantom at the high gradient, on a grid finer than that of the matrices, with noise that is
-white in the voltage. Each method reconstructs that measurement, with the regularisation that suits it best.
+white in the voltage. Each method reconstructs that measurement, with the regularisation that suits it best, and one
+whose matrix states how far off it is also with its equations weighted by that.
 `low gradient` is what there is without synthesis: the scanner at the low gradient, with the same noise in volts, and
 the low-gradient matrix.
 
@@ -20,16 +21,27 @@ from sm_search.config.simulation_settings import FieldName
 from sm_search.config.streams import stream
 from sm_search.data.dataset import Pair
 from sm_search.evaluation.measured import simulate_measurement, truth_on
-from sm_search.evaluation.reconstruction import NOISE_LEVEL, REGULARISATIONS, image_quality, reconstruct
-from sm_search.physics.receive import angular_frequencies, as_read, receive_chain, volts_per_magnetisation
+from sm_search.evaluation.reconstruction import NOISE_LEVEL, image_quality, reconstruct
+from sm_search.evaluation.row_weights import Weighting
+from sm_search.physics.receive import (
+    angular_frequencies,
+    as_read,
+    noise_deviation,
+    receive_chain,
+    volts_per_magnetisation,
+)
 from sm_search.physics.system_matrix import SystemMatrix, chosen_channels
 
 TRUE, LOW = "true high gradient", "low gradient"
+WEIGHTED = ", weighted by its uncertainty"
+COMPARED = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+"""Regularisations, finer than those of validation: a factor of three is worth up to half a decibel, and a measurement
+with hardly any noise wants 1e-4."""
 
 
 @dataclass(frozen=True)
 class ImageRow:
-    """The image of one phantom with one method's matrix, at the best of `REGULARISATIONS` by PSNR."""
+    """The image of one phantom with one method's matrix, at the best of `COMPARED` regularisations by PSNR."""
 
     method: str
     scan: str
@@ -57,13 +69,25 @@ def images_of(
     matrices = {TRUE: pair.high, **estimates}
     # Where some matrix has the x-channel alone, all images are made of that.
     channels = min(len(sm.values_CKN) for sm in matrices.values())
-    used = {name: (sm, signals["high"]) for name, sm in matrices.items()} | {LOW: (pair.low, signals["low"])}
+    used: list[tuple[str, SystemMatrix, FieldName, Weighting]] = []
+    for name, sm in matrices.items():
+        used.append((name, sm, "high", "none"))
+        if sm.deviation_CKN is not None:
+            used.append((name + WEIGHTED, sm, "high", "uncertainty"))
+    used.append((LOW, pair.low, "low", "none"))
     rows = []
-    for name, (sm, signal) in used.items():
+    for name, sm, which, weighting in used:
         sm, expected = chosen_channels(sm, range(channels)), truth_on(truth, sm.grid)
-        rated = []
-        for regularisation in REGULARISATIONS:
-            image_N = reconstruct(sm, signal.values_CKN[:channels, :, 0], regularisation=regularisation)
+        signal, rated = chosen_channels(signals[which], range(channels)), []
+        noise_CK = noise_deviation(signal.background_CKE)
+        for regularisation in COMPARED:
+            image_N = reconstruct(
+                sm,
+                signal.values_CKN[..., 0],
+                regularisation=regularisation,
+                weighting=weighting,
+                noise_CK=noise_CK,
+            )
             rated.append((*image_quality(image_N.reshape(expected.shape), expected), regularisation))
         psnr_db, ssim, regularisation = max(rated)
         rows.append(ImageRow(name, pair.scan.id, phantom_name, psnr_db, ssim, regularisation))
@@ -82,6 +106,9 @@ def _with_noise(signals: Mapping[FieldName, SystemMatrix], chain: ReceiveSetting
     noisy: dict[FieldName, SystemMatrix] = {}
     for which, signal in signals.items():
         random = stream(chain.seed, "image-comparison", which)
-        parts = random.standard_normal((*signal.values_CKN.shape, 2)) @ np.array([1, 1j]) / np.sqrt(2)
-        noisy[which] = dataclasses.replace(signal, values_CKN=signal.values_CKN + level * parts / volts[which])
+        shape = (*signal.values_CKN.shape[:2], 1 + chain.background_frames)
+        parts = random.standard_normal((shape[-1], *shape[:2], 2)) @ np.array([1, 1j]) / np.sqrt(2)
+        noise_CKF = level * np.moveaxis(parts, 0, -1) / volts[which]
+        values_CKN = signal.values_CKN + noise_CKF[..., :1]
+        noisy[which] = dataclasses.replace(signal, values_CKN=values_CKN, background_CKE=noise_CKF[..., 1:])
     return noisy

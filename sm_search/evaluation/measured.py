@@ -4,6 +4,7 @@ Shapes: C receive channels, K components, N voxels with x fastest; Y and X pixel
 """
 
 import dataclasses
+import math
 import uuid
 from pathlib import Path
 
@@ -13,17 +14,19 @@ from numpy.typing import NDArray
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError, SettingsError
 from sm_search.config.simulation_settings import FieldName, FieldSettings, Grid, Scan
+from sm_search.config.streams import stream
 from sm_search.data.mdf_fields import receive_fields
 from sm_search.data.mdf_frames import TRANSFER
 from sm_search.data.measurement import Measurement, Truth, write_measurement
 from sm_search.evaluation.phantoms import phantom, resample
 from sm_search.evaluation.reconstruction import ReconstructionOptions, ReconstructionResult, image_quality, reconstruct
-from sm_search.physics.receive import receive, receive_chain
+from sm_search.physics.receive import noise_deviation, receive, receive_chain
 from sm_search.physics.scanner_axes import along_scanner, scanner_images, scanner_order
 from sm_search.physics.system_matrix import SystemMatrix, chosen_channels, simulate
 
 FINER = 2
 MAX_FINER = 16
+IMAGE_DRAWS = 8
 DEFAULTS = ReconstructionOptions()
 _UUID_SPACE = uuid.UUID("d6a7f0f4-0f0e-4f0b-9d52-2f6d8c3b9a40")
 
@@ -146,9 +149,16 @@ def measured_images(
         frames_CKF = measurement.frames_CKF
     index_K = _pairing(sm, measurement, options.channels)
     frames_CKF = frames_CKF[:, index_K]
+    # Where the measurement tells no noise, it is that of the matrix, of the same receiver.
+    noise_CK = noise_deviation(sm.background_CKE)
+    if measurement.noise_CK is not None:
+        noise_CK = measurement.noise_CK[:, index_K]
+    if noise_CK is not None and not options.each_frame and measurement.frames_CKF is not None:
+        noise_CK = noise_CK / math.sqrt(measurement.frames_CKF.shape[-1])
     if options.channels is not None:
         channels = sorted(sm.axes.index("xyz"[channel]) for channel in options.channels)
         sm, frames_CKF = chosen_channels(sm, channels), frames_CKF[channels]
+        noise_CK = None if noise_CK is None else noise_CK[channels]
     size_x, size_y = sm.grid.size
     shape = (size_y, size_x) if len(sm.heights_m) == 1 else (len(sm.heights_m), size_y, size_x)
     images = [
@@ -159,10 +169,45 @@ def measured_images(
             sweeps=options.sweeps,
             snr_threshold=options.snr_threshold,
             band_hz=options.band_hz,
+            weighting=options.weighting,
+            noise_CK=noise_CK,
         ).reshape(shape)
         for frame in range(frames_CKF.shape[-1])
     ]
     return scanner_images(sm.axes, np.stack(images))
+
+
+def image_deviation(
+    sm: SystemMatrix,
+    measurement: Measurement,
+    options: ReconstructionOptions = DEFAULTS,
+    *,
+    draws: int = IMAGE_DRAWS,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """How far the errors of a synthesised matrix may move the images of a measurement: their standard deviation in each
+    voxel, shaped as `measured_images` gives them.
+
+    Each draw images with S + s·z, s the deviation that the matrix states and z complex normal, independent between
+    voxels, as the network draws them. The noise of the measurement is the same in all.
+
+    Raises:
+        SettingsError: fewer than two draws.
+        DataError: the matrix states no deviation; or as `measured_images`.
+    """
+    if draws < 2:
+        raise SettingsError(f"draws = {draws}: a standard deviation needs at least 2")
+    if sm.deviation_CKN is None:
+        raise DataError(
+            "the system matrix states no deviation of its values, as one that was synthesised in draws does"
+        )
+    images = []
+    for draw in range(draws):
+        random = stream(seed, "image-deviation", draw)
+        parts = random.standard_normal((*sm.values_CKN.shape, 2)) @ np.array([1, 1j]) / math.sqrt(2)
+        drawn = dataclasses.replace(sm, values_CKN=sm.values_CKN + sm.deviation_CKN * parts)
+        images.append(measured_images(drawn, measurement, options))
+    return np.asarray(np.std(images, axis=0, ddof=1))
 
 
 def truth_on(truth: Truth, grid: Grid) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from sm_search.config.errors import DataError, SettingsError
 from sm_search.config.streams import stream
 from sm_search.evaluation.metrics import MAX_PSNR_DB, gaussian_ssim
 from sm_search.evaluation.phantoms import phantom
+from sm_search.evaluation.row_weights import Weighting, equation_deviation, matrix_variance
 from sm_search.physics.scanner_axes import along_scanner, scanner_images
 from sm_search.physics.system_matrix import SystemMatrix
 
@@ -49,6 +50,8 @@ class ReconstructionOptions:
         min_khz, max_khz: so are those of lower and of higher frequency [minFreq, maxFreq].
         channels: receive channels that are used, 0 = the scanner's x and 1 = y; None for all [recChannels].
         each_frame: an image for each frame of a measurement, not one of their mean [numAverages].
+        weighting: of the equations: `none`; `whitening`, by the noise of the measurement
+            [WhiteningWeightingParameters]; or `uncertainty`, by that and the errors that the matrix states of itself.
     """
 
     regularisation: float = REGULARISATION
@@ -58,6 +61,7 @@ class ReconstructionOptions:
     max_khz: float | None = None
     channels: tuple[int, ...] | None = None
     each_frame: bool = False
+    weighting: Weighting = "none"
 
     def __post_init__(self) -> None:
         low, high = self.band_hz
@@ -136,6 +140,8 @@ def reconstruct(
     energy_threshold: float = 0.0,
     snr_threshold: float | None = None,
     band_hz: tuple[float, float] = (0.0, math.inf),
+    weighting: Weighting = "none",
+    noise_CK: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """The concentration whose signal was measured, real and not negative, shape (N,), from all receive channels.
 
@@ -145,10 +151,13 @@ def reconstruct(
             matrix without noise has no signal-to-noise ratio to select by, so its norm stands for it.
         snr_threshold: components with an SNR below it are left out.
         band_hz: components of a lower or a higher frequency are left out.
+        weighting: as in `ReconstructionOptions`. `uncertainty` takes a first image, without weights, for the
+            concentration that the errors of the matrix are multiplied with.
+        noise_CK: standard deviation √E|n|² of the measurement's noise, (C, K); None where it is not known.
 
     Raises:
-        DataError: the measurement does not fit the matrix, no component is received or above the thresholds, or an SNR
-            is asked for that the matrix does not have.
+        DataError: the measurement does not fit the matrix, no component is received or above the thresholds, or an SNR,
+            a noise or an uncertainty is asked for that is not known.
         SettingsError: a number is outside its range.
     """
     channels, components, voxels = sm.values_CKN.shape
@@ -170,7 +179,23 @@ def reconstruct(
     kept = received & (norm_K >= energy_threshold * norm_K.max())
     if snr_threshold is not None:
         kept &= _above(snr_threshold, sm, received)
-    return kaczmarz(voltage_KN[kept], u_K[kept], regularisation=regularisation, sweeps=sweeps)
+    rows_KN, u_K = voltage_KN[kept], u_K[kept]
+    if weighting != "none":
+        per_unit_K = np.tile(weights_K, channels)[kept]
+        noise_K = None if noise_CK is None else per_unit_K * noise_CK.ravel()[kept]
+        if weighting == "uncertainty":
+            c_N = kaczmarz(rows_KN, u_K, regularisation=regularisation, sweeps=sweeps)
+            variance_K = per_unit_K**2 * matrix_variance(sm, c_N).ravel()[kept]
+            sigma_K = equation_deviation(noise_K, variance_K, u_K - rows_KN @ c_N)
+        elif noise_K is not None:
+            sigma_K = noise_K
+        else:
+            raise DataError(
+                "neither the measurement nor the system matrix has background frames that vary: no noise is known to "
+                "whiten by; reconstruct without"
+            )
+        rows_KN, u_K = rows_KN / sigma_K[:, None], u_K / sigma_K
+    return kaczmarz(rows_KN, u_K, regularisation=regularisation, sweeps=sweeps)
 
 
 def _above(snr_threshold: float, sm: SystemMatrix, received: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -171,6 +171,14 @@ def complex_noise(seed: int, shape: tuple[int, ...], *names: str | int) -> Compl
     return noise
 
 
+def noise_deviation(background_CKE: NDArray[np.complexfloating] | None) -> NDArray[np.float64] | None:
+    """√E|n|² of each component over background frames, (C, K); None unless there are two, and all components vary."""
+    if background_CKE is None or background_CKE.shape[-1] < 2:
+        return None
+    noise_CK: NDArray[np.float64] = np.asarray(background_CKE).std(axis=-1, ddof=1)
+    return noise_CK if (noise_CK > 0).all() else None
+
+
 def signal_to_noise(
     values_CKN: NDArray[np.complexfloating], background_CKE: NDArray[np.complexfloating]
 ) -> NDArray[np.float64] | None:

@@ -47,6 +47,7 @@ def exchanged_axes(sm: SystemMatrix) -> SystemMatrix:
         grid=along_scanner("yxz", sm.grid),
         field=along_scanner("yxz", sm.field),
         measured_order_F=order_F,
+        deviation_CKN=None if sm.deviation_CKN is None else sm.deviation_CKN[..., voxel_N],
         origin_m=exchanged(sm.origin_m),
         axes="xyz" if sm.axes == "yxz" else "yxz",
     )

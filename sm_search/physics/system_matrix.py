@@ -60,6 +60,7 @@ class SystemMatrix:
         origin_m: where the scanner's coordinates have the field-free point; an offset field moves it there.
         axes: which of the scanner's axes x, y and z are here: "xyz", or "yxz" where its faster drive is along y
             (`scanner_axes`).
+        deviation_CKN: standard deviation of each value over the draws that a synthesised matrix was made of.
     """
 
     values_CKN: NDArray[np.complex128]
@@ -78,16 +79,18 @@ class SystemMatrix:
     heights_m: tuple[float, ...] = (0.0,)
     origin_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     axes: str = "xyz"
+    deviation_CKN: NDArray[np.float64] | None = None
 
     def planes(self) -> "list[SystemMatrix]":
         """A matrix of each plane, views of this one; the background and the SNR are those of all."""
-        count = self.grid.voxels
+        count, deviation_CKN = self.grid.voxels, self.deviation_CKN
         return [
             dataclasses.replace(
                 self,
                 values_CKN=self.values_CKN[..., at * count : (at + 1) * count],
                 heights_m=(height_m,),
                 measured_order_F=None,
+                deviation_CKN=None if deviation_CKN is None else deviation_CKN[..., at * count : (at + 1) * count],
             )
             for at, height_m in enumerate(self.heights_m)
         ]
@@ -152,6 +155,7 @@ def chosen_channels(sm: SystemMatrix, channels: Sequence[int]) -> SystemMatrix:
         background_CKE=None if sm.background_CKE is None else sm.background_CKE[chosen],
         snr_CK=None if sm.snr_CK is None else sm.snr_CK[chosen],
         transfer_function_CK=None if sm.transfer_function_CK is None else sm.transfer_function_CK[chosen],
+        deviation_CKN=None if sm.deviation_CKN is None else sm.deviation_CKN[chosen],
     )
 
 
@@ -176,6 +180,7 @@ def with_orders(sm: SystemMatrix, orders: tuple[tuple[int, int], ...]) -> System
         background_CKE=None if sm.background_CKE is None else sm.background_CKE[:, chosen],
         snr_CK=None if sm.snr_CK is None else sm.snr_CK[:, chosen],
         transfer_function_CK=None if sm.transfer_function_CK is None else sm.transfer_function_CK[:, chosen],
+        deviation_CKN=None if sm.deviation_CKN is None else sm.deviation_CKN[:, chosen],
     )
 
 

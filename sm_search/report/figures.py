@@ -17,6 +17,7 @@ from sm_search.physics.system_matrix import SystemMatrix
 matplotlib.use("Agg")
 
 SHOWN_IMAGES = 16
+SHOWN_PLANES = 4
 SHOWN_ORDERS = ((1, 0), (0, 1), (2, 1), (3, 2), (4, 4), (7, 2), (6, 6), (9, 5), (12, 12))
 
 
@@ -74,6 +75,33 @@ def reconstruction_figure(result: ReconstructionResult, grid: Grid) -> Figure:
         panel.tick_params(labelsize=8)
         figure.colorbar(artist, ax=panel, shrink=0.8).ax.tick_params(labelsize=8)
     figure.axes[0].set_ylabel("y / mm", fontsize=8)
+    figure.supxlabel("concentration relative to the point sample", fontsize=8)
+    return figure
+
+
+def deviation_figure(image_YX: np.ndarray, deviation_YX: np.ndarray, grid: Grid) -> Figure:
+    """An image, or the first planes of a volume, and beside it its standard deviation over draws of the matrix."""
+    images, deviations = (each.reshape(-1, *each.shape[-2:])[:SHOWN_PLANES] for each in (image_YX, deviation_YX))
+    figure = Figure(figsize=(8.2, 3.6 * len(images)), layout="constrained")
+    panels = figure.subplots(len(images), 2, squeeze=False)
+    for column, (what, shown, colours) in enumerate(
+        (("image", images, "gray"), ("standard deviation from the matrix's uncertainty", deviations, "magma"))
+    ):
+        for panel, values in zip(panels[:, column], shown, strict=True):
+            artist = panel.imshow(
+                values,
+                origin="lower",
+                cmap=colours,
+                vmin=0,
+                vmax=shown.max() or 1.0,
+                extent=_extent_mm(grid),
+                interpolation="none",
+            )
+            panel.set_title(what, fontsize=9)
+            panel.set_xlabel("x / mm", fontsize=8)
+            panel.set_ylabel("y / mm", fontsize=8)
+            panel.tick_params(labelsize=8)
+        figure.colorbar(artist, ax=list(panels[:, column]), shrink=0.8).ax.tick_params(labelsize=8)
     figure.supxlabel("concentration relative to the point sample", fontsize=8)
     return figure
 

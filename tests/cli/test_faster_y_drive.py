@@ -156,4 +156,8 @@ def test_a_synthesised_file_has_the_axes_and_dividers_of_its_condition(
         of_file = {"/uuid", "/study/uuid", "/experiment/uuid", "/calibration/_synthesisSource"}
         for field in found.keys() - of_file:
             np.testing.assert_array_equal(found[field], expected[field], err_msg=field)
+        first, second = (sm_search.read_mdf(path).deviation_CKN for path in made)
+        assert first is not None
+        assert second is not None
+        np.testing.assert_array_equal(second, first, err_msg="as a reconstruction weighs with it")
         assert [fault for fault in sm_search.validate(made[1]) if fault.severity != "warning"] == []

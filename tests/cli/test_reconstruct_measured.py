@@ -16,10 +16,10 @@ from sm_search.config.errors import DataError
 from sm_search.config.receive_settings import ReceiveSettings
 from sm_search.config.simulation_settings import MixingOrders
 from sm_search.data.mdf import write_mdf
-from sm_search.data.mdf_reading import read_field, read_mdf
+from sm_search.data.mdf_reading import DEVIATION, read_field, read_mdf
 from sm_search.data.measurement import CONCENTRATION, read_measurement, write_measurement
 from sm_search.evaluation.measured import simulate_measurement
-from sm_search.evaluation.reconstruction import reconstruct
+from sm_search.evaluation.reconstruction import ReconstructionOptions, reconstruct
 from sm_search.physics.receive import receive
 from sm_search.physics.system_matrix import simulate
 from tests.conftest import Finished, run_here
@@ -128,6 +128,61 @@ def test_each_option_is_what_it_says(call: Callable[..., Finished], files: tuple
         assert not np.allclose(found, plain), options
 
 
+def test_weighting_takes_the_noise_of_the_measurement(
+    call: Callable[..., Finished], files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    sm, measurement = read_mdf(files[0]), read_measurement(files[1])
+    assert measurement.noise_CK is not None
+    of_mean_CK = measurement.noise_CK / np.sqrt(3)
+    for weighting in ("whitening", "uncertainty"):
+        out = tmp_path / f"{weighting}.mdf"
+        assert call("--weighting", weighting, "--output", out).status == 0
+        expected = reconstruct(sm, measurement.signal_CK, weighting=weighting, noise_CK=of_mean_CK)
+        found = read_field(out, "/reconstruction/data").ravel()
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+        assert not np.allclose(found, reconstruct(sm, measurement.signal_CK)), weighting
+    silent = dataclasses.replace(measurement, noise_CK=None)
+    by_matrix = sm_search.reconstruct_images(sm, silent, ReconstructionOptions(weighting="whitening"))
+    found = read_field(tmp_path / "whitening.mdf", "/reconstruction/data").ravel()
+    assert np.corrcoef(by_matrix.ravel(), found)[0, 1] > 0.9, "the same receiver, other frames"
+    nothing = dataclasses.replace(sm, background_CKE=None)
+    with pytest.raises(DataError, match="no noise is known to whiten by"):
+        sm_search.reconstruct_images(nothing, silent, ReconstructionOptions(weighting="whitening"))
+
+
+def test_matrices_drawn_about_a_synthesised_one_tell_how_far_each_pixel_may_be_off(
+    run: Callable[..., Finished], files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    sm = read_mdf(files[0])
+    sizes = np.abs(sm.values_CKN).max(axis=-1, keepdims=True)
+    paths = [tmp_path / f"{percent}.mdf" for percent in (0, 1, 2)]
+    for percent, path in enumerate(paths):
+        field = {DEVIATION: np.broadcast_to(0.01 * percent * sizes, sm.values_CKN.shape)}
+        write_mdf(path, sm, uuid=str(UUID(int=4)), time=TIME, extra=field)
+    np.testing.assert_array_equal(read_mdf(paths[2]).deviation_CKN, field[DEVIATION])
+
+    deviations = [sm_search.image_deviation(path, files[1], ReconstructionOptions(0.1, sweeps=5)) for path in paths]
+    assert deviations[0].shape == (1, 12, 12)
+    assert deviations[0].max() < 1e-12
+    assert np.linalg.norm(deviations[2]) == pytest.approx(2 * np.linalg.norm(deviations[1]), rel=0.1)
+
+    out, figure = tmp_path / "image.mdf", tmp_path / "image.png"
+    command = ("reconstruct", "--sm", paths[2], "--measurement", files[1], "--draws", 8)
+    done = run(*command, "--lambda", 0.1, "--iterations", 5, "--output", out, "--figure", figure, "--json")
+    assert done.status == 0, done.stderr
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    np.testing.assert_allclose(read_field(out, "/reconstruction/_deviation").ravel(), deviations[2].ravel(), rtol=1e-9)
+    assert done.object["deviation"] == pytest.approx(np.sqrt(np.mean(deviations[2] ** 2)))
+    for more, message in (
+        (("--sm", files[0]), "states no deviation of its values"),
+        (("--draws", 1), "draws = 1: a standard deviation needs at least 2"),
+        (("--output", tmp_path / "image.nii"), "a NIfTI file has no place for a standard deviation"),
+    ):
+        refused = run(*command, *more)
+        assert refused.status == 2
+        assert message in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -148,7 +203,7 @@ def test_what_cannot_be_solved_is_one_line(
 def test_options_of_a_measurement_are_refused_for_a_phantom(
     run: Callable[..., Finished], files: tuple[Path, Path]
 ) -> None:
-    for option in (("--lambda", 1), ("--channels", "x"), ("--each-frame",)):
+    for option in (("--lambda", 1), ("--channels", "x"), ("--each-frame",), ("--weighting", "none"), ("--draws", 2)):
         done = run("reconstruct", "--sm", files[0], "--phantom", "dots", *option)
         assert done.status == 2
         assert f"{option[0]}: is for a measurement file" in done.stderr
