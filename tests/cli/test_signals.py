@@ -8,11 +8,13 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from sm_search.cli.signals import interruptible
 from sm_search.compute import lost_ray
+from sm_search.compute.session import ray_session
 from sm_search.config.errors import InputError
 
 WAIT_S = 60
@@ -39,6 +41,32 @@ def test_a_signal_to_end_interrupts_and_its_handler_is_given_back(number: signal
     with pytest.raises(KeyboardInterrupt):
         signalled()
     assert signal.getsignal(number) == before
+
+
+def test_a_signal_to_end_while_ray_starts_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray sets a handler of its own then, which ends the process with status 15 and not a word."""
+    import ray
+
+    def init(**options: Any) -> None:
+        ray._private.utils.set_sigterm_handler(lambda *_: sys.exit(15))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(WAIT_S)
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(KeyboardInterrupt), interruptible(), ray_session(cpus=1):
+        pass
+
+
+def test_ray_that_does_not_come_up_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def init(**options: Any) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen because")
+
+    monkeypatch.setattr(ray, "init", init)
+    line = r"^Ray cannot be started here: The .* startup\. This could happen because$"
+    with pytest.raises(InputError, match=line), ray_session(cpus=1):
+        pass
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
