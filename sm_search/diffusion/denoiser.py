@@ -62,7 +62,8 @@ class Denoiser(nn.Module, ABC):
         """The network output at states x_t (B, …) and ᾱ (B,).
 
         Args:
-            z: white noise (B, Z) to draw with; None and 0 give the mean. Networks without `spread` take none.
+            z: white noise (M·B, Z) to draw with, M times of each image, all once and then again; None and 0 give the
+                mean. Networks without `spread` take none.
         """
 
 
@@ -199,11 +200,12 @@ class LinearBasisDenoiser(Denoiser):
         modulation = self.noise_inlet(noise_features(alpha_bar))
         for block in self.blocks:
             h = block(h, modulation)
-        output = self.outlet(h)
-        if self.spread is not None and z is not None:
-            output = output + self.spread(h, z)
         skip, scale = output_preconditioning(self.prediction, a, spread_D)
-        return skip * x_t + scale * output
+        output = skip * x_t + scale * self.outlet(h)
+        if self.spread is None or z is None:
+            return output
+        drawn: Tensor = output + scale * self.spread(h, z)
+        return drawn.flatten(0, 1)
 
 
 def output_preconditioning(prediction: Prediction, alpha_bar: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:

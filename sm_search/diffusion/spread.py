@@ -4,7 +4,7 @@ A network trained by the squared error gives the mean of p(x_0 | x_t, c), and a 
 narrowly. One that draws x_0 itself, trained by a scoring rule, is right in any number of steps (De Bortoli et al. 2025,
 "Distributional diffusion models with scoring rules", arXiv 2502.02483). Here the mean is trained first and stays.
 
-Shapes: B images, H hidden width, D numbers of a state, Z numbers of noise.
+Shapes: B images, M draws of each, H hidden width, D numbers of a state, Z numbers of noise.
 """
 
 from torch import Tensor, nn
@@ -25,9 +25,10 @@ class SpreadHead(nn.Module):
         nn.init.zeros_(self.outlet.weight)
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
-        """Hidden layers (B, H) and noise (B, Z) to what is added to the network's output, (B, D)."""
+        """Hidden layers (B, H) and noise (M·B, Z) to what is added to the network's output, (M, B, D)."""
         seen = self.of_hidden(self.norm(h))
-        drawn: Tensor = self.outlet(self._g(seen + self.of_noise(z)) - self._g(seen))
+        noise_MBH = self.of_noise(z).unflatten(0, (-1, len(h)))
+        drawn: Tensor = self.outlet(self._g(seen + noise_MBH) - self._g(seen))
         return drawn
 
     def _g(self, seen: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class Draws:
         index: of the training images, (B,).
         t: of the diffusion, (B,).
         drop: whether the condition is dropped, bool, (B,).
-        epsilon: white noise on the states, (B, …); where two draws of each image are rated, (2·B, …).
+        epsilon: white noise on the states, (B, …); with `loss: crps`, whose two draws come from it, (2·B, …).
         z: white noise that the network draws with, (2·B, Z); None in steps that do not train it to.
         condition_noise: white noise on the conditions, (B, 2, Y, X); None where none is asked for.
         level: of the measurement noise, √E|n|² in units of a matrix's strongest component, (B,); None where none is
@@ -99,7 +99,6 @@ class TrainingLoss:
             level = torch.where(decibels < -SILENT_DB, 0.0, 10 ** (decibels / 20))
             measurement = torch.randn((batch, *self.condition.image.shape[1:]), **draw)
         if step >= settings.spread_from:
-            epsilon = torch.cat([epsilon, epsilon])
             z = torch.randn((2 * batch, NOISE_NUMBERS), **draw)
         if self.targets is not None:
             generator = self._mirror_generator.manual_seed(stream_seed(settings.seed, "mirror", step))
@@ -125,12 +124,13 @@ class TrainingLoss:
 
     def _crps(self, x0: Tensor, condition: Condition, draws: Draws) -> Tensor:
         """Fair CRPS of two draws of x_0, mean over the numbers of the images, in units of their spread."""
-        start = torch.cat([x0, x0])
-        alpha_bar = self.bars[torch.cat([draws.t, draws.t])]
+        # A network that draws by itself answers once, and draws twice.
+        times = 2 if draws.z is None else 1
+        alpha_bar = self.bars[draws.t.repeat(times)]
         broadcast = alpha_bar.reshape(-1, *(1,) * (x0.ndim - 1))
         with torch.autocast(x0.device.type, torch.bfloat16, self.settings.precision == "bfloat16"):
-            x_t = diffuse(start, draws.epsilon, broadcast)
-            output = self.denoiser(x_t, alpha_bar, condition.repeated(2), draws.z).float()
+            x_t = diffuse(torch.cat([x0] * times), draws.epsilon, broadcast)
+            output = self.denoiser(x_t, alpha_bar, condition.repeated(times), draws.z).float()
         first, second = self.denoiser.to_images(output).chunk(2)
         truth = self.denoiser.to_images(x0)
         return 0.5 * ((first - truth).abs() + (second - truth).abs() - (first - second).abs()).mean()
