@@ -66,9 +66,10 @@ def simulate_dataset(
     todo = dataset.unfinished()
     todo.sort(key=turn(settings))
     simulate_file = _simulate_file.options(label_selector=dict(labels or {}))
-    settings_ref, created = ray.put(settings.model_dump_json()), dataset.manifest.created
+    # By value: what a driver has in Ray's store ends it without a word when the store's node leaves.
+    settings_json, created = settings.model_dump_json(), dataset.manifest.created
     calls = [
-        partial(simulate_file.remote, absolute(dataset.location), settings_ref, created, scan.model_dump_json(), which)
+        partial(simulate_file.remote, absolute(dataset.location), settings_json, created, scan.model_dump_json(), which)
         for scan, which in todo
     ]
     try:

@@ -4,6 +4,7 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow.fs
@@ -101,7 +102,9 @@ class Experiment:
         data, place = absolute(study.dataset.location), absolute(study.place)
         context = TrialContext(study.space.model_dump_json(), data, study.dataset.content_hash(), place)
         resources = {"cpu": asked.cpus, "gpu": asked.gpu_share}
-        return tune.with_resources(tune.with_parameters(self.function, context=context), resources)
+        # By value: `tune.with_parameters` puts it into Ray's store, and when the store's node leaves, Ray ends a driver
+        # that has something there without a word.
+        return tune.with_resources(partial(self.function, context=context), resources)
 
     def _files(self) -> pyarrow.fs.FileSystem | None:
         """None for a URI, which Ray resolves; objects in S3 appear whole anyway."""
