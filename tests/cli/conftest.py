@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from sm_search.config.dataset_settings import DatasetSettings
+from sm_search.config.simulation_settings import FieldSettings, Grid
 from sm_search.data.dataset import Dataset
 from sm_search.tracking.promotion import promote
 from sm_search.tracking.store import open_store
 from tests.conftest import Finished
+from tests.datasets import simulated
 
 TIMEOUT_S = 600
 SPACE = """
@@ -103,6 +106,18 @@ def descendants(pid: int) -> list[int]:
 @pytest.fixture(scope="session")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
     return Command(tmp_path_factory.mktemp("user"))
+
+
+@pytest.fixture(scope="session")
+def oblong_dataset(tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A grid and fields that differ between the axes."""
+    update = {
+        "name": "oblong",
+        "grid": Grid(size=(14, 12)),
+        "low": FieldSettings(gradient_t_per_m=(0.1, 0.05), drive_mt=(2.0, 1.0)),
+        "high": FieldSettings(gradient_t_per_m=(1.0, 0.5), drive_mt=(20.0, 10.0)),
+    }
+    return simulated(tiny_settings.model_copy(update=update), tmp_path_factory.mktemp("data") / "oblong")
 
 
 @dataclass(frozen=True)

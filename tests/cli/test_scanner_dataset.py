@@ -8,7 +8,6 @@ import pytest
 
 from sm_search.config.dataset_settings import DatasetSettings, ScannersDesign
 from sm_search.config.scanner_settings import ScannerSpread
-from sm_search.config.simulation_settings import FieldSettings, Grid
 from sm_search.data.dataset import Dataset, file_name
 from sm_search.data.mdf_reading import read_mdf
 from sm_search.data.mdf_validation import validate_mdf
@@ -41,18 +40,6 @@ def scanner_dataset(tiny_settings: DatasetSettings, tmp_path_factory: pytest.Tem
     receive = tiny_settings.receive.model_copy(update={"signal": "voltage", "background_frames": 4})
     update = {"scanners": ScannerSpread(), "splits": splits, "receive": receive, "name": "scanners"}
     return simulated(tiny_settings.model_copy(update=update), tmp_path_factory.mktemp("data") / "scanners")
-
-
-@pytest.fixture(scope="session")
-def oblong_dataset(tiny_settings: DatasetSettings, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """A grid and fields that differ between the axes."""
-    update = {
-        "name": "oblong",
-        "grid": Grid(size=(14, 12)),
-        "low": FieldSettings(gradient_t_per_m=(0.1, 0.05), drive_mt=(2.0, 1.0)),
-        "high": FieldSettings(gradient_t_per_m=(1.0, 0.5), drive_mt=(20.0, 10.0)),
-    }
-    return simulated(tiny_settings.model_copy(update=update), tmp_path_factory.mktemp("data") / "oblong")
 
 
 def train_and_evaluate(run: Callable[..., Any], dataset: Dataset, folder: Path, *splits: str) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sm_search.data.dataset import Dataset
+from sm_search.data.dataset import Dataset, file_name
+from sm_search.data.mdf_reading import read_mdf
 from sm_search.tracking.names import FRONT_FILE
 from sm_search.tracking.records import best_trials, metric_history, read_study_text, study_runs
 from sm_search.tracking.store import open_store
@@ -120,3 +121,35 @@ def test_each_trial_begins_with_the_best_schedule_before_it(run: Any, tiny_datas
         found.append((trial.metrics["val_psnr_db"], best["schedule"]))
         assert trial.metrics["val_image_psnr_db"] > 1, "the constraint asks for it"
     assert len(found) == 3
+
+
+OBLONG_SPACE = """
+study: oblong
+training:
+  steps: 20
+  batch_size: 8
+  backbone: {backbone: linear-basis, coefficients: 8, width: 16, blocks: 1}
+  learning_rate: {choice: [1.0e-3, 3.0e-3]}
+schedule: {steps: 1}
+budget: {trials: 2, first_rung: 10, reduction: 2, schedules: 1, images: 4}
+"""
+
+
+def test_a_grid_and_fields_that_differ_between_the_axes_are_served_to_the_end(
+    run: Any, oblong_dataset: Dataset, tmp_path: Path
+) -> None:
+    space, data = tmp_path / "space.yaml", oblong_dataset.folder
+    space.write_text(OBLONG_SPACE)
+    told = run("sweep", "--space", space, "--data", data, "--home", tmp_path, "--json")
+    assert told.status == 0, told.stderr
+    best = best_trials(open_store(tmp_path), "oblong", "val_psnr_db")[0]
+    assert best.metrics["val_psnr_db"] == told.object["trials"][0]["metrics"]["val_psnr_db"]
+    low = data / file_name(oblong_dataset.settings.scans("test")[0], "low")
+    model = ("--model", f"runs:/{best.run_id}/checkpoint", "--home", tmp_path)
+    made = run("synthesize", *model, "--input", low, "--output", tmp_path / "high.mdf")
+    assert made.status == 0, made.stderr
+    high = read_mdf(tmp_path / "high.mdf")
+    assert (high.grid, high.field) == (oblong_dataset.settings.grid, oblong_dataset.settings.high)
+    rated = run("evaluate", *model, "--data", data, "--split", "test", "--json")
+    assert rated.status == 0, rated.stderr
+    assert {row["method"] for row in rated.object["rows"]} >= {"nearest", "model"}

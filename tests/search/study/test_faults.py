@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+from sm_search.api import searching
 from sm_search.config.errors import TrackingError
 from sm_search.data.dataset import Dataset
 from sm_search.search.study.folder import study_folder
@@ -220,38 +221,60 @@ def test_an_interrupted_sweep_leaves_no_run_running_and_resumes(
     assert values(told) == values(undisturbed)
 
 
-def test_a_sweep_whose_ray_loses_its_store_ends_in_one_line_and_resumes(
+def test_a_sweep_whose_ray_loses_a_part_ends_in_one_line_and_resumes(
     undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    """Ray's own answer is a minute of silence, a log line, and exit status 1."""
+    """Ray's own answer: exit status 1 and a log line, to a lost agent at once, to a lost store after a minute."""
     home = tmp_path / "home"
     sweep = Sweep(home, tmp_path / "user", tiny_dataset.folder)
     sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
-    (gcs,) = workers(sweep.process.pid, b"gcs/gcs_server")
+    (agent,) = workers(sweep.process.pid, b"ray::RuntimeEnvAgent")
+    os.kill(agent, signal.SIGKILL)
+    ends_in_one_line(sweep, "error: Ray went away: its raylet ended; ")
+
+    sweep = Sweep(home, tmp_path / "user", tiny_dataset.folder, "--resume")
+    (gcs,) = sweep.wait_for(lambda: workers(sweep.process.pid, b"gcs/gcs_server"), "Ray")
+    sweep.wait_for(lambda: workers(sweep.process.pid), "worker")
     os.kill(gcs, signal.SIGKILL)
-    assert sweep.end() == (2, {})
-    assert sweep.said.splitlines()[-1].startswith("error: Ray went away: its gcs_server ended; ")
-    assert "Traceback" not in sweep.said
+    ends_in_one_line(sweep, "error: Ray went away: its gcs_server ended; ")
     _, told = swept(home, tmp_path / "user", tiny_dataset.folder, "--resume")
     check_whole(open_store(home), told)
     assert values(told) == values(undisturbed)
 
 
-def test_ctrl_c_while_the_report_is_made_leaves_the_search_as_it_is(
-    undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path
+def ends_in_one_line(sweep: Sweep, line: str) -> None:
+    assert sweep.end() == (2, {}), sweep.said
+    last = sweep.said.splitlines()[-1]
+    assert last.startswith(line)
+    assert "--resume" in last
+    assert "Traceback" not in sweep.said
+
+
+def test_an_interrupt_while_the_report_is_made_leaves_the_search_as_it_is(
+    undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, space = tmp_path / "home", SPACE.replace("images: 4}", "images: 4, regression: true}")
     sweep = Sweep(home, tmp_path / "user", tiny_dataset.folder, space=space)
     sweep.wait_for(lambda: "training the regression network" in sweep.said, "report")
     os.killpg(sweep.process.pid, signal.SIGINT)
     assert sweep.end() == (130, {})
-    assert sweep.said.splitlines()[-1] == (
-        "error: study 'faulty': interrupted after its search, before its report; `sweep --resume` makes that"
-    )
+    line = "error: study 'faulty': interrupted after its search, before its report; `sweep --resume` makes that"
+    assert sweep.said.splitlines()[-1] == line
     assert "Traceback" not in sweep.said
     store = open_store(home)
     parent, before = study_runs(store, "faulty")
     assert "report.html" not in {item.path for item in store.client.list_artifacts(parent.run_id)}
+
+    def terminated(*arguments: Any, **more: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(TIMEOUT_S)
+
+    again = ("sweep", "--space", tmp_path / "user" / "space.yaml", "--data", tiny_dataset.folder, "--home", home)
+    with monkeypatch.context() as patch:
+        patch.setattr(searching, "publish_study", terminated)
+        ended = run_here(*again, "--resume")
+    assert (ended.status, ended.stderr.splitlines()[-1]) == (130, line)
+    assert "Traceback" not in ended.stderr
 
     _, told = swept(home, tmp_path / "user", tiny_dataset.folder, "--resume", space=space)
     check_whole(store, told)
