@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from sm_search.api import searching
 from sm_search.config.errors import TrackingError
 from sm_search.data.dataset import Dataset
 from sm_search.search.study.folder import study_folder
@@ -221,37 +220,30 @@ def test_an_interrupted_sweep_leaves_no_run_running_and_resumes(
     assert values(told) == values(undisturbed)
 
 
+@pytest.mark.parametrize(
+    ("part", "ended"), [(b"gcs/gcs_server", "gcs_server"), (b"ray::RuntimeEnvAgent", "raylet")], ids=["store", "agent"]
+)
 def test_a_sweep_whose_ray_loses_a_part_ends_in_one_line_and_resumes(
-    undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path
+    part: bytes, ended: str, undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     """Ray's own answer: exit status 1 and a log line, to a lost agent at once, to a lost store after a minute."""
     home = tmp_path / "home"
     sweep = Sweep(home, tmp_path / "user", tiny_dataset.folder)
     sweep.wait_for(lambda: "trial 1/3" in sweep.said, "first trial")
-    (agent,) = workers(sweep.process.pid, b"ray::RuntimeEnvAgent")
-    os.kill(agent, signal.SIGKILL)
-    ends_in_one_line(sweep, "error: Ray went away: its raylet ended; ")
-
-    sweep = Sweep(home, tmp_path / "user", tiny_dataset.folder, "--resume")
-    (gcs,) = sweep.wait_for(lambda: workers(sweep.process.pid, b"gcs/gcs_server"), "Ray")
-    sweep.wait_for(lambda: workers(sweep.process.pid), "worker")
-    os.kill(gcs, signal.SIGKILL)
-    ends_in_one_line(sweep, "error: Ray went away: its gcs_server ended; ")
+    (lost,) = workers(sweep.process.pid, part)
+    os.kill(lost, signal.SIGKILL)
+    assert sweep.end() == (2, {}), sweep.said
+    last = sweep.said.splitlines()[-1]
+    assert last.startswith(f"error: Ray went away: its {ended} ended; ")
+    assert "--resume" in last
+    assert "Traceback" not in sweep.said
     _, told = swept(home, tmp_path / "user", tiny_dataset.folder, "--resume")
     check_whole(open_store(home), told)
     assert values(told) == values(undisturbed)
 
 
-def ends_in_one_line(sweep: Sweep, line: str) -> None:
-    assert sweep.end() == (2, {}), sweep.said
-    last = sweep.said.splitlines()[-1]
-    assert last.startswith(line)
-    assert "--resume" in last
-    assert "Traceback" not in sweep.said
-
-
 def test_an_interrupt_while_the_report_is_made_leaves_the_search_as_it_is(
-    undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: dict[str, Any], tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     home, space = tmp_path / "home", SPACE.replace("images: 4}", "images: 4, regression: true}")
     sweep = Sweep(home, tmp_path / "user", tiny_dataset.folder, space=space)
@@ -265,16 +257,12 @@ def test_an_interrupt_while_the_report_is_made_leaves_the_search_as_it_is(
     parent, before = study_runs(store, "faulty")
     assert "report.html" not in {item.path for item in store.client.list_artifacts(parent.run_id)}
 
-    def terminated(*arguments: Any, **more: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(TIMEOUT_S)
-
-    again = ("sweep", "--space", tmp_path / "user" / "space.yaml", "--data", tiny_dataset.folder, "--home", home)
-    with monkeypatch.context() as patch:
-        patch.setattr(searching, "publish_study", terminated)
-        ended = run_here(*again, "--resume")
-    assert (ended.status, ended.stderr.splitlines()[-1]) == (130, line)
-    assert "Traceback" not in ended.stderr
+    again = Sweep(home, tmp_path / "user", tiny_dataset.folder, "--resume", space=space)
+    again.wait_for(lambda: "training the regression network" in again.said, "report")
+    again.process.send_signal(signal.SIGTERM)
+    assert again.end() == (130, {})
+    assert again.said.splitlines()[-1] == line
+    assert "Traceback" not in again.said
 
     _, told = swept(home, tmp_path / "user", tiny_dataset.folder, "--resume", space=space)
     check_whole(store, told)
