@@ -6,8 +6,6 @@ used but its documented interface.
 
 import contextlib
 import json
-import signal
-import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -59,18 +57,6 @@ def signals_left_alone() -> Iterator[None]:
         yield
     finally:
         ray._private.utils.set_sigterm_handler = before
-
-
-def end_ray() -> None:
-    """`ray.shutdown`, whose compiled code takes SIGTERM's handler from the process without Python's knowledge: the next
-    one would end it without a word.
-    """
-    import ray
-
-    ray.shutdown()
-    handler = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is threading.main_thread() and handler is not None:
-        signal.signal(signal.SIGTERM, handler)
 
 
 NEEDED = ("gcs_server", "raylet")

@@ -50,7 +50,7 @@ import ray  # noqa: E402  (Ray reads some of these variables when it is imported
 
 from sm_search.compute.lost_ray import ended_with_ray  # noqa: E402
 from sm_search.compute.ray_folder import own_ray_folder  # noqa: E402
-from sm_search.compute.ray_internals import end_ray, signals_left_alone  # noqa: E402
+from sm_search.compute.ray_internals import signals_left_alone  # noqa: E402
 from sm_search.config.errors import InputError  # noqa: E402
 
 
@@ -83,7 +83,7 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
                     runtime_env=_runtime_env(address),
                 )
         except KeyboardInterrupt:
-            end_ray()
+            _end_ray()
             raise
         except Exception as error:  # Ray raises a bare one where a process of its own does not come up
             what = f"--ray-address {address}: no Ray cluster answers" if address else "Ray cannot be started here"
@@ -94,7 +94,17 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
             with _interrupted_by_sigterm(), ended_with_ray():
                 yield
         finally:
-            end_ray()
+            _end_ray()
+
+
+def _end_ray() -> None:
+    """Its compiled code takes SIGTERM's handler from the process without Python's knowledge: the next SIGTERM would end
+    the process without a word.
+    """
+    ray.shutdown()
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread() and handler is not None:
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
