@@ -62,7 +62,6 @@ class Synthesis:
 
     Attributes:
         matrix: the result.
-        deviation_CKN: standard deviation of each complex value over the draws, in the matrix's unit; None from one.
         expected_error_CK: root-mean-square error of each component that the mean model expects of itself, in units of
             the component's maximum modulus; None without mean model.
         distance: of the condition from the training scans, in units of the limit (`TrainingDomain`); None if the model
@@ -74,12 +73,16 @@ class Synthesis:
     """
 
     matrix: SystemMatrix
-    deviation_CKN: NDArray[np.float64] | None
     expected_error_CK: NDArray[np.float64] | None
     distance: float | None
     in_noise_CK: NDArray[np.bool_] | None
     interval_factors_CQ: NDArray[np.float64] | None = None
     outside: str | None = None
+
+    @property
+    def deviation_CKN(self) -> NDArray[np.float64] | None:
+        """Standard deviation of each complex value over the draws, in the matrix's unit; None from one."""
+        return self.matrix.deviation_CKN
 
     def trust(self) -> dict[str, Any]:
         """The same numbers by name, for JSON."""
@@ -235,7 +238,6 @@ class Synthesiser:
         noise_CK = in_noise(low)
         return Synthesis(
             with_orders(dataclasses.replace(matrix, deviation_CKN=deviation_CKN), tuple(in_order)),
-            None if deviation_CKN is None else deviation_CKN[:, back_K],
             None if expected_CK is None else expected_CK[:, back_K],
             distance,
             None if noise_CK is None else noise_CK[:, back_K],
@@ -420,7 +422,6 @@ def _stacked(low: SystemMatrix, made: "list[Synthesis]") -> "Synthesis":
             heights_m=low.heights_m,
             deviation_CKN=deviation_CKN,
         ),
-        deviation_CKN,
         np.sqrt(np.mean(np.square(expected), axis=0)) if expected else None,
         max((each.distance for each in made if each.distance is not None), default=None),
         made[0].in_noise_CK,

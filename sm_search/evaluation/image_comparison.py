@@ -18,7 +18,7 @@ import numpy as np
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.receive_settings import ReceiveSettings
 from sm_search.config.simulation_settings import FieldName
-from sm_search.config.streams import stream
+from sm_search.config.streams import complex_normal, stream
 from sm_search.data.dataset import Pair
 from sm_search.evaluation.measured import simulate_measurement, truth_on
 from sm_search.evaluation.reconstruction import NOISE_LEVEL, image_quality, reconstruct
@@ -107,8 +107,7 @@ def _with_noise(signals: Mapping[FieldName, SystemMatrix], chain: ReceiveSetting
     for which, signal in signals.items():
         random = stream(chain.seed, "image-comparison", which)
         shape = (*signal.values_CKN.shape[:2], 1 + chain.background_frames)
-        parts = random.standard_normal((shape[-1], *shape[:2], 2)) @ np.array([1, 1j]) / np.sqrt(2)
-        noise_CKF = level * np.moveaxis(parts, 0, -1) / volts[which]
+        noise_CKF = level * np.moveaxis(complex_normal(random, (shape[-1], *shape[:2])), 0, -1) / volts[which]
         values_CKN = signal.values_CKN + noise_CKF[..., :1]
         noisy[which] = dataclasses.replace(signal, values_CKN=values_CKN, background_CKE=noise_CKF[..., 1:])
     return noisy

@@ -4,12 +4,11 @@ Shapes: C receive channels, K components, N voxels, E background frames.
 """
 
 import dataclasses
-import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sm_search.config.streams import stream
+from sm_search.config.streams import complex_normal, stream
 from sm_search.data.dataset import Dataset
 from sm_search.data.scaling import ScaledImages
 from sm_search.diffusion.intervals import SILENT_DB, Intervals
@@ -84,8 +83,7 @@ def with_noise(sm: SystemMatrix, noise_db: float, *names: str) -> SystemMatrix:
         own2_CK = background_CKE.var(axis=-1, ddof=1)
     added_CK1 = np.sqrt(np.maximum(level_C[:, None] ** 2 - own2_CK, 0.0))[..., None]
     frames = voxels + background_CKE.shape[-1]
-    parts = stream(0, "interval-noise", *names).standard_normal((channels, components, frames, 2))
-    noise_CKF = parts.view(np.complex128)[..., 0] * math.sqrt(0.5) * added_CK1
+    noise_CKF = complex_normal(stream(0, "interval-noise", *names), (channels, components, frames)) * added_CK1
     return dataclasses.replace(
         sm,
         values_CKN=sm.values_CKN + noise_CKF[..., :voxels],

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.errors import DataError, SettingsError
 from sm_search.config.simulation_settings import FieldName, FieldSettings, Grid, Scan
-from sm_search.config.streams import stream
+from sm_search.config.streams import complex_normal, stream
 from sm_search.data.mdf_fields import receive_fields
 from sm_search.data.mdf_frames import TRANSFER
 from sm_search.data.measurement import Measurement, Truth, write_measurement
@@ -203,9 +203,8 @@ def image_deviation(
         )
     images = []
     for draw in range(draws):
-        random = stream(seed, "image-deviation", draw)
-        parts = random.standard_normal((*sm.values_CKN.shape, 2)) @ np.array([1, 1j]) / math.sqrt(2)
-        drawn = dataclasses.replace(sm, values_CKN=sm.values_CKN + sm.deviation_CKN * parts)
+        z_CKN = complex_normal(stream(seed, "image-deviation", draw), sm.values_CKN.shape)
+        drawn = dataclasses.replace(sm, values_CKN=sm.values_CKN + sm.deviation_CKN * z_CKN)
         images.append(measured_images(drawn, measurement, options))
     return np.asarray(np.std(images, axis=0, ddof=1))
 

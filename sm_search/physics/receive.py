@@ -19,7 +19,7 @@ from scipy.constants import mu_0
 from sm_search.config.dataset_settings import DatasetSettings
 from sm_search.config.receive_settings import ReceiveSettings
 from sm_search.config.simulation_settings import FieldName, Scan
-from sm_search.config.streams import stream
+from sm_search.config.streams import complex_normal, stream
 from sm_search.physics.background import feed_through, frame_times, measured_order, noise_level, without_background
 from sm_search.physics.system_matrix import SystemMatrix, simulate
 from sm_search.physics.transfer import transfer_function
@@ -166,9 +166,7 @@ def noise_deviation_v(settings: ReceiveSettings) -> float:
 
 def complex_noise(seed: int, shape: tuple[int, ...], *names: str | int) -> Complex:
     """Circular complex normal numbers of unit variance, E|n|² = 1, from the stream of that seed and name."""
-    parts = stream(seed, "receive-noise", *names).standard_normal((*shape, 2))
-    noise: Complex = parts.view(np.complex128)[..., 0] * math.sqrt(0.5)
-    return noise
+    return complex_normal(stream(seed, "receive-noise", *names), shape)
 
 
 def noise_deviation(background_CKE: NDArray[np.complexfloating] | None) -> NDArray[np.float64] | None:
