@@ -14,6 +14,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,15 +90,45 @@ SHARED_RAY = (
 """Files of one Ray session, `two_cpus`: to start one, and its workers, takes as long as many of their tests."""
 
 
+LONGEST_FIRST = (
+    "tests/cluster/test_lost_nodes.py",
+    "tests/search/study/test_faults.py",
+    "tests/cluster/test_lost_head.py",
+    "tests/cluster/test_jobs.py",
+    "tests/cluster/test_gpu_up.py",
+    "tests/cli/test_demo.py",
+)
+"""Files whose tests take minutes: one of them that begins last keeps a core waiting as long."""
+
+
+def _together(nodeid: str) -> str:
+    """The file of a test, or the first of those that it shares something with."""
+    file = nodeid.partition("::")[0]
+    return next((files[0] for files in (SHARED_STUDY, SHARED_RAY) if file in files), file)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order in which files begin: the longest, then those of most tests."""
+    turns = {file: turn for turn, file in enumerate(LONGEST_FIRST)}
+    tests = Counter(_together(item.nodeid) for item in items)
+
+    def turn(item: pytest.Item) -> tuple[int, int, str]:
+        file = _together(item.nodeid)
+        return turns.get(file, len(turns)), -tests[file], file
+
+    items.sort(key=turn)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return next((together[0] for together in (SHARED_STUDY, SHARED_RAY) if file in together), file)
+            return _together(nodeid)
 
+    config.option.loadscopereorder = False  # by the order of the items
     return ByFile(config, log)
 
 

@@ -59,20 +59,16 @@ def signals_left_alone() -> Iterator[None]:
         ray._private.utils.set_sigterm_handler = before
 
 
-NEEDED = ("gcs_server", "raylet")
-"""Processes without which Ray ends its driver."""
-
-
-def dead_processes() -> list[str]:
-    """Those that Ray started for a session of this process, and that have ended although nobody stopped them.
+def dead_processes() -> list[str] | None:
+    """Those that Ray started for a session of this process, and that have ended although nobody stopped them; None
+    while it starts them, when it keeps no record.
 
     Ray itself ends its driver a minute later, in the midst of what it does.
     """
     import ray
 
     node = ray._private.worker._global_node
-    ended = [] if node is None else [str(name) for name, _ in node.dead_processes()]
-    return [name for name in ended if name in NEEDED]  # it goes on without its dashboard, say
+    return None if node is None else [str(name) for name, _ in node.dead_processes()]
 
 
 def replace_callbacks(

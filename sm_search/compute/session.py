@@ -73,28 +73,30 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
         if address is None:
             ray_folder.enter_context(own_ray_folder())
         try:
-            with _children_without(signal.SIGHUP), signals_left_alone(), _environment(WORKER_ENVIRONMENT):
-                ray.init(
-                    address=address or "local",
-                    num_cpus=None if address else cpus,
-                    include_dashboard=None if address else False,
-                    log_to_driver=False,
-                    logging_level="ERROR",
-                    runtime_env=_runtime_env(address),
-                )
-        except KeyboardInterrupt:
-            _end_ray()
-            raise
-        except Exception as error:  # Ray raises a bare one where a process of its own does not come up
-            what = f"--ray-address {address}: no Ray cluster answers" if address else "Ray cannot be started here"
-            raise InputError(f"{what}: {' '.join(str(error).split())}") from None
-        try:
-            if address is not None:  # only now: `auto` looks for the cluster in the folder that Ray had at its start
-                ray_folder.enter_context(own_ray_folder())
             with _interrupted_by_sigterm(), ended_with_ray():
+                _start_ray(address, cpus)
+                if address is not None:
+                    # Only now: `auto` looks for the cluster in the folder that Ray had at its start.
+                    ray_folder.enter_context(own_ray_folder())
                 yield
         finally:
             _end_ray()
+
+
+def _start_ray(address: str | None, cpus: int | None) -> None:
+    try:
+        with _children_without(signal.SIGHUP), signals_left_alone(), _environment(WORKER_ENVIRONMENT):
+            ray.init(
+                address=address or "local",
+                num_cpus=None if address else cpus,
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                runtime_env=_runtime_env(address),
+            )
+    except Exception as error:  # Ray raises a bare one where a process of its own does not come up
+        what = f"--ray-address {address}: no Ray cluster answers" if address else "Ray cannot be started here"
+        raise InputError(f"{what}: {' '.join(str(error).split())}") from None
 
 
 def _end_ray() -> None:

@@ -123,9 +123,14 @@ def get_run(store: Store, run_id: str) -> RunRecord:
 
 def metric_history(store: Store, run_id: str, metric: str) -> list[tuple[int, float]]:
     """All logged (step, value) of one metric, by step; empty when the run never logged it."""
+    return sorted((step, value) for _, step, value in timed_history(store, run_id, metric))
+
+
+def timed_history(store: Store, run_id: str, metric: str) -> list[tuple[int, int, float]]:
+    """All logged (time, step, value) of one metric in the order of their times, in ms since 1970."""
     with store.asked(f"metric {metric!r} of run {run_id!r}"):
         history = store.client.get_metric_history(run_id, metric)
-    return sorted((point.step, point.value) for point in history)
+    return sorted((point.timestamp, point.step, point.value) for point in history)
 
 
 def read_study_text(store: Store, study: str, artifact_file: str) -> str:

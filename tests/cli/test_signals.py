@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from sm_search.cli.signals import interruptible
 from sm_search.compute import lost_ray
 from sm_search.compute.session import ray_session
 from sm_search.config.errors import InputError
+from tests.processes import workers
 
 WAIT_S = 60
 
@@ -128,6 +130,47 @@ def test_a_command_whose_ray_has_lost_a_process_ends_in_one_line(monkeypatch: py
         lost_ray.ended_with_ray(),
     ):
         time.sleep(WAIT_S)
+
+
+def test_a_command_whose_ray_loses_a_process_while_it_starts_ends_in_one_line(tmp_path: Path) -> None:
+    """Ray's own answer: exit status 1 and two log lines after a minute."""
+    code = """
+import sys
+from sm_search.cli.main import main
+from sm_search.compute import lost_ray
+lost_ray.SECOND_SIGNAL_S = 1.0
+sys.exit(main(["simulate", "--preset", "paper-12", "--out", sys.argv[1]]))
+"""
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    command = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "data"], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    deadline = time.monotonic() + WAIT_S
+    while not (found := workers(command.pid, b"gcs/gcs_server")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.5)  # it answers already, and Ray waits for it in its compiled code
+    os.kill(found[0], signal.SIGKILL)
+    _, said = command.communicate(timeout=WAIT_S)
+    assert command.returncode == 2, said
+    assert said.splitlines()[-1].startswith("error: Ray went away: its gcs_server ended; ")
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"), [("os._exit(1)", 1), ("os.kill(os.getpid(), 9)", -9)], ids=["Ray", "system"]
+)
+def test_a_command_that_is_ended_there_and_then_has_a_last_line(ending: str, status: int) -> None:
+    code = f"""
+import os
+from sm_search.compute.lost_ray import ended_with_ray
+with ended_with_ray():
+    pass
+with ended_with_ray():
+    {ending}
+"""
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=WAIT_S)
+    assert (done.returncode, done.stderr) == (status, f"{lost_ray.KILLED}\n")
 
 
 def test_a_session_that_ends_while_it_is_looked_at_interrupts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """ASHA, which stops what is not among the best of its rung, made to remember what it saw before a study was resumed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,21 +18,33 @@ class RememberingASHA(ASHAScheduler):
         super().__init__(**arguments)
         self.stopped: dict[str, int] = {}
 
-    def remember(self, trial_id: str, results: Sequence[tuple[int, float]], *, stopped: bool) -> None:
-        """Enter what a trial reported before the study was resumed, as (training step, metric) in order."""
-        trial = SimpleNamespace(trial_id=trial_id)
-        self.on_trial_add(None, trial)
-        for step, value in results:
-            super().on_trial_result(None, trial, {"training_step": step, self.metric: value})
-        if stopped and results:
-            self.stopped[trial_id] = results[-1][0]
+    def remember(self, reports: Iterable[tuple[str, int, float]], stopped: Container[str] = ()) -> None:
+        """Enter what trials reported before the study was resumed.
+
+        Args:
+            reports: (trial, training step, metric) in the order in which they came.
+            stopped: trials that are known to have been stopped at their last one. Of others that decides: the driver
+                may have died between the report and what follows from it.
+        """
+        last: dict[str, int] = {}
+        for trial_id, step, value in reports:
+            trial = SimpleNamespace(trial_id=trial_id)
+            if trial_id not in last:
+                self.on_trial_add(None, trial)
+            self.stopped.pop(trial_id, None)
+            self.on_trial_result(None, trial, {"training_step": step, self.metric: value})
+            last[trial_id] = step
+        self.stopped |= {trial_id: step for trial_id, step in last.items() if trial_id in stopped}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """The decision; a trial that was stopped before, and that Tune's older snapshot revived, is stopped again."""
+        """The decision. A trial that was stopped before is stopped again: an older snapshot may have revived it, or its
+        worker died before Tune had stopped it. The stock class lets pass what it has seen.
+        """
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        if result["training_step"] >= self.stopped.get(trial.trial_id, math.inf):
-            return TrialScheduler.STOP
-        return decision
+        step: int = result["training_step"]
+        if decision == TrialScheduler.STOP:
+            self.stopped.setdefault(trial.trial_id, step)
+        return TrialScheduler.STOP if step >= self.stopped.get(trial.trial_id, math.inf) else decision
 
 
 def make_asha(space: Space) -> RememberingASHA:

@@ -19,6 +19,7 @@ from ray.tune.experiment import Trial
 from sm_search.search.driver_callback import DriverCallback
 from sm_search.search.space.space import Space
 from sm_search.search.space.tree import suggest
+from sm_search.search.study.optuna_searcher import report_once
 from sm_search.search.study.trial_summary import outcome
 
 JOURNAL_FILE = "optuna.journal"
@@ -83,7 +84,7 @@ class Mirror(DriverCallback):
         value = result.get(self.space.metric)
         # Optuna takes no values on the way where a study has several objectives.
         if trial.trial_id in self.trials and value is not None and not self.space.further_objectives:
-            self._attempt(lambda: self.trials[trial.trial_id].report(value, result["training_step"]))
+            self._attempt(lambda: report_once(self.trials[trial.trial_id], value, result["training_step"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         result = trial.last_result or {}

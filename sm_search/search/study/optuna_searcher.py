@@ -165,7 +165,7 @@ class OptunaSearcher(Searcher):
         # Optuna takes no values on the way where a study has several objectives.
         if len(self.objectives) > 1 or trial_id in self._ended or not _is_finite(value):
             return
-        self._trials[trial_id].report(value, result["training_step"])
+        report_once(self._trials[trial_id], float(result[self.quality]), result["training_step"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id in self._ended:
@@ -229,6 +229,12 @@ class OptunaSearcher(Searcher):
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """All trials as Optuna knows them."""
         return self.study.trials
+
+
+def report_once(trial: optuna.Trial, value: float, step: int) -> None:
+    """Tell Optuna a value on the way; a rung that was run again after a death is known, and it would warn of that."""
+    if step not in trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
+        trial.report(value, step)
 
 
 def _constrain(trial: optuna.Trial | optuna.trial.FrozenTrial, violated: Mapping[str, float]) -> None:

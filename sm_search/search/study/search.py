@@ -23,7 +23,7 @@ from sm_search.search.study.trial import run_trial
 from sm_search.search.study.trial_summary import TrialSummary, ranked, summary
 from sm_search.search.study.warm_start import earlier_trials
 from sm_search.search.study.while_simulating import StallWatch
-from sm_search.tracking.records import metric_history
+from sm_search.tracking.records import timed_history
 from sm_search.tracking.runs import StudyLog
 
 
@@ -124,9 +124,9 @@ class Search:
             num_samples=left,
             time_budget_s=_time_budget(space),
         )
-        for trial in self.before.trials:
-            if trial.infeasible != OUTSIDE_OF_SPACE:
-                scheduler(tuner).remember(trial.trial_id, self.before.reports(trial), stopped=False)
+        counted = [trial for trial in self.before.trials if trial.infeasible != OUTSIDE_OF_SPACE]
+        reports = ((trial.trial_id, *report) for trial in counted for report in self.before.reports(trial))
+        scheduler(tuner).remember(reports)
         return tuner
 
     def _restored(self, experiment: Experiment) -> tune.Tuner | None:
@@ -134,9 +134,14 @@ class Search:
         tuner = experiment.restore()
         if tuner is not None:
             set_time_budget(tuner, _time_budget(self.space))
-            for trial_id, record in self.recorder.stored.items():
-                reports = metric_history(self.study.store, record.run_id, self.space.metric)
-                scheduler(tuner).remember(trial_id, reports, stopped=record.state == "pruned")
+            stored, store = self.recorder.stored, self.study.store
+            reports = sorted(
+                (time_ms, trial_id, step, value)
+                for trial_id, record in stored.items()
+                for time_ms, step, value in timed_history(store, record.run_id, self.space.metric)
+            )
+            pruned = {trial_id for trial_id, record in stored.items() if record.state == "pruned"}
+            scheduler(tuner).remember([report for _, *report in reports], pruned)
         return tuner
 
 

@@ -8,6 +8,7 @@ A long campaign by hand, some seconds a kill:
 import argparse
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -21,10 +22,12 @@ from typing import Any
 
 from sm_search.search.study.folder import STUDY_FILE, study_folder
 from sm_search.tracking.store import open_store
-from tests.search.study.test_faults import Sweep, below, check_whole, values
+from tests.processes import below
+from tests.search.study.test_faults import Sweep, check_whole, values
 
 GRACE_S = 60.0
 """In which the processes below a killed driver end by themselves."""
+LAST_LINE_S = 5.0
 MOST_STARTS = 50
 
 
@@ -61,10 +64,10 @@ class Campaign:
             assert "Traceback" not in sweep.said, sweep.said
             if status == 0:
                 check_whole(open_store(home), told)
-                assert values(told) == values(self.reference)
+                assert values(told) == values(self.reference), f"{home}: {values(told)}, not {values(self.reference)}"
                 return
             if status > 0:
-                assert sweep.said.splitlines()[-1].startswith("error: "), sweep.said
+                assert _last_line(sweep).startswith("error: "), f"{home}: {sweep.said}"
                 assert "fault of sm-search" not in sweep.said, sweep.said
         raise AssertionError(f"{home}: does not come to its end")
 
@@ -88,6 +91,16 @@ class Campaign:
             sweep.process.wait()
             _wait_for_end_of(family)
         return True
+
+
+def _last_line(sweep: Sweep) -> str:
+    """Where Ray has ended the command, another process says it, just after."""
+    deadline = time.monotonic() + LAST_LINE_S
+    while True:
+        last = (sweep.said.splitlines() or [""])[-1]
+        if last.startswith("error: ") or time.monotonic() > deadline:
+            return last
+        time.sleep(0.05)
 
 
 def _kind(pid: int) -> str:
@@ -122,12 +135,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        reference, span_s = undisturbed(options.data.absolute(), folder / "undisturbed")
-        campaign = Campaign(options.data.absolute(), folder, reference, rng, span_s)
-        while (left := options.kills - sum(campaign.killed.values())) > 0:
-            campaign.study(min(left, rng.randint(1, 5)), lambda line: print(line, file=sys.stderr))
+    folder = Path(tempfile.mkdtemp())
+    reference, span_s = undisturbed(options.data.absolute(), folder / "undisturbed")
+    campaign = Campaign(options.data.absolute(), folder, reference, rng, span_s)
+    while (left := options.kills - sum(campaign.killed.values())) > 0:
+        campaign.study(min(left, rng.randint(1, 5)), lambda line: print(line, file=sys.stderr))
+    shutil.rmtree(folder)  # after a failure it stays, to be looked at
     print(f"{sum(campaign.killed.values())} kills in {campaign.studies} studies, nothing lost: {dict(campaign.killed)}")
     return 0
 

@@ -23,6 +23,7 @@ from sm_search.search.study.folder import study_folder
 from sm_search.tracking.records import metric_history, study_runs
 from sm_search.tracking.store import Store, open_store
 from tests.conftest import run_here
+from tests.processes import below, workers
 from tests.tracking.servers import MLFLOW_SETTINGS, free_port, mlflow_command
 
 TIMEOUT_S = 600
@@ -88,32 +89,6 @@ class Sweep:
             raise AssertionError(f"did not end: {self.said}") from None
         assert out == "" or out.startswith("{"), out
         return self.process.returncode, json.loads(out) if out else {}
-
-
-def below(driver: int) -> list[int]:
-    """All processes below `driver`."""
-    parents: dict[int, int] = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-    found = []
-    for pid in parents:
-        above = parents[pid]
-        while above > 1 and above != driver:
-            above = parents.get(above, 0)
-        if above == driver:
-            found.append(pid)
-    return found
-
-
-def workers(driver: int, name: bytes = b"ray::ImplicitFunc") -> list[int]:
-    """Ray's processes below `driver` that run a trial."""
-    found = []
-    for pid in below(driver):
-        with suppress(OSError):
-            if name in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
 
 
 def swept(home: Path, folder: Path, data: Path, *more: Any, space: str = SPACE) -> tuple[str, dict[str, Any]]:

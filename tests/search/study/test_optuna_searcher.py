@@ -163,13 +163,37 @@ def test_a_resumed_asha_judges_by_what_was_reported_before() -> None:
     for scheduler in (lived, fresh, resumed):
         for trial in trials:
             scheduler.on_trial_add(None, trial)
-    told = {"a": [(10, 5.0), (30, 6.0)], "b": [(10, 6.0)], "c": [(10, 7.0), (30, 9.0)]}
-    for trial in trials[:3]:
-        for step, value in told[trial.trial_id]:
-            decision(lived, trial, value, step)
-        resumed.remember(trial.trial_id, told[trial.trial_id], stopped=trial.trial_id == "a")
+    told = [("a", 10, 5.0), ("b", 10, 6.0), ("c", 10, 7.0), ("a", 30, 6.0), ("c", 30, 9.0)]
+    for name, step, value in told:
+        decision(lived, trials["abcd".index(name)], value, step)
+    resumed.remember(told, stopped="a")
     assert decision(lived, trials[3], 5.5, 10) == decision(resumed, trials[3], 5.5, 10) == TrialScheduler.STOP
     assert decision(fresh, trials[3], 5.5, 10) == TrialScheduler.CONTINUE
     assert decision(resumed, trials[0], 5.0, 10) == TrialScheduler.CONTINUE
     assert decision(resumed, trials[0], 6.0, 30) == TrialScheduler.STOP
     assert decision(lived, trials[1], 6.5, 30) == decision(resumed, trials[1], 6.5, 30) == TrialScheduler.STOP
+
+
+@pytest.mark.parametrize("resumed", [True, False], ids=["driver", "worker"])
+def test_a_trial_that_was_to_stop_when_its_driver_or_worker_died_stops_when_it_is_there_again(resumed: bool) -> None:
+    """The stock class lets it pass: it has seen the report. The order of the reports decides, as it did."""
+
+    def make() -> RememberingASHA:
+        return RememberingASHA(
+            time_attr="training_step", metric="m", mode="max", max_t=90, grace_period=10, reduction_factor=3
+        )
+
+    told = [("a", 10, 4.0), ("b", 10, 6.0), ("a", 30, 5.0), ("c", 10, 5.0)]
+    scheduler = make()
+    scheduler.remember(told)
+    if resumed:
+        scheduler = make()
+        scheduler.remember(told)
+
+    def decision(name: str, step: int, value: float) -> str:
+        trial = SimpleNamespace(trial_id=name)
+        return scheduler.on_trial_result(None, trial, {"m": value, "training_step": step})
+
+    assert decision("c", 10, 5.0) == TrialScheduler.STOP
+    assert decision("a", 10, 4.0) == TrialScheduler.CONTINUE  # it was the first there, and went on
+    assert decision("b", 10, 6.0) == TrialScheduler.CONTINUE

@@ -15,7 +15,7 @@ from sm_search.search.study.recording import Recorder
 from sm_search.tracking.records import study_runs
 from sm_search.tracking.registry import download_model
 from sm_search.tracking.store import open_store
-from tests.search.study.test_faults import workers
+from tests.processes import workers
 
 SPACE = """
 study: timed
