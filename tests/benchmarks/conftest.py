@@ -9,7 +9,7 @@ import pytest
 from sm_search.compute.parallel_simulation import simulate_dataset
 from sm_search.compute.session import ray_session
 from sm_search.config.dataset_settings import preset
-from sm_search.config.model_settings import Mean, ScheduleSettings
+from sm_search.config.model_settings import ScheduleSettings
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import Checkpoint
 from sm_search.evaluation.comparison import pair_quality
@@ -32,9 +32,9 @@ def paper_54(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]:
 
 
 @pytest.fixture(scope="session")
-def training_data(paper_54: Dataset) -> Callable[[Mean], tuple[TrainingImages, ScanModels]]:
-    """Training images and scan models of the x-channel, read once for each mean."""
-    return cache(lambda mean: training_images(paper_54, "train", (0,), mean))
+def training_data(paper_54: Dataset) -> Callable[..., tuple[TrainingImages, ScanModels]]:
+    """Training images and scan models of the x-channel, read once for each mean and way to diffuse."""
+    return cache(lambda mean, diffuse="component": training_images(paper_54, "train", (0,), mean, diffuse=diffuse))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sm_search.config.model_settings import Mean, ScheduleSettings, TrainingSettings
+from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
 from sm_search.data.dataset import Dataset
 from sm_search.diffusion.checkpoint import Checkpoint
 from sm_search.regression.scan_models import ScanModels
@@ -28,7 +28,7 @@ from sm_search.training import Trainer, TrainingImages, make_checkpoint
 
 pytestmark = pytest.mark.benchmark
 
-Data = Callable[[Mean], tuple[TrainingImages, ScanModels]]
+Data = Callable[..., tuple[TrainingImages, ScanModels]]
 
 SECONDS = float(os.environ.get("SECONDS", "60"))
 MEASURED_SECONDS = 5.0
@@ -37,6 +37,13 @@ PEAK_SIZE = 2048
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "linear-basis": {"backbone": {"backbone": "linear-basis"}, "learning_rate": 3e-3, "batch_size": 256},
+    # As in search_spaces/scanner.yaml.
+    "linear-basis, spectra": {
+        "diffuse": "folded-voxel",
+        "backbone": {"backbone": "linear-basis", "coefficients": 384, "width": 768, "blocks": 2, "whitening": 0.75},
+        "learning_rate": 2e-3,
+        "batch_size": 512,
+    },
     **{
         f"unet, patch {patch}": {
             "backbone": {"backbone": "unet", "patch": patch},
@@ -91,7 +98,7 @@ def test_images_a_second(backbone: str, precision: str, compiled: bool, device: 
     if compiled and device == "cpu":
         pytest.skip("compiled on a GPU only")
     torch.set_num_threads(1)
-    images, _ = training_data("none")
+    images, _ = training_data("none", settings(backbone).diffuse)
     trainer = Trainer(settings(backbone, precision=precision), images, device)
     with FlopCounterMode(display=False) as counter:
         list(trainer.train(1))
@@ -118,7 +125,7 @@ def test_quality_after_the_same_time(
     unseen_quality: Callable[[Checkpoint, ScheduleSettings], str],
 ) -> None:
     torch.set_num_threads(1)
-    images, models = training_data("none")
+    images, models = training_data("none", settings(backbone).diffuse)
     steps = max(1, round(SECONDS / step_seconds(Trainer(settings(backbone), images, device))))
     trainer = Trainer(settings(backbone, steps=steps), images, device)
     begin = seconds(device)
@@ -131,20 +138,24 @@ def test_quality_after_the_same_time(
         print(f"\n| {backbone} | {device} | {spent:.0f} | {steps} | {count} | {cells} |", end="", flush=True)
 
 
-@pytest.mark.parametrize("backbone", ["linear-basis", "unet, patch 4"])
+@pytest.mark.parametrize("backbone", ["linear-basis", "linear-basis, spectra", "unet, patch 4"])
 def test_synthesis_of_a_whole_matrix(backbone: str, paper_54: Dataset, training_data: Data) -> None:
-    """Both receive channels; the weights are untrained, which changes no time."""
+    """Both receive channels, spectra also drawn eight times; the weights are untrained, which changes no time."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    images, models = training_data("kernel-ridge")
-    trainer = Trainer(settings(backbone, mean="kernel-ridge"), images)
+    spectra = settings(backbone).by_voxel
+    mean, more = ("none", {"spread_share": 0.15}) if spectra else ("kernel-ridge", {})
+    images, models = training_data(mean, settings(backbone).diffuse)
+    trainer = Trainer(settings(backbone, mean=mean, **more), images)
     checkpoint = make_checkpoint(trainer, paper_54, models, ScheduleSettings(), {})
     low = next(iter(paper_54.pairs("test"))).low
     components = low.values_CKN.shape[0] * low.values_CKN.shape[1]
-    for steps in (0, 1, 4, 16, 50):
+    for steps, draws in ((1, 1), (1, 8)) if spectra else ((0, 1), (1, 1), (4, 1), (16, 1), (50, 1)):
         synthesiser = Synthesiser(checkpoint, ScheduleSettings(sampler="ddim", steps=steps))
         taken = []
         for _ in range(SYNTHESES):
             begin = time.perf_counter()
-            synthesiser.predict(low)
+            synthesiser.synthesise(low, draws)
             taken.append(time.perf_counter() - begin)
-        print(f"\n| {backbone} | {components} | {steps} | {statistics.median(taken):.3g} |", end="", flush=True)
+        print(
+            f"\n| {backbone} | {components} | {steps} | {draws} | {statistics.median(taken):.3g} |", end="", flush=True
+        )

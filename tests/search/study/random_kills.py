@@ -132,6 +132,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a small dataset")
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--most", type=int, default=5, help="kills of one study")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
@@ -139,7 +140,7 @@ def main() -> int:
     reference, span_s = undisturbed(options.data.absolute(), folder / "undisturbed")
     campaign = Campaign(options.data.absolute(), folder, reference, rng, span_s)
     while (left := options.kills - sum(campaign.killed.values())) > 0:
-        campaign.study(min(left, rng.randint(1, 5)), lambda line: print(line, file=sys.stderr))
+        campaign.study(min(left, rng.randint(1, options.most)), lambda line: print(line, file=sys.stderr))
     shutil.rmtree(folder)  # after a failure it stays, to be looked at
     print(f"{sum(campaign.killed.values())} kills in {campaign.studies} studies, nothing lost: {dict(campaign.killed)}")
     return 0
