@@ -22,7 +22,7 @@ from sm_search.config.streams import complex_normal, stream
 from sm_search.data.dataset import Pair
 from sm_search.evaluation.measured import simulate_measurement, truth_on
 from sm_search.evaluation.reconstruction import NOISE_LEVEL, image_quality, reconstruct
-from sm_search.evaluation.row_weights import Weighting
+from sm_search.evaluation.row_weights import Weighting, states_uncertainty
 from sm_search.physics.receive import (
     angular_frequencies,
     as_read,
@@ -70,11 +70,11 @@ def images_of(
     # Where some matrix has the x-channel alone, all images are made of that.
     channels = min(len(sm.values_CKN) for sm in matrices.values())
     used: list[tuple[str, SystemMatrix, FieldName, Weighting]] = []
-    for name, sm in matrices.items():
-        used.append((name, sm, "high", "none"))
-        if sm.deviation_CKN is not None:
-            used.append((name + WEIGHTED, sm, "high", "uncertainty"))
-    used.append((LOW, pair.low, "low", "none"))
+    for name, sm in {**matrices, LOW: pair.low}.items():
+        measured: FieldName = "low" if name == LOW else "high"
+        used.append((name, sm, measured, "none"))
+        if states_uncertainty(sm):
+            used.append((name + WEIGHTED, sm, measured, "uncertainty"))
     rows = []
     for name, sm, which, weighting in used:
         sm, expected = chosen_channels(sm, range(channels)), truth_on(truth, sm.grid)

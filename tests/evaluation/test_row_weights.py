@@ -7,7 +7,7 @@ import pytest
 
 from sm_search.config.errors import DataError
 from sm_search.data.dataset import Dataset
-from sm_search.evaluation.image_comparison import WEIGHTED, images_of
+from sm_search.evaluation.image_comparison import LOW, TRUE, WEIGHTED, images_of
 from sm_search.evaluation.phantoms import phantom
 from sm_search.evaluation.reconstruction import image_quality, measure, reconstruct
 from sm_search.evaluation.row_weights import equation_deviation, matrix_variance
@@ -113,3 +113,12 @@ def test_a_method_that_states_its_deviation_is_compared_with_and_without(tiny_da
     # Its noise is known to a sixth, component by component, from 20 frames.
     assert rows["exact" + WEIGHTED].psnr_db == pytest.approx(rows["exact"].psnr_db, abs=0.5)
     assert rows["exact" + WEIGHTED].psnr_db != rows["exact"].psnr_db
+
+
+def test_a_matrix_whose_own_noise_is_known_is_compared_with_and_without(tiny_dataset: Dataset) -> None:
+    (pair,) = tiny_dataset.pairs("test")
+    noise_CKE = 1e-3 * np.abs(pair.low.values_CKN).max() * complex_normal(np.random.default_rng(5), 2, 8, 20)
+    noisy = dataclasses.replace(pair, low=dataclasses.replace(pair.low, background_CKE=noise_CKE))
+    rows = {row.method: row.psnr_db for row in images_of({}, noisy, tiny_dataset.settings, "shape")}
+    assert list(rows) == [TRUE, LOW, LOW + WEIGHTED]
+    assert rows[LOW + WEIGHTED] != rows[LOW]
