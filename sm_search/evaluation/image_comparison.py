@@ -73,7 +73,8 @@ def images_of(
     for name, sm in {**matrices, LOW: pair.low}.items():
         measured: FieldName = "low" if name == LOW else "high"
         used.append((name, sm, measured, "none"))
-        if states_uncertainty(sm):
+        # The background frames of an estimate are the condition's.
+        if sm.deviation_CKN is not None or (name in (TRUE, LOW) and states_uncertainty(sm)):
             used.append((name + WEIGHTED, sm, measured, "uncertainty"))
     rows = []
     for name, sm, which, weighting in used:

@@ -111,13 +111,20 @@ def _kind(pid: int) -> str:
 def _wait_for_end_of(family: list[int]) -> None:
     """Ray's processes end with their driver; those of a half-started session are ended here, as a reboot would."""
     deadline = time.monotonic() + GRACE_S
-    while any(Path(f"/proc/{pid}").exists() for pid in family):
+    while any(_runs(pid) for pid in family):
         if time.monotonic() > deadline:
             for pid in family:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             return
         time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    """Not so a process that has ended, and whose end nobody asks for, as in some containers."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    return False
 
 
 def undisturbed(data: Path, folder: Path) -> tuple[dict[str, Any], float]:
