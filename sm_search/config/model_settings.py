@@ -29,12 +29,15 @@ class LinearBasisSettings(Settings):
         order_embedding: `fourier` tells the network the mixing orders as sines and cosines, `none` does not.
         whitening: the condition's coefficients enter in units of their spread to this power: 1 makes all alike, also
             the last ones, which noise drowns first; 0 leaves them as they are.
+        patterns: the spectra of voxels enter also with each value in units of its component's own maximum, not only in
+            those of the strongest one: so faint components keep their say with cores of other sizes. Images of
+            components are in such units anyway.
         context: principal components of the whole low-gradient matrix's features (`scan_features`) that the network is
             told beside the component that it draws; 0 is none. Many of them let it recognise the training scans, which
             costs quality on others.
     """
 
-    added = frozenset({"whitening"})
+    added = frozenset({"whitening", "patterns"})
 
     backbone: Literal["linear-basis"] = "linear-basis"
     coefficients: Annotated[int, Field(ge=8, le=4096)] = 384
@@ -42,6 +45,7 @@ class LinearBasisSettings(Settings):
     blocks: Annotated[int, Field(ge=1, le=64)] = 4
     wiener_input: bool = True
     whitening: Share = 1.0
+    patterns: bool = False
     order_embedding: OrderEmbedding = "fourier"
     context: Context = 0
 

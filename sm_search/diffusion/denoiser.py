@@ -24,6 +24,7 @@ from sm_search.config.model_settings import (
 from sm_search.diffusion.basis import FeatureBasis, LinearBasis
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.spread import SpreadHead
+from sm_search.regression.scan_features import relative_scales
 
 ORDER_FREQUENCIES = 8
 LOG_SCALE_UNIT = 4.0
@@ -125,6 +126,40 @@ class ComponentFeatures(nn.Module):
         return torch.cat(parts, 1)
 
 
+DROWNED = 10.0
+"""Noise of 1/√10 of a component's maximum halves what is told of its pattern."""
+FITTED_ROWS = 20_000
+
+
+class Patterns(nn.Module):
+    """Spectra of voxels with each value in units of its component's own maximum, and of its spread in training.
+
+    In units of the strongest component the others fall by a power of the core's volume, each by another one; in its own
+    a component hardly changes. What noise drowns is told less of.
+    """
+
+    spread: Tensor
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        self.size = 2 * components
+        self.register_buffer("spread", torch.ones(self.size))
+
+    def fit(self, condition: Condition) -> None:
+        some = condition[:: max(1, len(condition) // FITTED_ROWS)]
+        spread = self._patterns(some).std(0)
+        self.spread.copy_(torch.where(spread > 0, spread, 1.0))
+
+    def forward(self, condition: Condition) -> Tensor:
+        """Shape (B, 2K); 0 of a dropped condition."""
+        return self._patterns(condition) / self.spread * condition.keep[:, None]
+
+    def _patterns(self, condition: Condition) -> Tensor:
+        scales_BK = relative_scales(condition.features, self.size // 2)
+        told_BK = scales_BK / (scales_BK.square() + DROWNED * condition.noise.square()[:, None])
+        return (condition.image[:, :, 0] * told_BK[:, None]).flatten(1)
+
+
 WHITENED_UNIT = 100.0
 """Not wholly whitened, that coefficient of the condition is of order 1 whose spread is the leading one's over this."""
 
@@ -155,7 +190,9 @@ class LinearBasisDenoiser(Denoiser):
         self.register_buffer("scale", torch.ones(()))
         width = settings.width
         self.component = ComponentFeatures(settings, features, noise)
-        self.inlet = nn.Linear(2 * count + 1 + self.component.size, width)
+        self.patterns = Patterns(shape[1]) if settings.patterns else None
+        told = self.component.size + (self.patterns.size if self.patterns else 0)
+        self.inlet = nn.Linear(2 * count + 1 + told, width)
         self.noise_inlet = nn.Sequential(nn.Linear(NOISE_FEATURES, 128), nn.SiLU())
         self.blocks = nn.ModuleList(_ModulatedBlock(width, 128) for _ in range(settings.blocks))
         self.outlet = nn.Linear(width, count)
@@ -170,6 +207,8 @@ class LinearBasisDenoiser(Denoiser):
         self.target_basis.fit(targets)
         self.condition_basis.fit(condition.image)
         self.component.fit(condition)
+        if self.patterns:
+            self.patterns.fit(condition)
         # Mean square 1 over the coefficients: the leading ones stand far above the noise, the last far below.
         self.scale.copy_(self.target_basis.spread_D.square().mean().sqrt())
 
@@ -196,7 +235,8 @@ class LinearBasisDenoiser(Denoiser):
         seen = self.condition_basis.encode(condition.image) / (seen_spread_D + variance / seen_spread_D) * keep
         if self.whitening < 1:
             seen = seen * (WHITENED_UNIT * seen_spread_D / seen_spread_D[0]) ** (1 - self.whitening)
-        h = self.inlet(torch.cat((x_in, seen, keep, self.component(condition)), 1))
+        told = [self.component(condition)] + ([self.patterns(condition)] if self.patterns else [])
+        h = self.inlet(torch.cat((x_in, seen, keep, *told), 1))
         modulation = self.noise_inlet(noise_features(alpha_bar))
         for block in self.blocks:
             h = block(h, modulation)
@@ -333,5 +373,7 @@ def build_denoiser(
 
 def denoiser_of(training: TrainingSettings, shape: tuple[int, int], features: int) -> Denoiser:
     """`build_denoiser` by the settings of a training run."""
-    prediction, draws = training.diffusion.prediction, training.spread_steps > 0
-    return build_denoiser(training.backbone, shape, prediction, features, training.told_noise, draws)
+    prediction, draws, backbone = training.diffusion.prediction, training.spread_steps > 0, training.backbone
+    if not training.by_voxel and isinstance(backbone, LinearBasisSettings):
+        backbone = backbone.model_copy(update={"patterns": False})
+    return build_denoiser(backbone, shape, prediction, features, training.told_noise, draws)

@@ -55,3 +55,8 @@ def relative_log_scales(scales: Tensor) -> Tensor:
     """log10 of scales over the largest of the last axis, float64; empty components count as 1e-15 of it."""
     relative = scales.double() / scales.double().amax(-1, keepdim=True)
     return torch.log10(relative.clamp(min=1e-15))
+
+
+def relative_scales(features: Tensor, components: int) -> Tensor:
+    """The scales over the largest that features (…, 3K + 2) of K components were made of, (…, K)."""
+    return 10 ** features[..., :components]

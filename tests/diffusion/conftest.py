@@ -46,13 +46,13 @@ def function_denoiser() -> type[FunctionDenoiser]:
 
 @pytest.fixture(scope="session")
 def make_condition() -> Callable[..., Condition]:
-    def make(batch: int = 2, shape: tuple[int, int] = (8, 8), seed: int = 0) -> Condition:
+    def make(batch: int = 2, shape: tuple[int, int] = (8, 8), seed: int = 0, features: int = FEATURES) -> Condition:
         generator = torch.Generator().manual_seed(seed)
         return Condition(
             image=torch.randn((batch, 2, *shape), generator=generator),
             orders=torch.randint(0, 13, (batch, 2), generator=generator).float(),
             log_scale=-4 * torch.rand(batch, generator=generator),
-            features=torch.randn((batch, FEATURES), generator=generator),
+            features=torch.randn((batch, features), generator=generator),
             noise=torch.zeros(batch),
             keep=torch.ones(batch),
         )

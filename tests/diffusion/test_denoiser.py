@@ -14,6 +14,7 @@ from sm_search.config.model_settings import BackboneSettings, LinearBasisSetting
 from sm_search.diffusion.condition import Condition
 from sm_search.diffusion.denoiser import (
     BACKBONES,
+    DROWNED,
     NOISE_FEATURES,
     ComponentFeatures,
     Denoiser,
@@ -73,6 +74,25 @@ def test_the_condition_enters_in_units_of_its_spread_to_a_power(make_condition: 
     root_mean_square_D = entered[0][:, 24:48].square().mean(0).sqrt()
     expected_D = (100 * spread_D / spread_D[0]) ** (1 - whitening)
     torch.testing.assert_close(root_mean_square_D, expected_D, rtol=1e-4, atol=0)
+
+
+def test_a_pattern_enters_in_units_of_its_own_component_and_fades_in_noise(make_condition: Make) -> None:
+    components = 5
+    built = build_denoiser(SMALL.model_copy(update={"patterns": True}), (1, components), "x0", features=16)
+    assert isinstance(built, LinearBasisDenoiser)
+    assert built.patterns is not None
+    condition = make_condition(300, shape=(1, components), features=16)
+    scales_BK = 10 ** condition.features[:, :components]
+    condition = condition.with_image(condition.image * scales_BK[:, None, None])
+    built.patterns.fit(condition)
+    told = built.patterns(condition)
+    torch.testing.assert_close(told.std(0), torch.ones(2 * components))
+    torch.testing.assert_close(told * built.patterns.spread, (condition.image[:, :, 0] / scales_BK[:, None]).flatten(1))
+    fainter = replace(condition, features=condition.features - 1).with_image(condition.image / 10)
+    torch.testing.assert_close(built.patterns(fainter), told, rtol=1e-4, atol=1e-5)
+    halved = built.patterns(replace(condition, noise=scales_BK[:, 2] / DROWNED**0.5)).unflatten(1, (2, components))
+    torch.testing.assert_close(halved[..., 2], told.unflatten(1, (2, components))[..., 2] / 2)
+    assert not built.patterns(condition.dropped(torch.ones(300, dtype=torch.bool))).any()
 
 
 def states(denoiser: Denoiser, batch: int, seed: int = 2) -> torch.Tensor:
