@@ -81,7 +81,10 @@ class _Witness:
     """
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen([*WITNESS, KILLED], stdin=subprocess.PIPE, start_new_session=True)
+        # Of its own session: what a terminal tells this process is not for it.
+        self._process = subprocess.Popen(
+            [*WITNESS, KILLED], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
 
     def leave(self) -> None:
         """There is nothing to say."""
