@@ -28,3 +28,10 @@ def workers(driver: int, name: bytes = b"ray::ImplicitFunc") -> list[int]:
             if name in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
+
+
+def runs(pid: int) -> bool:
+    """Not so a process that has ended, and whose end nobody asks for, as in some containers."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    return False

@@ -26,7 +26,8 @@ class LinearBasisSettings(Settings):
         coefficients: basis vectors kept for the target, and for the condition.
         width, blocks: hidden width and number of residual blocks.
         wiener_input: feed the network the per-coefficient Wiener estimate of x_0 instead of x_t.
-        order_embedding: `fourier` tells the network the mixing orders as sines and cosines, `none` does not.
+        order_embedding: `fourier` tells the network the mixing orders, or of a spectrum its voxel's position, as sines
+            and cosines; `none` does not.
         whitening: the condition's coefficients enter in units of their spread to this power: 1 makes all alike, also
             the last ones, which noise drowns first; 0 leaves them as they are.
         patterns: the spectra of voxels enter also with each value in units of its component's own maximum, not only in

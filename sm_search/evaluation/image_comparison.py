@@ -22,7 +22,7 @@ from sm_search.config.streams import complex_normal, stream
 from sm_search.data.dataset import Pair
 from sm_search.evaluation.measured import simulate_measurement, truth_on
 from sm_search.evaluation.reconstruction import NOISE_LEVEL, image_quality, reconstruct
-from sm_search.evaluation.row_weights import Weighting, states_uncertainty
+from sm_search.evaluation.row_weights import Weighting
 from sm_search.physics.receive import (
     angular_frequencies,
     as_read,
@@ -74,7 +74,7 @@ def images_of(
         measured: FieldName = "low" if name == LOW else "high"
         used.append((name, sm, measured, "none"))
         # The background frames of an estimate are the condition's.
-        if sm.deviation_CKN is not None or (name in (TRUE, LOW) and states_uncertainty(sm)):
+        if sm.deviation_CKN is not None or (name in (TRUE, LOW) and noise_deviation(sm.background_CKE) is not None):
             used.append((name + WEIGHTED, sm, measured, "uncertainty"))
     rows = []
     for name, sm, which, weighting in used:

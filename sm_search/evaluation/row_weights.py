@@ -24,18 +24,14 @@ Weighting = Literal["none", "whitening", "uncertainty"]
 Array = NDArray[np.float64]
 
 
-def states_uncertainty(sm: SystemMatrix) -> bool:
-    """Whether a matrix tells how far its values may be off: by draws, or by background frames that vary."""
-    return sm.deviation_CKN is not None or noise_deviation(sm.background_CKE) is not None
-
-
 def matrix_variance(sm: SystemMatrix, c_N: Array) -> Array:
     """Σ_n s_kn² c_n², (C, K), of the draws that a synthesised matrix was made of, or of a measured one's noise.
 
     Raises:
         DataError: the matrix has neither.
     """
-    if not states_uncertainty(sm):
+    noise_CK = noise_deviation(sm.background_CKE)
+    if sm.deviation_CKN is None and noise_CK is None:
         raise DataError(
             "the system matrix has neither a deviation of its values nor background frames that vary: there is no "
             "uncertainty to weight by; reconstruct without"
@@ -43,7 +39,6 @@ def matrix_variance(sm: SystemMatrix, c_N: Array) -> Array:
     variance_CK = np.zeros(sm.values_CKN.shape[:2])
     if sm.deviation_CKN is not None:
         variance_CK += np.square(sm.deviation_CKN) @ c_N**2
-    noise_CK = noise_deviation(sm.background_CKE)
     return variance_CK if noise_CK is None else variance_CK + noise_CK**2 * np.sum(c_N**2)
 
 

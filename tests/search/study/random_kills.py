@@ -22,7 +22,7 @@ from typing import Any
 
 from sm_search.search.study.folder import STUDY_FILE, study_folder
 from sm_search.tracking.store import open_store
-from tests.processes import below
+from tests.processes import below, runs
 from tests.search.study.test_faults import Sweep, check_whole, values
 
 GRACE_S = 60.0
@@ -111,20 +111,13 @@ def _kind(pid: int) -> str:
 def _wait_for_end_of(family: list[int]) -> None:
     """Ray's processes end with their driver; those of a half-started session are ended here, as a reboot would."""
     deadline = time.monotonic() + GRACE_S
-    while any(_runs(pid) for pid in family):
+    while any(runs(pid) for pid in family):
         if time.monotonic() > deadline:
             for pid in family:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             return
         time.sleep(0.05)
-
-
-def _runs(pid: int) -> bool:
-    """Not so a process that has ended, and whose end nobody asks for, as in some containers."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    return False
 
 
 def undisturbed(data: Path, folder: Path) -> tuple[dict[str, Any], float]:

@@ -149,17 +149,19 @@ def test_a_concurrency_limit_holds_and_survives_a_restore(tmp_path: Path) -> Non
     assert restored.suggest("d") is None
 
 
+def make_asha() -> RememberingASHA:
+    return RememberingASHA(
+        time_attr="training_step", metric="m", mode="max", max_t=90, grace_period=10, reduction_factor=3
+    )
+
+
+def decision(scheduler: RememberingASHA, trial: Any, value: float, step: int) -> str:
+    return scheduler.on_trial_result(None, trial, {"m": value, "training_step": step})
+
+
 def test_a_resumed_asha_judges_by_what_was_reported_before() -> None:
-    def make() -> RememberingASHA:
-        return RememberingASHA(
-            time_attr="training_step", metric="m", mode="max", max_t=90, grace_period=10, reduction_factor=3
-        )
-
-    def decision(scheduler: RememberingASHA, trial: Any, value: float, step: int) -> str:
-        return scheduler.on_trial_result(None, trial, {"m": value, "training_step": step})
-
     trials = [SimpleNamespace(trial_id=name) for name in "abcd"]
-    lived, fresh, resumed = make(), make(), make()
+    lived, fresh, resumed = make_asha(), make_asha(), make_asha()
     for scheduler in (lived, fresh, resumed):
         for trial in trials:
             scheduler.on_trial_add(None, trial)
@@ -178,22 +180,14 @@ def test_a_resumed_asha_judges_by_what_was_reported_before() -> None:
 def test_a_trial_that_was_to_stop_when_its_driver_or_worker_died_stops_when_it_is_there_again(resumed: bool) -> None:
     """The stock class lets it pass: it has seen the report. The order of the reports decides, as it did."""
 
-    def make() -> RememberingASHA:
-        return RememberingASHA(
-            time_attr="training_step", metric="m", mode="max", max_t=90, grace_period=10, reduction_factor=3
-        )
-
     told = [("a", 10, 4.0), ("b", 10, 6.0), ("a", 30, 5.0), ("c", 10, 5.0)]
-    scheduler = make()
+    scheduler = make_asha()
     scheduler.remember(told)
     if resumed:
-        scheduler = make()
+        scheduler = make_asha()
         scheduler.remember(told)
+    a, b, c = (SimpleNamespace(trial_id=name) for name in "abc")
 
-    def decision(name: str, step: int, value: float) -> str:
-        trial = SimpleNamespace(trial_id=name)
-        return scheduler.on_trial_result(None, trial, {"m": value, "training_step": step})
-
-    assert decision("c", 10, 5.0) == TrialScheduler.STOP
-    assert decision("a", 10, 4.0) == TrialScheduler.CONTINUE  # it was the first there, and went on
-    assert decision("b", 10, 6.0) == TrialScheduler.CONTINUE
+    assert decision(scheduler, c, 5.0, 10) == TrialScheduler.STOP
+    assert decision(scheduler, a, 4.0, 10) == TrialScheduler.CONTINUE  # it was the first there, and went on
+    assert decision(scheduler, b, 6.0, 10) == TrialScheduler.CONTINUE
