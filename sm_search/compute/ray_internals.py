@@ -138,11 +138,11 @@ def snapshot_progress(snapshot: bytes) -> tuple[int, int, int, float]:
         raise ValueError(f"not a snapshot of this version of Ray Tune: {error!r}") from None
 
 
-def moved_suggestions(state: bytes, files: "pyarrow.fs.FileSystem", parent: str) -> bytes | None:
-    """The state of Tune's trial generators for an experiment that lies in the folder `parent` now; None if it did then.
+def mended_suggestions(state: bytes, files: "pyarrow.fs.FileSystem", parent: str, trials: int) -> bytes:
+    """The state of Tune's trial generators for an experiment of so many trials that lies in the folder `parent` now.
 
     Tune mends the paths of the trials that it has when an experiment was moved; those that it makes afterwards would go
-    where the experiment was.
+    where the experiment was. A search counts the trials that it handed out, and hands out so many less.
     """
     from ray import cloudpickle
 
@@ -150,8 +150,10 @@ def moved_suggestions(state: bytes, files: "pyarrow.fs.FileSystem", parent: str)
     experiment, iterators = found.get("experiment"), found.get("_iterators", ())
     specs = [*([experiment.spec] if experiment else []), *(each.unresolved_spec for each in iterators)]
     storages = [spec["storage"] for spec in specs if spec.get("storage")]
-    if all(storage.storage_fs_path == parent for storage in storages):
-        return None
+    if all(storage.storage_fs_path == parent for storage in storages) and found.get("counter", trials) == trials:
+        return state
     for storage in storages:
         storage.storage_fs_path, storage.storage_filesystem = parent, files
+    if found.get("counter", trials) != trials:
+        found.update(counter=trials, finished=False)
     return bytes(cloudpickle.dumps(found))

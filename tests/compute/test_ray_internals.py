@@ -142,7 +142,7 @@ def a_snapshot_says_how_far_it_came(folder: Path) -> None:
     assert ray_internals.snapshot_progress(written) == (500, 3, 1, 12.5)
 
 
-def suggestions_are_moved(folder: Path) -> None:
+def suggestions_are_mended(folder: Path) -> None:
     from ray.train._internal.storage import StorageContext
     from ray.tune.experiment import Experiment
     from ray.tune.search.basic_variant import BasicVariantGenerator
@@ -153,9 +153,8 @@ def suggestions_are_moved(folder: Path) -> None:
     for generator in generators:
         generator.add_configurations([experiment])
         state = cloudpickle.dumps(generator.get_state())
-        assert ray_internals.moved_suggestions(state, LocalFileSystem(), str(folder)) is None
-        moved = ray_internals.moved_suggestions(state, LocalFileSystem(), "/elsewhere")
-        assert moved is not None
+        assert ray_internals.mended_suggestions(state, LocalFileSystem(), str(folder), 0) is state
+        moved = ray_internals.mended_suggestions(state, LocalFileSystem(), "/elsewhere", 0)
         generator.set_state(cloudpickle.loads(moved))
         suggested = generator._experiment.spec if hasattr(generator, "_experiment") else generator.next_trial()
         storage = suggested["storage"] if isinstance(suggested, dict) else suggested.storage
@@ -179,7 +178,7 @@ USES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "has_begun": ("Trial.run_metadata.start_time", a_trial_that_waits_has_not_begun),
     "autoscaler_limits": ("ray._private.state.state.get_max_resources_from_cluster_config", limits_are_asked_for),
     "snapshot_progress": ("the contents of experiment_state-*.json", a_snapshot_says_how_far_it_came),
-    "moved_suggestions": ("the state of its trial generators", suggestions_are_moved),
+    "mended_suggestions": ("the state of its trial generators", suggestions_are_mended),
     "session_folder": ("ray._private.worker._global_node.get_session_dir_path", a_node_knows_its_session),
     "COMMAND_LINE": (ray_internals.COMMAND_LINE, the_command_line_is_a_module),
     "CHATTY_LOGGERS": ("the modules of its jobs client", loggers_have_the_names_of_modules),

@@ -15,6 +15,7 @@ from sm_search.search.space.constraints import violations
 from sm_search.search.space.space import Space
 from sm_search.search.space.tree import parameter_names, suggest
 from sm_search.search.study.algorithms import ALGORITHMS, Algorithm, no_points
+from sm_search.search.study.snapshots import written_trials
 from sm_search.search.study.warm_start import NOTHING, EarlierTrials, Observation
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -43,6 +44,7 @@ class OptunaSearcher(Searcher):
         study: Optuna's.
         capacity: how many trials fit on the cluster as it is now; None if that is no limit.
         repeated: suggestions that were answered from the record.
+        tune_trials: all of Tune's trials, in the words of its own file, when this was last written.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class OptunaSearcher(Searcher):
         self.capacity = capacity
         self.max_concurrent: int | None = None
         self.repeated = 0
+        self.tune_trials = b""
         # Optuna's trials by Tune's ids, and the ids of those that have ended.
         self._trials: dict[str, optuna.Trial] = {}
         self._ended: set[str] = set()
@@ -202,6 +205,11 @@ class OptunaSearcher(Searcher):
         self.study.add_trial(again)
         self._numbers[_key(failed.params)] = len(self.study.get_trials(deepcopy=False)) - 1
 
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """In one file with Tune's trials of this moment."""
+        self.tune_trials = written_trials(checkpoint_dir, session_str)
+        super().save_to_dir(checkpoint_dir, session_str)
+
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).write_bytes(pickle.dumps(self.__dict__))
 
@@ -217,6 +225,7 @@ class OptunaSearcher(Searcher):
             state["_algorithm"] = Algorithm(no_points, state["study"].sampler)
             state["_asked"] = len(state["study"].get_trials(deepcopy=False))
         state.setdefault("constraints", {})
+        state.setdefault("tune_trials", b"")
         self.__dict__.update(state)
 
     def finished(self) -> dict[str, optuna.trial.FrozenTrial]:

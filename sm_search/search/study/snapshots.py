@@ -3,26 +3,40 @@
 Every process that drives an experiment writes a snapshot of its own, of several files, named by the local time at which
 the process began. Tune takes the last name, which is the oldest state where a clock or a time zone was changed: in a
 container, on another machine, at the end of summer time.
+
+The files of a snapshot reach their folder one after another. A driver that is killed between them, or a disk that is
+full for some of them, leaves trials of one moment beside suggestions of another, and a trial would be lost that the one
+file knows and the other does not. So the searcher's file has the trials of its own moment in it, and the others follow.
 """
 
+import pickle
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow.fs
 
-from sm_search.compute.ray_internals import moved_suggestions, snapshot_progress
+from sm_search.compute.ray_internals import mended_suggestions, snapshot_progress
 
-TRIALS = "experiment_state"
-SUGGESTIONS = ("search_gen_state", "basic-variant-state")
-"""Of a searcher, and of a grid."""
+TRIALS, SUGGESTIONS, SEARCHER, GRID = "experiment_state", "search_gen_state", "searcher-state", "basic-variant-state"
+PARTS = ({TRIALS, SUGGESTIONS, SEARCHER}, {TRIALS, GRID})
+"""Of a search, and of a grid, whose trials are all there from the beginning."""
 SNAPSHOT_FILE = re.compile(
-    rf"(?P<kind>{TRIALS}|{'|'.join(SUGGESTIONS)}|searcher-state|callback-states)-(?P<session>.+)\.(?:json|pkl)"
+    rf"(?P<kind>{'|'.join(sorted(PARTS[0] | PARTS[1]))}|callback-states)-(?P<session>.+)\.(?:json|pkl)"
 )
+TRIALS_KEY = "tune_trials"
+"""Of a searcher's state: the file of the trials, as it was at that moment."""
+
+
+def written_trials(folder: str, session: str) -> bytes:
+    """What Tune has just written of its trials, for the searcher's file."""
+    return Path(folder, f"{TRIALS}-{session}.json").read_bytes()
 
 
 def settle_snapshots(experiment: str, files: pyarrow.fs.FileSystem | None) -> bool:
-    """Leave the newest whole snapshot of an experiment alone in its folder, with the paths of where it lies now.
+    """Leave the newest whole snapshot of an experiment alone in its folder, of one moment, with the paths of its place.
 
     Args:
         experiment: its folder or URI.
@@ -36,39 +50,49 @@ def settle_snapshots(experiment: str, files: pyarrow.fs.FileSystem | None) -> bo
     for info in system.get_file_info(pyarrow.fs.FileSelector(folder)):
         if found := SNAPSHOT_FILE.fullmatch(info.base_name):
             sessions.setdefault(found["session"], {})[found["kind"]] = f"{folder}/{info.base_name}"
-    newest = _newest(sessions, system)
+    trials = {name: _trials(parts, system) for name, parts in sessions.items() if any(map(parts.keys().__ge__, PARTS))}
+    newest = _newest(trials)
     if newest is None:
         return False
     parts = sessions.pop(newest)
     for path in (path for others in sessions.values() for path in others.values()):
         system.delete_file(path)
-    for kind in SUGGESTIONS:
-        if path := parts.get(kind, ""):
-            moved = moved_suggestions(_read(system, path), system, str(PurePosixPath(folder).parent))
-            if moved is not None:
-                with system.open_output_stream(path) as stream:
-                    stream.write(moved)
+    _replace(parts[TRIALS], trials[newest], system)
+    handed_out = snapshot_progress(trials[newest])[1]
+    for kind in {SUGGESTIONS, GRID} & parts.keys():
+        state = _read(parts[kind], system)
+        _replace(parts[kind], mended_suggestions(state, system, str(PurePosixPath(folder).parent), handed_out), system)
     return True
 
 
-def _newest(sessions: Mapping[str, Mapping[str, str]], system: pyarrow.fs.FileSystem) -> str | None:
-    """The session that had come farthest; of those that are whole, if there is one.
+def _trials(parts: Mapping[str, str], system: pyarrow.fs.FileSystem) -> bytes:
+    """Those of a snapshot; b"" where one of its files is not whole."""
+    try:
+        searcher: Mapping[str, Any] = pickle.loads(_read(parts[SEARCHER], system)) if SEARCHER in parts else {}
+    except (pickle.UnpicklingError, EOFError):
+        return b""
+    return searcher.get(TRIALS_KEY) or _read(parts[TRIALS], system)  # of an earlier version: the searcher alone
+
+
+def _newest(trials: Mapping[str, bytes]) -> str | None:
+    """The session that had come farthest.
 
     A process goes on from the snapshot of another, so a later one never knows less. One that was killed before all
     parts of its first snapshot were there had come no farther.
     """
-    kinds = {kind for parts in sessions.values() for kind in parts}
     known = {}
-    for session, parts in sessions.items():
-        if TRIALS in parts:
-            try:
-                progress = snapshot_progress(_read(system, parts[TRIALS]))
-            except ValueError:
-                continue  # a disk that was full, long ago
-            known[session] = (kinds <= set(parts), progress)
+    for session, snapshot in trials.items():
+        with suppress(ValueError):  # a disk that was full, long ago
+            known[session] = snapshot_progress(snapshot)
     return max(known, key=lambda session: known[session], default=None)
 
 
-def _read(system: pyarrow.fs.FileSystem, path: str) -> bytes:
+def _read(path: str, system: pyarrow.fs.FileSystem) -> bytes:
     with system.open_input_stream(path) as stream:
         return bytes(stream.readall())
+
+
+def _replace(path: str, contents: bytes, system: pyarrow.fs.FileSystem) -> None:
+    if contents != _read(path, system):
+        with system.open_output_stream(path) as stream:
+            stream.write(contents)
