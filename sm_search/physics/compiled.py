@@ -2,7 +2,8 @@
 
 Loops over numpy arrays are compiled by numba at their first call (seconds), and kept: beside the source file, or in the
 user's cache folder where that is not writable. Where neither is, each process compiles for itself. Two processes that
-compile at the same moment both write a whole file and rename it: one of them wins.
+compile at the same moment both write a whole file and rename it: one of them wins. numba compiles anew when the file of
+a function has changed, but not when that of a function that it calls has: see `forget_stale`.
 
 numba calls the C library's exp and log, one number at a time. The two here are plain arithmetic on the bits of a
 double, so that the compiler computes four or eight at once.
@@ -14,12 +15,27 @@ that has just compiled runs other copies of the inner functions than one that ha
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from numba import njit, types
 from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def forget_stale(package: Path) -> None:
+    """Remove what numba keeps beside the kernels of a package and is older than one of them, or than this file."""
+    sources = [package / "physics" / "compiled.py", *package.glob("*/*_kernel.py")]
+    newest = max(file.stat().st_mtime_ns for file in sources)
+    for index in package.glob("*/__pycache__/*_kernel.*.nbi"):
+        with suppress(OSError):  # another process was faster, or it may not be written
+            if index.stat().st_mtime_ns < newest:
+                index.unlink()
+
+
+forget_stale(Path(__file__).parents[1])
 
 
 def compiled(function: Function) -> Function:
@@ -117,3 +133,28 @@ def log(x: float) -> float:
     p = fma(p, s, _L2)
     p = fma(p, s, _L1)
     return fma(exponent, LN2_HIGH, fma(f, 2.0, fma(f * s, p, exponent * LN2_LOW)))
+
+
+DEGREE = 16
+"""Of `polynomial`."""
+
+
+@inlined
+def polynomial(x: float, powers: tuple[float, ...]) -> float:
+    """Σ powers[n]·xⁿ, of degree `DEGREE`: written out, since a loop in a loop would not vectorise."""
+    p = fma(powers[16], x, powers[15])
+    p = fma(p, x, powers[14])
+    p = fma(p, x, powers[13])
+    p = fma(p, x, powers[12])
+    p = fma(p, x, powers[11])
+    p = fma(p, x, powers[10])
+    p = fma(p, x, powers[9])
+    p = fma(p, x, powers[8])
+    p = fma(p, x, powers[7])
+    p = fma(p, x, powers[6])
+    p = fma(p, x, powers[5])
+    p = fma(p, x, powers[4])
+    p = fma(p, x, powers[3])
+    p = fma(p, x, powers[2])
+    p = fma(p, x, powers[1])
+    return fma(p, x, powers[0])

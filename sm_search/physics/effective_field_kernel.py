@@ -9,9 +9,11 @@ with b the field that acts. Steps are equal and explicit (Dormand and Prince 198
 function of time falls off with the order of a component as fast as the component does, which that of an adaptive
 step would not. The steady state is reached by going on until the second round meets the first.
 
-Loops run over W voxels side by side, so that the processor computes several at once.
+Loops run over W voxels side by side, so that the processor computes several at once. For that W is a constant of the
+compiled code, nothing in them branches, and the arrays are flat: the compiler sees that no two of them overlap.
 
-Shapes: W voxels of a batch, D = 2 or 3 components of e, P lines, I steps in a line, J stages of a step.
+Shapes: W voxels of a batch, F = 3W their vectors x, y, z; P lines, I steps in a line, J stages of a step, C wanted
+components of M.
 """
 
 import math
@@ -19,16 +21,14 @@ import math
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from sm_search.physics.compiled import compiled, exp
+from sm_search.physics.compiled import DEGREE, compiled, exp, fma, inlined, polynomial
 from sm_search.physics.projection_kernel import project
 
 BATCH = 32
-"""W, voxels side by side."""
+"""W: more of them fill the processor's vectors no better, and take more of its cache."""
 
 SERIES_E2 = 9.0
 """Below this e² the coefficients are polynomials in it, above they are computed from coth e."""
-
-DEGREE = 16
 
 MEETS = 1e-13
 """Of max(1, e): nearer, the second round has met the first."""
@@ -59,166 +59,171 @@ def _fraction(s: np.ndarray, first: int) -> np.ndarray:
     return value
 
 
-SERIES = _series()
+ACROSS, DIFFERENCE, RHO = (tuple(map(float, powers)) for powers in _series())
+
+
+@inlined
+def _near(e2):
+    """a_⊥ and (a_∥ − a_⊥)/e² below `SERIES_E2`."""
+    x = min(e2, SERIES_E2) * (2.0 / SERIES_E2) - 1.0
+    return polynomial(x, ACROSS), polynomial(x, DIFFERENCE)
+
+
+@inlined
+def _far(e2):
+    """The same above it."""
+    e = math.sqrt(max(e2, 1.0))
+    q = exp(-2.0 * e)
+    both = 1.0 / (e * (1.0 - q))
+    inverse, d = both * (1.0 - q), both * e
+    rho = (1.0 + 2.0 * q * d - inverse) * inverse
+    prime = inverse * inverse - 4.0 * q * d * d
+    shared = 1.0 / (rho * prime)
+    across = 0.5 * (shared * prime - 1.0)
+    return across, (rho * rho * shared - across) * inverse * inverse
+
+
+@inlined
+def _dot(a_x, a_y, a_z, b_x, b_y, b_z):
+    return fma(a_x, b_x, fma(a_y, b_y, a_z * b_z))
 
 
 @compiled
-def _slopes(stage, at_DW, field_3DW, cos_x, cos_y, dimensions, width, rate, series, work_4W, slope_JDW):
-    """de per step, into `slope_JDW` at `stage`: `rate` is the step's length in τ_B."""
-    for w in range(width):
-        work_4W[0, w] = 0.0
-        work_4W[1, w] = 0.0
-    for d in range(dimensions):
-        for w in range(width):
-            b = field_3DW[0, d, w] + field_3DW[1, d, w] * cos_x + field_3DW[2, d, w] * cos_y
-            slope_JDW[stage, d, w] = b
-            work_4W[0, w] += at_DW[d, w] * at_DW[d, w]
-            work_4W[1, w] += at_DW[d, w] * b
-    smallest, largest = work_4W[0, 0], work_4W[0, 0]
-    for w in range(width):
-        smallest = min(smallest, work_4W[0, w])
-        largest = max(largest, work_4W[0, w])
-    if largest > SERIES_E2:
-        for w in range(width):
-            e2 = max(work_4W[0, w], 1.0)
-            e = math.sqrt(e2)
-            q = exp(-2.0 * e)
-            both = 1.0 / (e * (1.0 - q))
-            inverse, d = both * (1.0 - q), both * e
-            rho = (1.0 + 2.0 * q * d - inverse) * inverse
-            prime = inverse * inverse - 4.0 * q * d * d
-            shared = 1.0 / (rho * prime)
-            across = 0.5 * (shared * prime - 1.0)
-            work_4W[2, w] = across
-            work_4W[3, w] = (rho * rho * shared - across) * inverse * inverse
-    if smallest <= SERIES_E2:
-        for w in range(width):
-            x = min(work_4W[0, w], SERIES_E2) * (2.0 / SERIES_E2) - 1.0
-            across, difference = series[0, DEGREE], series[1, DEGREE]
-            for power in range(DEGREE - 1, -1, -1):
-                across = across * x + series[0, power]
-                difference = difference * x + series[1, power]
-            far = work_4W[0, w] > SERIES_E2
-            work_4W[2, w] = work_4W[2, w] if far else across
-            work_4W[3, w] = work_4W[3, w] if far else difference
-    # a_⊥·b + [(a_∥ − a_⊥)/e²]·(b·e)·e − a_∥·e
-    for w in range(width):
-        across, difference = work_4W[2, w], work_4W[3, w]
-        work_4W[1, w] = difference * (work_4W[1, w] - work_4W[0, w]) - across
-    for d in range(dimensions):
-        for w in range(width):
-            b = slope_JDW[stage, d, w]
-            slope_JDW[stage, d, w] = rate * (work_4W[2, w] * b + work_4W[1, w] * at_DW[d, w])
+def _slopes(at_F, field_3F, cos_x, cos_y, rate, work_4W, slope_F):
+    """de per step: `rate` is the step's length in τ_B.
+
+    a_⊥·b + [(a_∥ − a_⊥)/e²]·(b·e)·e − a_∥·e
+    """
+    e2_W, be_W, across_W, along_W = work_4W[0], work_4W[1], work_4W[2], work_4W[3]
+    for f in range(3 * BATCH):
+        slope_F[f] = fma(field_3F[2, f], cos_y, fma(field_3F[1, f], cos_x, field_3F[0, f]))
+    far = 0
+    for x in range(BATCH):
+        y, z = x + BATCH, x + 2 * BATCH
+        e_x, e_y, e_z = at_F[x], at_F[y], at_F[z]
+        e2 = _dot(e_x, e_y, e_z, e_x, e_y, e_z)
+        e2_W[x], be_W[x] = e2, _dot(e_x, e_y, e_z, slope_F[x], slope_F[y], slope_F[z])
+        far += 1 if e2 > SERIES_E2 else 0
+    if far == 0:
+        for w in range(BATCH):
+            across_W[w], along_W[w] = _near(e2_W[w])
+    elif far == BATCH:
+        for w in range(BATCH):
+            across_W[w], along_W[w] = _far(e2_W[w])
+    else:
+        for w in range(BATCH):
+            e2 = e2_W[w]
+            near_across, near_difference = _near(e2)
+            far_across, far_difference = _far(e2)
+            across_W[w] = far_across if e2 > SERIES_E2 else near_across
+            along_W[w] = far_difference if e2 > SERIES_E2 else near_difference
+    for x in range(BATCH):
+        y, z = x + BATCH, x + 2 * BATCH
+        along = rate * fma(along_W[x], be_W[x] - e2_W[x], -across_W[x])
+        across = rate * across_W[x]
+        slope_F[x] = fma(across, slope_F[x], along * at_F[x])
+        slope_F[y] = fma(across, slope_F[y], along * at_F[y])
+        slope_F[z] = fma(across, slope_F[z], along * at_F[z])
 
 
 @compiled
-def _moments(e_DW, dimensions, width, series, moment_DW):
-    """L(e)/e·e."""
-    for w in range(width):
-        e2 = 0.0
-        for d in range(dimensions):
-            e2 += e_DW[d, w] * e_DW[d, w]
-        far = math.sqrt(max(e2, 1.0))
-        q = exp(-2.0 * far)
-        rho = ((1.0 + q) / (1.0 - q) - 1.0 / far) / far
-        x = min(e2, SERIES_E2) * (2.0 / SERIES_E2) - 1.0
-        near = series[2, DEGREE]
-        for power in range(DEGREE - 1, -1, -1):
-            near = near * x + series[2, power]
-        rho = rho if e2 > SERIES_E2 else near
-        for d in range(dimensions):
-            moment_DW[d, w] = rho * e_DW[d, w]
+def _moments(e_F, ratio_W):
+    """L(e)/e."""
+    for w in range(BATCH):
+        e_x, e_y, e_z = e_F[w], e_F[w + BATCH], e_F[w + 2 * BATCH]
+        e2 = _dot(e_x, e_y, e_z, e_x, e_y, e_z)
+        e = math.sqrt(max(e2, 1.0))
+        q = exp(-2.0 * e)
+        far = (fma(e, q, e) - (1.0 - q)) / (e * e * (1.0 - q))
+        near = polynomial(min(e2, SERIES_E2) * (2.0 / SERIES_E2) - 1.0, RHO)
+        ratio_W[w] = far if e2 > SERIES_E2 else near
 
 
 @compiled
-def _round(e_DW, field_3DW, turns, dimensions, width, rate, scheme, series, meets, start_PDW, moment_PIDW):
-    """One Lissajous period from `e_DW`, which is moved on; M/M_s at its steps.
+def _advance(e_F, slope_JF, stages_4, weights_4, result_F):
+    """Add four weighted slopes."""
+    a_0, a_1, a_2, a_3 = weights_4[0], weights_4[1], weights_4[2], weights_4[3]
+    slope_0, slope_1 = slope_JF[stages_4[0]], slope_JF[stages_4[1]]
+    slope_2, slope_3 = slope_JF[stages_4[2]], slope_JF[stages_4[3]]
+    for f in range(3 * BATCH):
+        result_F[f] = e_F[f] + (fma(a_0, slope_0[f], a_1 * slope_1[f]) + fma(a_2, slope_2[f], a_3 * slope_3[f]))
+
+
+@compiled
+def _round(e_F, field_3F, turns, rate, scheme, meets, start_PF, moment_WPCI):
+    """One Lissajous period from `e_F`, which is moved on; M/M_s at its steps.
 
     Where `meets`, the round ends at the first line whose start is that of the round before. Returns how far apart the
     starts of the last line were, in units of max(1, e).
     """
     turn_x_IJ, turn_y_2IJ, line_2P = turns
-    a_JJ, b_J = scheme
-    lines, steps, stages = line_2P.shape[1], turn_x_IJ.shape[0], len(b_J)
-    slope_JDW, work_4W, at_DW = np.empty((stages, dimensions, width)), np.empty((4, width)), np.empty_like(e_DW)
+    stages_JN4, weights_JN4 = scheme
+    lines, (steps, stages), components = line_2P.shape[1], turn_x_IJ.shape, moment_WPCI.shape[2]
+    slope_JF, at_F, work_4W = np.zeros((stages, 3 * BATCH)), np.empty(3 * BATCH), np.empty((4, BATCH))
     apart = 0.0
     for line in range(lines):
         apart = 0.0
-        for w in range(width):
+        for w in range(BATCH):
             gap2, size2 = 0.0, 1.0
-            for d in range(dimensions):
-                gap2 += (e_DW[d, w] - start_PDW[line, d, w]) ** 2
-                size2 += e_DW[d, w] ** 2
-                start_PDW[line, d, w] = e_DW[d, w]
+            for f in (w, w + BATCH, w + 2 * BATCH):
+                gap2 += (e_F[f] - start_PF[line, f]) ** 2
+                size2 += e_F[f] ** 2
+                start_PF[line, f] = e_F[f]
             apart = max(apart, math.sqrt(gap2 / size2))
         if meets and apart < MEETS:
             return apart
         for i in range(steps):
-            _moments(e_DW, dimensions, width, series, moment_PIDW[line, i])
+            _moments(e_F, work_4W[0])
+            for c in range(components):
+                for w in range(BATCH):
+                    moment_WPCI[w, line, c, i] = work_4W[0, w] * e_F[w + c * BATCH]
             for j in range(stages):
-                for d in range(dimensions):
-                    for w in range(width):
-                        at_DW[d, w] = e_DW[d, w]
-                for k in range(j):
-                    a = a_JJ[j, k]
-                    if a != 0.0:
-                        for d in range(dimensions):
-                            for w in range(width):
-                                at_DW[d, w] += a * slope_JDW[k, d, w]
+                _advance(e_F, slope_JF, stages_JN4[j, 0], weights_JN4[j, 0], at_F)
+                for n in range(1, stages_JN4.shape[1]):
+                    if stages_JN4[j, n, 0] >= 0:
+                        _advance(at_F, slope_JF, stages_JN4[j, n], weights_JN4[j, n], at_F)
                 cos_y = line_2P[0, line] * turn_y_2IJ[0, i, j] - line_2P[1, line] * turn_y_2IJ[1, i, j]
-                _slopes(
-                    j, at_DW, field_3DW, turn_x_IJ[i, j], cos_y, dimensions, width, rate, series, work_4W, slope_JDW
-                )
-            for j in range(stages):
-                b = b_J[j]
-                if b != 0.0:
-                    for d in range(dimensions):
-                        for w in range(width):
-                            e_DW[d, w] += b * slope_JDW[j, d, w]
+                _slopes(at_F, field_3F, turn_x_IJ[i, j], cos_y, rate, work_4W, slope_JF[j])
+            for n in range(stages_JN4.shape[1]):
+                if stages_JN4[stages, n, 0] >= 0:
+                    _advance(e_F, slope_JF, stages_JN4[stages, n], weights_JN4[stages, n], e_F)
     return apart
 
 
 @compiled
-def spectra(field_N3D, turns, rate, scheme, series, rounds, batch, tables, values_N2DXY, apart_N):
+def spectra(field_N33, turns, rate, scheme, rounds, tables, values_N2CXY, apart_N):
     """Steady state and spectrum of every voxel.
 
     Args:
-        field_N3D: static field and what the two drives add to it, in units of ξ.
+        field_N33: static field and what the two drives add to it, in units of ξ.
         turns: cos φ_x at the stages of the steps, (I, J); cos and sin of φ_y there, (2, I, J), and at the lines' begin.
         rate: the length of a step in τ_B.
-        scheme: the Runge–Kutta coefficients A and B.
+        scheme: what a stage adds to e, and last the step: numbers of earlier stages, in fours, and their weights.
         rounds: most Lissajous periods after the first.
-        batch: voxels side by side.
         tables: of `projection_kernel.project`.
         apart_N: how far the last round was from the one before, in units of max(1, e).
     """
-    lines, steps, dimensions = turns[2].shape[1], turns[0].shape[0], field_N3D.shape[2]
-    components = values_N2DXY.shape[2]
+    lines, steps, components = turns[2].shape[1], turns[0].shape[0], values_N2CXY.shape[2]
     turn_2YP, weight_2YL, turn_2XH = tables
-    moment_PDL = np.zeros((lines, components, steps))
-    for begin in range(0, len(field_N3D), batch):
-        width = min(batch, len(field_N3D) - begin)
-        field_3DW = np.empty((3, dimensions, width))
-        e_DW = np.empty((dimensions, width))
-        for w in range(width):
-            for d in range(dimensions):
+    moment_WPCI, start_PF = np.empty((BATCH, lines, components, steps)), np.empty((lines, 3 * BATCH))
+    field_3F, e_F = np.empty((3, 3 * BATCH)), np.empty(3 * BATCH)
+    for begin in range(0, len(field_N33), BATCH):
+        width = min(BATCH, len(field_N33) - begin)
+        for w in range(BATCH):
+            voxel = begin + min(w, width - 1)  # what is too many repeats the last
+            for d in range(3):
+                f = w + d * BATCH
+                e_F[f] = 0.0
                 for part in range(3):
-                    field_3DW[part, d, w] = field_N3D[begin + w, part, d]
-                e_DW[d, w] = field_3DW[0, d, w] + field_3DW[1, d, w] + field_3DW[2, d, w]
-        start_PDW, moment_PIDW = np.empty((lines, dimensions, width)), np.empty((lines, steps, dimensions, width))
-        start_PDW[:] = np.inf
-        _round(e_DW, field_3DW, turns, dimensions, width, rate, scheme, series, False, start_PDW, moment_PIDW)
+                    field_3F[part, f] = field_N33[voxel, part, d]
+                    e_F[f] += field_N33[voxel, part, d]
+        start_PF[:] = np.inf
+        _round(e_F, field_3F, turns, rate, scheme, False, start_PF, moment_WPCI)
         apart = np.inf
         for _ in range(rounds):
-            apart = _round(
-                e_DW, field_3DW, turns, dimensions, width, rate, scheme, series, True, start_PDW, moment_PIDW
-            )
+            apart = _round(e_F, field_3F, turns, rate, scheme, True, start_PF, moment_WPCI)
             if apart < MEETS:
                 break
         for w in range(width):
             apart_N[begin + w] = apart
-            for line in range(lines):
-                for c in range(min(components, dimensions)):
-                    for i in range(steps):
-                        moment_PDL[line, c, i] = moment_PIDW[line, i, c, w]
-            project(moment_PDL, turn_2YP, weight_2YL, turn_2XH, values_N2DXY[begin + w])
+            project(moment_WPCI[w], turn_2YP, weight_2YL, turn_2XH, values_N2CXY[begin + w])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import MixingOrders
-from sm_search.physics.effective_field_kernel import BATCH, MEETS, SERIES, spectra
+from sm_search.physics.effective_field_kernel import MEETS, spectra
 from sm_search.physics.linear_relaxation import cos_sin, projection_tables
 from sm_search.physics.lissajous_field import LissajousField
 
@@ -37,9 +37,6 @@ TOLERANCE = 1e-6
 
 ROUNDING = 1e-14
 """Of a component, relative to the strongest one."""
-
-MOST_NUMBERS = 8_000_000
-"""Of a batch of voxels: bounds the memory."""
 
 
 def spectrum(
@@ -101,17 +98,13 @@ def integrate(
     u_I = (np.arange(steps) + 0.5) / steps
     stage_IJ = u_I[:, None] + offset_J / steps
     line_P = (field.nd * np.arange(lines) / lines) % 1.0
-    parts_N33 = np.stack(field.voxel_vectors(beta), axis=1)
-    dimensions = 3 if parts_N33[:, :, 2].any() else 2
     values_N2DXY, apart_N = np.zeros((voxels, 2, components, orders.max_x + 1, orders.max_y + 1)), np.empty(voxels)
     spectra(
-        np.ascontiguousarray(parts_N33[:, :, :dimensions]),
+        np.ascontiguousarray(np.stack(field.voxel_vectors(beta), axis=1)),
         (cos_sin(stage_IJ)[0], cos_sin(stage_IJ * (field.nd / lines)), cos_sin(line_P)),
         1 / (field.fx_hz * steps * tau_s),
         scheme,
-        SERIES,
         ROUNDS,
-        max(1, min(BATCH, MOST_NUMBERS // (lines * steps * dimensions))),
         projection_tables(orders, field.nd, u_I, np.full(steps, 1 / steps)),
         values_N2DXY,
         apart_N,
@@ -126,11 +119,22 @@ def integrate(
 
 
 @cache
-def runge_kutta() -> tuple[tuple[Floats, Floats], Floats]:
-    """Coefficients A and B, and the times C of the stages, of Dormand and Prince's method of order 8 (Hairer, Nørsett
-    and Wanner, Solving Ordinary Differential Equations I, 1993)."""
+def runge_kutta() -> tuple[tuple[NDArray[np.int64], Floats], Floats]:
+    """Coefficients and the times of the stages of Dormand and Prince's method of order 8 (Hairer, Nørsett and Wanner,
+    Solving Ordinary Differential Equations I, 1993).
+
+    Returns:
+        For each stage and for the whole step the stages that count, in fours, and their weights, both (J + 1, 3, 4):
+        the last four are filled up with weights of 0, and −1 begins fours that are empty. The times, (J).
+    """
     from scipy.integrate import DOP853
 
     stages = DOP853.n_stages
-    a_JJ = np.ascontiguousarray(DOP853.A[:stages, :stages])
-    return (a_JJ, np.ascontiguousarray(DOP853.B)), np.ascontiguousarray(DOP853.C[:stages])
+    used_J3x4, weights_J3x4 = np.full((stages + 1, 12), -1), np.zeros((stages + 1, 12))
+    used_J3x4[:, :4] = 0
+    for j, row in enumerate([*DOP853.A[:stages, :stages], DOP853.B]):
+        used = np.flatnonzero(row)
+        used_J3x4[j, : 4 * math.ceil(len(used) / 4)] = 0
+        used_J3x4[j, : len(used)], weights_J3x4[j, : len(used)] = used, row[used]
+    shape = (stages + 1, 3, 4)
+    return (used_J3x4.reshape(shape), weights_J3x4.reshape(shape)), np.ascontiguousarray(DOP853.C[:stages])

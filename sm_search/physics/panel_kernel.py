@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from sm_search.physics.compiled import compiled, exp, fma, inlined, log
+from sm_search.physics.compiled import DEGREE, compiled, exp, fma, inlined, log, polynomial
 from sm_search.physics.projection_kernel import project
 
 NODES = 16
@@ -50,22 +50,26 @@ X_FX_HZ, X_TAU_S, X_SLOPE, X_SMALLEST_XI, X_CLEARANCE, X_RELAXATIONS, X_GROWTH, 
 def _langevin_over_xi(xi2):
     """(coth ξ − 1/ξ)/ξ; digits are lost below ξ = ½."""
     xi = math.sqrt(xi2)
-    return (xi * (2.0 / (1.0 - exp(-2.0 * xi)) - 1.0) - 1.0) / xi2
+    q = exp(-2.0 * xi)
+    return (fma(xi, q, xi) - (1.0 - q)) / (xi2 - xi2 * q)
+
+
+def _langevin_series() -> tuple[float, ...]:
+    """Of L(ξ)/ξ the powers of ξ², for ξ < ½: from L' = 1 − L² − 2L/ξ."""
+    c: list[float] = []
+    for n in range(DEGREE + 1):
+        square = sum(c[k] * c[n - 1 - k] for k in range(n))
+        c.append(((n == 0) - square) / (2 * n + 3))
+    return tuple(c)
+
+
+LANGEVIN = _langevin_series()
 
 
 @inlined
-def _langevin_fraction(xi2):
-    """The same below ξ = ½: the continued fraction 1/(3 + ξ²/(5 + ξ²/(7 + …)))."""
-    fraction = 17.0
-    for level in range(7, 0, -1):
-        fraction = 2.0 * level + 1.0 + xi2 / fraction
-    return 1.0 / fraction
-
-
-@inlined
-def _brownian_rate(xi2, tau_s, slope):
+def _brownian_rate(xi2, rate_hz, slope):
     """√(1 + slope·ξ^1.72)/τ_B."""
-    return math.sqrt(1.0 + slope * exp(0.86 * log(xi2))) / tau_s
+    return math.sqrt(fma(slope, exp(0.86 * log(xi2)), 1.0)) * rate_hz
 
 
 @compiled
@@ -81,7 +85,7 @@ def _table_rate(xi2, table_4T, step, scale_hz):
 @compiled
 def rate(xi2, whole, number, table_4T):
     """r in 1/s of any kind of kinetics."""
-    brownian = _brownian_rate(xi2, number[X_TAU_S], number[X_SLOPE])
+    brownian = _brownian_rate(xi2, 1.0 / number[X_TAU_S], number[X_SLOPE])
     if whole[N_KIND] == NEEL_BROWN:
         return brownian + _table_rate(xi2, table_4T, number[X_TABLE_STEP], number[X_TABLE_HZ])
     return brownian
@@ -171,11 +175,14 @@ def _collocated(w, width, rate, equilibrium_C, components, running_RQ, end_Q, re
 @compiled
 def langevin_over_xi(xi2, size, ratio):
     """L(ξ)/ξ from ξ² into `ratio`, relative error below 1e-14 at every ξ; 1/3 at ξ = 0."""
+    near = 0
     for i in range(size):
         ratio[i] = _langevin_over_xi(xi2[i])
-    for i in range(size):
-        if xi2[i] < 0.25:
-            ratio[i] = _langevin_fraction(xi2[i])
+        near += 1 if xi2[i] < 0.25 else 0
+    if near > 0:
+        for i in range(size):
+            far, here = ratio[i], xi2[i]
+            ratio[i] = polynomial(min(here, 0.25), LANGEVIN) if here < 0.25 else far
 
 
 @compiled
@@ -208,9 +215,9 @@ def _anisotropic(field_3, size, axis_3, moments):
 @compiled
 def rates(xi2, whole, number, table_4T, size, rate):
     """r in 1/s at many ξ²."""
-    tau_s, slope = number[X_TAU_S], number[X_SLOPE]
+    rate_hz, slope = 1.0 / number[X_TAU_S], number[X_SLOPE]
     for i in range(size):
-        rate[i] = _brownian_rate(xi2[i], tau_s, slope)
+        rate[i] = _brownian_rate(xi2[i], rate_hz, slope)
     if whole[N_KIND] == NEEL_BROWN:
         for i in range(size):
             rate[i] += _table_rate(xi2[i], table_4T, number[X_TABLE_STEP], number[X_TABLE_HZ])
@@ -235,21 +242,21 @@ def _solve(turn_4W, width, level, static_3, x_3, y_3, whole, number, table_4T, r
         square = xi2[here]
         for w in range(width):
             square[w] = 0.0
+        turned_x, turned_y = exponent[here], source[here]
+        for w in range(width):
+            turned_x[w] = fma(cos_x[w], c_x, -sin_x[w] * s_x)
+            turned_y[w] = fma(cos_y[w], c_y, -sin_y[w] * s_y)
         for c in range(3):
             static, drive_x, drive_y = static_3[c], x_3[c], y_3[c]
             if c < components or kind == ANISOTROPIC:
                 field = offset_C[c, here]
                 for w in range(width):
-                    turned_x = fma(cos_x[w], c_x, -sin_x[w] * s_x)
-                    turned_y = fma(cos_y[w], c_y, -sin_y[w] * s_y)
-                    b = fma(drive_x, turned_x, fma(drive_y, turned_y, static))
+                    b = fma(drive_x, turned_x[w], fma(drive_y, turned_y[w], static))
                     field[w] = b
                     square[w] = fma(b, b, square[w])
             elif static != 0.0 or drive_x != 0.0 or drive_y != 0.0:
                 for w in range(width):
-                    turned_x = fma(cos_x[w], c_x, -sin_x[w] * s_x)
-                    turned_y = fma(cos_y[w], c_y, -sin_y[w] * s_y)
-                    b = fma(drive_x, turned_x, fma(drive_y, turned_y, static))
+                    b = fma(drive_x, turned_x[w], fma(drive_y, turned_y[w], static))
                     square[w] = fma(b, b, square[w])
     size = NODES * width
     if kind == ANISOTROPIC:

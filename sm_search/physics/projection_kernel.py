@@ -12,8 +12,23 @@ import numpy as np
 
 from sm_search.physics.compiled import compiled, fma
 
-COLUMNS = 128
-"""Samples of all lines that are summed at once."""
+
+@compiled
+def _add_four(one, two, three, four, turn_Y4, sums_YI):
+    """Four rows times their factors, to the sums of two orders at a time: each number that is read serves twice."""
+    orders, samples = sums_YI.shape
+    for m in range(0, orders, 2):
+        here, there = sums_YI[m], sums_YI[min(m + 1, orders - 1)]
+        a, b, c, d = turn_Y4[m, 0], turn_Y4[m, 1], turn_Y4[m, 2], turn_Y4[m, 3]
+        if m + 1 == orders:
+            for i in range(samples):
+                here[i] = fma(a, one[i], fma(b, two[i], fma(c, three[i], fma(d, four[i], here[i]))))
+            return
+        e, f, g, h = turn_Y4[m + 1, 0], turn_Y4[m + 1, 1], turn_Y4[m + 1, 2], turn_Y4[m + 1, 3]
+        for i in range(samples):
+            w, x, y, z = one[i], two[i], three[i], four[i]
+            here[i] = fma(a, w, fma(b, x, fma(c, y, fma(d, z, here[i]))))
+            there[i] = fma(e, w, fma(f, x, fma(g, y, fma(h, z, there[i]))))
 
 
 @compiled
@@ -22,35 +37,29 @@ def _sum_over_lines(moment_PI, turn_2YP, sums_2YI):
     lines, samples = moment_PI.shape
     orders = turn_2YP.shape[1]
     folded = (lines - 1) // 2
-    for begin in range(0, samples, COLUMNS):
-        end = min(begin + COLUMNS, samples)
-        for p in range(1, folded + 1):
-            here, there = moment_PI[p], moment_PI[lines - p]
-            for i in range(begin, end):
-                one, other = here[i], there[i]
-                here[i] = one + other
-                there[i] = one - other
+    for p in range(1, folded + 1):
+        here, there = moment_PI[p], moment_PI[lines - p]
+        for i in range(samples):
+            one, other = here[i], there[i]
+            here[i] = one + other
+            there[i] = one - other
+    for m in range(orders):
+        cosine, sine, first, middle = sums_2YI[0, m], sums_2YI[1, m], moment_PI[0], moment_PI[lines // 2]
+        sign = turn_2YP[0, m, lines // 2] if lines % 2 == 0 else 0.0
+        for i in range(samples):
+            cosine[i] = fma(sign, middle[i], first[i])
+            sine[i] = 0.0
+    turn_2Y4 = np.empty((2, orders, 4))
+    for begin in range(1, folded + 1, 4):
         for m in range(orders):
-            cosine, sine = sums_2YI[0, m], sums_2YI[1, m]
-            first = moment_PI[0]
-            for i in range(begin, end):
-                cosine[i] = first[i]
-                sine[i] = 0.0
-            if lines % 2 == 0:
-                middle, sign = moment_PI[lines // 2], turn_2YP[0, m, lines // 2]
-                for i in range(begin, end):
-                    cosine[i] += sign * middle[i]
-        for p in range(1, folded + 1, 2):
-            q = p + 1 if p < folded else p
-            even_p, odd_p, even_q, odd_q = moment_PI[p], moment_PI[lines - p], moment_PI[q], moment_PI[lines - q]
-            for m in range(orders):
-                cosine, sine = sums_2YI[0, m], sums_2YI[1, m]
-                c_p, s_p = turn_2YP[0, m, p], turn_2YP[1, m, p]
-                c_q = turn_2YP[0, m, q] if q > p else 0.0
-                s_q = turn_2YP[1, m, q] if q > p else 0.0
-                for i in range(begin, end):
-                    cosine[i] = fma(c_p, even_p[i], fma(c_q, even_q[i], cosine[i]))
-                    sine[i] = fma(s_p, odd_p[i], fma(s_q, odd_q[i], sine[i]))
+            for n in range(4):
+                p = min(begin + n, folded)  # what is too many does not count
+                turn_2Y4[0, m, n] = turn_2YP[0, m, p] if p == begin + n else 0.0
+                turn_2Y4[1, m, n] = turn_2YP[1, m, p] if p == begin + n else 0.0
+        p, q, r, s = begin, min(begin + 1, folded), min(begin + 2, folded), min(begin + 3, folded)
+        _add_four(moment_PI[p], moment_PI[q], moment_PI[r], moment_PI[s], turn_2Y4[0], sums_2YI[0])
+        p, q, r, s = lines - p, lines - q, lines - r, lines - s
+        _add_four(moment_PI[p], moment_PI[q], moment_PI[r], moment_PI[s], turn_2Y4[1], sums_2YI[1])
 
 
 @compiled
