@@ -140,13 +140,13 @@ def _moments(e_F, ratio_W):
 
 
 @compiled
-def _advance(e_F, slope_JF, stages_4, weights_4, result_F):
+def _advance(e_F, slope_JF, stages_4, weights_4):
     """Add four weighted slopes."""
     a_0, a_1, a_2, a_3 = weights_4[0], weights_4[1], weights_4[2], weights_4[3]
     slope_0, slope_1 = slope_JF[stages_4[0]], slope_JF[stages_4[1]]
     slope_2, slope_3 = slope_JF[stages_4[2]], slope_JF[stages_4[3]]
     for f in range(3 * BATCH):
-        result_F[f] = e_F[f] + (fma(a_0, slope_0[f], a_1 * slope_1[f]) + fma(a_2, slope_2[f], a_3 * slope_3[f]))
+        e_F[f] += fma(a_0, slope_0[f], a_1 * slope_1[f]) + fma(a_2, slope_2[f], a_3 * slope_3[f])
 
 
 @compiled
@@ -178,15 +178,16 @@ def _round(e_F, field_3F, turns, rate, scheme, meets, start_PF, moment_WPCI):
                 for w in range(BATCH):
                     moment_WPCI[w, line, c, i] = work_4W[0, w] * e_F[w + c * BATCH]
             for j in range(stages):
-                _advance(e_F, slope_JF, stages_JN4[j, 0], weights_JN4[j, 0], at_F)
-                for n in range(1, stages_JN4.shape[1]):
+                for f in range(3 * BATCH):
+                    at_F[f] = e_F[f]
+                for n in range(stages_JN4.shape[1]):
                     if stages_JN4[j, n, 0] >= 0:
-                        _advance(at_F, slope_JF, stages_JN4[j, n], weights_JN4[j, n], at_F)
+                        _advance(at_F, slope_JF, stages_JN4[j, n], weights_JN4[j, n])
                 cos_y = line_2P[0, line] * turn_y_2IJ[0, i, j] - line_2P[1, line] * turn_y_2IJ[1, i, j]
                 _slopes(at_F, field_3F, turn_x_IJ[i, j], cos_y, rate, work_4W, slope_JF[j])
             for n in range(stages_JN4.shape[1]):
                 if stages_JN4[stages, n, 0] >= 0:
-                    _advance(e_F, slope_JF, stages_JN4[stages, n], weights_JN4[stages, n], e_F)
+                    _advance(e_F, slope_JF, stages_JN4[stages, n], weights_JN4[stages, n])
     return apart
 
 

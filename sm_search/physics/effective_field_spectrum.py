@@ -21,13 +21,13 @@ Floats = NDArray[np.float64]
 STABLE = 5.0
 """Longest step in units of 1/(the largest rate); the method is stable up to about 6."""
 
-LEAST_STEPS, STEPS_PER_ROOT = 36, 6.2
+LEAST_STEPS, STEPS_PER_ROOT = 24, 7.0
 """A first guess of the steps in a line, beside one for each wanted order: for every root of (largest rate)/f_x."""
 
 PROBES = 12
 """Voxels on which the number of steps is tried first."""
 
-REFINE = 1.3
+REFINE = 1.13
 """The next number of steps, for comparison."""
 
 MOST_STEPS = 20_000
@@ -131,7 +131,6 @@ def runge_kutta() -> tuple[tuple[NDArray[np.int64], Floats], Floats]:
 
     stages = DOP853.n_stages
     used_J3x4, weights_J3x4 = np.full((stages + 1, 12), -1), np.zeros((stages + 1, 12))
-    used_J3x4[:, :4] = 0
     for j, row in enumerate([*DOP853.A[:stages, :stages], DOP853.B]):
         used = np.flatnonzero(row)
         used_J3x4[j, : 4 * math.ceil(len(used) / 4)] = 0
