@@ -71,16 +71,15 @@ def _near(e2):
 
 @inlined
 def _far(e2):
-    """The same above it."""
-    e = math.sqrt(max(e2, 1.0))
+    """The same above it, with q = exp(−2e): ρ = n/(e²(1 − q)) and L' = m/(e²(1 − q)²), all divisions in one."""
+    e2 = max(e2, 1.0)
+    e = math.sqrt(e2)
     q = exp(-2.0 * e)
-    both = 1.0 / (e * (1.0 - q))
-    inverse, d = both * (1.0 - q), both * e
-    rho = (1.0 + 2.0 * q * d - inverse) * inverse
-    prime = inverse * inverse - 4.0 * q * d * d
-    shared = 1.0 / (rho * prime)
-    across = 0.5 * (shared * prime - 1.0)
-    return across, (rho * rho * shared - across) * inverse * inverse
+    p = 1.0 - q
+    n, m = fma(e, q, e) - p, p * p - 4.0 * q * e2
+    shared = 1.0 / (n * m * e2)
+    across = 0.5 * (e2 * e2 * p * m * shared - 1.0)
+    return across, (n * p * n * e2 * shared - across) * (n * m * shared)
 
 
 @inlined
