@@ -25,6 +25,9 @@ CHATTY_LOGGERS = (
 
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 
+OWNER_DIED = "its owner has died"
+"""In Ray's error of an actor, where it takes the driver for dead since the raylet of its node ended; no field tells."""
+
 
 def withhold_credentials() -> None:
     """Tune hands these variables of its driver to its workers through Ray, which writes them into its logs. No setting

@@ -128,6 +128,11 @@ def loggers_have_the_names_of_modules(folder: Path) -> None:
         assert Path(ray.__file__).parent.joinpath(*name.split(".")[1:]).with_suffix(".py").is_file(), name
 
 
+def the_owner_of_an_actor_dies_in_these_words(folder: Path) -> None:
+    server = Path(ray.__file__).parent / "core/src/ray/gcs/gcs_server"
+    assert ray_internals.OWNER_DIED.encode() in server.read_bytes()
+
+
 def a_snapshot_says_how_far_it_came(folder: Path) -> None:
     from ray.tune.execution.tune_controller import TuneController
 
@@ -182,6 +187,7 @@ USES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "session_folder": ("ray._private.worker._global_node.get_session_dir_path", a_node_knows_its_session),
     "COMMAND_LINE": (ray_internals.COMMAND_LINE, the_command_line_is_a_module),
     "CHATTY_LOGGERS": ("the modules of its jobs client", loggers_have_the_names_of_modules),
+    "OWNER_DIED": ("the words of its GCS for a lost owner", the_owner_of_an_actor_dies_in_these_words),
 }
 
 
@@ -196,7 +202,7 @@ def test_it_is_where_ray_had_it(use: str, tmp_path: Path) -> None:
 
 def test_every_use_has_its_check() -> None:
     given = {name for name, value in vars(ray_internals).items() if inspect.isfunction(value)}
-    assert given | {"COMMAND_LINE", "CHATTY_LOGGERS"} == set(USES)
+    assert given | {"COMMAND_LINE", "CHATTY_LOGGERS", "OWNER_DIED"} == set(USES)
 
 
 @cache

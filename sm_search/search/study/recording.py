@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.tune.experiment import Trial
 
+from sm_search.compute.ray_internals import OWNER_DIED
 from sm_search.config.errors import SettingsError, TrackingError
 from sm_search.evaluation.scores import sign
 from sm_search.search.driver_callback import DriverCallback
@@ -22,6 +23,8 @@ ERROR_FILE = "error.txt"
 HOLD_OFF_S = 20.0
 """How long a store that did not answer is left alone: each question holds up the search."""
 DISK_FAULTS = ("No space left on device", "Disk quota exceeded", "File too large", "Read-only file system")
+RAY_ENDS_S = 3.0
+"""In which a search is interrupted whose Ray has lost a process."""
 
 Announce = Callable[[str], None]
 
@@ -112,6 +115,10 @@ class Recorder(DriverCallback):
         self.disk_fault = next((fault for fault in DISK_FAULTS if fault in text), None)
         if self.disk_fault:
             raise OSError(self.disk_fault)
+        if OWNER_DIED in text:
+            # The trial did not fail. The search is interrupted before Tune asks for another one in its place.
+            time.sleep(RAY_ENDS_S)
+            return
         self._finish(trials, trial, "failed", last_line(text) or "it ended without a word")
 
     def _finish(self, trials: list[Trial], trial: Trial, state: TrialState, error: str | None = None) -> None:

@@ -37,6 +37,7 @@ class Campaign:
 
     Attributes:
         reference: the result of the same study undisturbed.
+        span_s: how long that takes: the shortest time that was seen, since the first had to load everything.
         killed: how often which kind of process was.
     """
 
@@ -56,6 +57,7 @@ class Campaign:
         folder.mkdir(parents=True)
         for _ in range(MOST_STARTS):
             more = ["--resume"] if (study_folder(home, "faulty") / STUDY_FILE).exists() else []
+            begin, before = time.monotonic(), kills
             sweep = Sweep(home, folder / "user", self.data, *more)
             while kills and self._kill_one(sweep):
                 kills -= 1
@@ -63,6 +65,8 @@ class Campaign:
             status, told = sweep.end()
             assert "Traceback" not in sweep.said, sweep.said
             if status == 0:
+                if not more and kills == before:
+                    self.span_s = min(self.span_s, time.monotonic() - begin)
                 check_whole(open_store(home), told)
                 assert values(told) == values(self.reference), f"{home}: {values(told)}, not {values(self.reference)}"
                 return

@@ -10,6 +10,7 @@ import pytest
 from sm_search.config.errors import InputError
 from sm_search.data.dataset import Dataset, file_name
 from sm_search.search.space.space import Space
+from sm_search.search.study import recording
 from sm_search.search.study.recording import Recorder
 from sm_search.search.study.sweep import sweep
 from sm_search.tracking.records import study_runs
@@ -76,3 +77,17 @@ def test_a_failed_trial_says_why(tmp_path: Path) -> None:
     run_id = study_runs(store, "s")[1][0].run_id
     artifact = store.client.download_artifacts(run_id, "error.txt", str(tmp_path))
     assert Path(artifact).read_text() == "MemoryError: no more of it\n"
+
+
+def test_a_trial_whose_driver_has_lost_ray_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune would ask for another one in its place, and the study would be another when it is resumed."""
+    monkeypatch.setattr(recording, "RAY_ENDS_S", 0.0)
+    store, said = open_store(tmp_path), list[str]()
+    log = StudyLog.open(store, "s")
+    recorder = Recorder(log, SPACE, said.append, None, resumed=False)
+    error = "ActorDiedError: The actor is dead because its owner has died. Owner worker exit type: SYSTEM_ERROR"
+    (tmp_path / "error.txt").write_text(error)
+    log.start_trial("a")
+    trial = SimpleNamespace(trial_id="a", error_file=str(tmp_path / "error.txt"), last_result={})
+    recorder.on_trial_error(1, [trial], trial)  # type: ignore[list-item, arg-type]
+    assert (said, recorder.ended, study_runs(store, "s")[1][0].status) == ([], [], "RUNNING")
