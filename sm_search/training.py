@@ -19,10 +19,11 @@ from sm_search.config.model_settings import Diffuse, Mean, ScheduleSettings, Tra
 from sm_search.config.streams import stream_seed
 from sm_search.data.dataset import Dataset
 from sm_search.data.scaling import ScaledImages
+from sm_search.diffusion.backbones import denoiser_of
 from sm_search.diffusion.captured_step import CapturedStep
 from sm_search.diffusion.checkpoint import Checkpoint, CheckpointInfo
 from sm_search.diffusion.condition import Condition, concatenate, make_condition
-from sm_search.diffusion.denoiser import Denoiser, denoiser_of
+from sm_search.diffusion.denoiser import Denoiser
 from sm_search.diffusion.noise_schedule import alpha_bars
 from sm_search.diffusion.spectra import Spectra
 from sm_search.diffusion.training_loss import Draws, TrainingLoss

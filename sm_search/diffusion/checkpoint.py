@@ -17,7 +17,8 @@ from sm_search.config.base import Settings
 from sm_search.config.errors import CheckpointError, SettingsError
 from sm_search.config.model_settings import ScheduleSettings, TrainingSettings
 from sm_search.config.simulation_settings import FieldSettings, Grid
-from sm_search.diffusion.denoiser import Denoiser, denoiser_of
+from sm_search.diffusion.backbones import denoiser_of
+from sm_search.diffusion.denoiser import Denoiser
 from sm_search.diffusion.intervals import Intervals
 from sm_search.diffusion.spectra import state_shape
 from sm_search.regression.gain import GainModel

@@ -42,7 +42,7 @@ from sm_search.diffusion.spectra import state_shape  # noqa: E402
 from sm_search.evaluation.validation import ScheduleScorer, Validation  # noqa: E402
 from sm_search.physics.system_matrix import simulate  # noqa: E402
 from sm_search.search.space.space_file import load_space  # noqa: E402
-from sm_search.search.study.trial_memory import GIB, gpu_share, measured_memory  # noqa: E402
+from sm_search.search.study.gpu_memory import GIB, gpu_share, measured_memory  # noqa: E402
 from sm_search.synthesis import Synthesiser  # noqa: E402
 from sm_search.training import Trainer, TrainingImages, make_checkpoint, training_images  # noqa: E402
 from tests.datasets import simulated  # noqa: E402

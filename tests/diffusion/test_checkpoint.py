@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from sm_search.config.errors import CheckpointError
 from sm_search.config.model_settings import LinearBasisSettings, Mean, ScheduleSettings, TrainingSettings, UNetSettings
 from sm_search.config.simulation_settings import FieldSettings, Grid
+from sm_search.diffusion.backbones import build_denoiser
 from sm_search.diffusion.checkpoint import (
     SETTINGS_FILE,
     WEIGHTS_FILE,
@@ -23,7 +24,6 @@ from sm_search.diffusion.checkpoint import (
     read_info,
 )
 from sm_search.diffusion.condition import Condition
-from sm_search.diffusion.denoiser import build_denoiser
 from sm_search.regression.scan_features import feature_count
 from sm_search.regression.scan_models import ScanData, ScanModels
 from sm_search.regression.training_domain import sketch

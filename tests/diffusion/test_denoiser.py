@@ -11,19 +11,12 @@ from pydantic import ValidationError
 
 from sm_search.config.errors import SettingsError
 from sm_search.config.model_settings import BackboneSettings, LinearBasisSettings, Prediction, UNetSettings
+from sm_search.diffusion.backbones import BACKBONES, build_denoiser
+from sm_search.diffusion.backbones.linear_basis import LinearBasisDenoiser, output_preconditioning
+from sm_search.diffusion.backbones.unet import UNetDenoiser
 from sm_search.diffusion.condition import Condition
-from sm_search.diffusion.denoiser import (
-    BACKBONES,
-    DROWNED,
-    NOISE_FEATURES,
-    ComponentFeatures,
-    Denoiser,
-    LinearBasisDenoiser,
-    UNetDenoiser,
-    build_denoiser,
-    noise_features,
-    output_preconditioning,
-)
+from sm_search.diffusion.condition_features import DROWNED, ComponentFeatures
+from sm_search.diffusion.denoiser import NOISE_FEATURES, Denoiser, noise_features
 from sm_search.diffusion.noise_schedule import diffuse, training_target
 
 SHAPE = (8, 8)

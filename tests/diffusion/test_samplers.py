@@ -16,8 +16,9 @@ from torch import Tensor
 
 from sm_search.config.errors import DivergenceError
 from sm_search.config.model_settings import DiffusionSettings, LinearBasisSettings, ScheduleSettings, UNetSettings
+from sm_search.diffusion.backbones import build_denoiser
 from sm_search.diffusion.condition import Condition, condition_noise_level, condition_weight
-from sm_search.diffusion.denoiser import Denoiser, build_denoiser
+from sm_search.diffusion.denoiser import Denoiser
 from sm_search.diffusion.noise_schedule import alpha_bars, training_target
 from sm_search.diffusion.samplers import (
     SAMPLERS,

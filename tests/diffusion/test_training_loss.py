@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sm_search.config.model_settings import LinearBasisSettings, ScheduleSettings, TrainingSettings
+from sm_search.diffusion.backbones import build_denoiser
 from sm_search.diffusion.condition import Condition
-from sm_search.diffusion.denoiser import build_denoiser
 from sm_search.diffusion.noise_schedule import alpha_bars
 from sm_search.diffusion.samplers import ImageNoise, sample_mean
 from sm_search.diffusion.training_loss import SILENT_DB, TrainingLoss

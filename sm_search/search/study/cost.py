@@ -22,8 +22,8 @@ from sm_search.search.space.resolved_settings import training_settings
 from sm_search.search.space.space import Space
 from sm_search.search.space.tree import parameters_of, suggest
 from sm_search.search.study.asha import make_asha
+from sm_search.search.study.gpu_memory import PROBE_LEARNING_RATE, WARM_UP_STEPS
 from sm_search.search.study.trial import judging_schedules, search_trial_schedule, store_rung
-from sm_search.search.study.trial_memory import PROBE_LEARNING_RATE, WARM_UP_STEPS
 from sm_search.training import Trainer, training_images
 
 ORDERS = 20

@@ -13,7 +13,7 @@ from sm_search.data.dataset import Dataset
 from sm_search.data.storage import absolute
 from sm_search.search.space.resolved_settings import training_settings
 from sm_search.search.space.space import Resources, Space
-from sm_search.search.study.trial_memory import GIB, GpuMemory, gpu_share, largest_points, measured_memory
+from sm_search.search.study.gpu_memory import GIB, GpuMemory, gpu_share, largest_points, measured_memory
 from sm_search.search.study.while_simulating import wait_for
 from sm_search.tracking.records import find_study
 from sm_search.tracking.store import Store

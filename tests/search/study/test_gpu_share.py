@@ -18,8 +18,7 @@ from sm_search.search.schedule.workers import worker_count
 from sm_search.search.space.resolved_settings import training_settings
 from sm_search.search.space.space import Resources, Space
 from sm_search.search.space.space_file import SPACES, load_space
-from sm_search.search.study.gpu_share import GPUS_TAG, first_gpus, placed, placed_here
-from sm_search.search.study.trial_memory import (
+from sm_search.search.study.gpu_memory import (
     GIB,
     MARGIN,
     GpuMemory,
@@ -28,6 +27,7 @@ from sm_search.search.study.trial_memory import (
     measured_memory,
     try_point,
 )
+from sm_search.search.study.gpu_share import GPUS_TAG, first_gpus, placed, placed_here
 from sm_search.tracking.runs import StudyLog
 from sm_search.tracking.store import Store, open_store
 from sm_search.training import Trainer
