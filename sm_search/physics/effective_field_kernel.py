@@ -93,7 +93,7 @@ def _slopes(at_F, field_3F, cos_x, cos_y, rate, work_4W, slope_F):
 
     a_⊥·b + [(a_∥ − a_⊥)/e²]·(b·e)·e − a_∥·e
     """
-    e2_W, be_W, across_W, along_W = work_4W[0], work_4W[1], work_4W[2], work_4W[3]
+    e2_W, be_W, across_W, difference_W = work_4W[0], work_4W[1], work_4W[2], work_4W[3]
     for f in range(3 * BATCH):
         slope_F[f] = fma(field_3F[2, f], cos_y, fma(field_3F[1, f], cos_x, field_3F[0, f]))
     far = 0
@@ -105,20 +105,20 @@ def _slopes(at_F, field_3F, cos_x, cos_y, rate, work_4W, slope_F):
         far += 1 if e2 > SERIES_E2 else 0
     if far == 0:
         for w in range(BATCH):
-            across_W[w], along_W[w] = _near(e2_W[w])
+            across_W[w], difference_W[w] = _near(e2_W[w])
     elif far == BATCH:
         for w in range(BATCH):
-            across_W[w], along_W[w] = _far(e2_W[w])
+            across_W[w], difference_W[w] = _far(e2_W[w])
     else:
         for w in range(BATCH):
             e2 = e2_W[w]
             near_across, near_difference = _near(e2)
             far_across, far_difference = _far(e2)
             across_W[w] = far_across if e2 > SERIES_E2 else near_across
-            along_W[w] = far_difference if e2 > SERIES_E2 else near_difference
+            difference_W[w] = far_difference if e2 > SERIES_E2 else near_difference
     for x in range(BATCH):
         y, z = x + BATCH, x + 2 * BATCH
-        along = rate * fma(along_W[x], be_W[x] - e2_W[x], -across_W[x])
+        along = rate * fma(difference_W[x], be_W[x] - e2_W[x], -across_W[x])
         across = rate * across_W[x]
         slope_F[x] = fma(across, slope_F[x], along * at_F[x])
         slope_F[y] = fma(across, slope_F[y], along * at_F[y])
