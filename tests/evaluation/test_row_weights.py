@@ -107,12 +107,12 @@ def test_what_nothing_tells_of_is_not_weighted_by(sm: SystemMatrix, concentratio
 
 def test_a_method_that_states_its_deviation_is_compared_with_and_without(tiny_dataset: Dataset) -> None:
     (pair,) = tiny_dataset.pairs("test")
-    stated = dataclasses.replace(pair.high, deviation_CKN=np.zeros(pair.high.values_CKN.shape))
+    # Said of the true matrix: the weights may not ruin its image, and are those that were said.
+    deviation_K1 = np.abs(pair.high.values_CKN).max() * np.geomspace(1e-4, 0.1, pair.high.values_CKN.shape[1])[:, None]
+    stated = dataclasses.replace(pair.high, deviation_CKN=np.broadcast_to(deviation_K1, pair.high.values_CKN.shape))
     rows = {row.method: row for row in images_of({"exact": stated}, pair, tiny_dataset.settings, "shape")}
     assert list(rows) == ["true high gradient", "exact", "exact" + WEIGHTED, "low gradient"]
-    # Its noise is known to a sixth, component by component, from 20 frames.
-    assert rows["exact" + WEIGHTED].psnr_db == pytest.approx(rows["exact"].psnr_db, abs=0.5)
-    assert rows["exact" + WEIGHTED].psnr_db != rows["exact"].psnr_db
+    assert 1e-3 < abs(rows["exact" + WEIGHTED].psnr_db - rows["exact"].psnr_db) < 0.5
 
 
 def test_a_matrix_whose_own_noise_is_known_is_compared_with_and_without(tiny_dataset: Dataset) -> None:
@@ -121,4 +121,4 @@ def test_a_matrix_whose_own_noise_is_known_is_compared_with_and_without(tiny_dat
     noisy = dataclasses.replace(pair, low=dataclasses.replace(pair.low, background_CKE=noise_CKE))
     rows = {row.method: row.psnr_db for row in images_of({}, noisy, tiny_dataset.settings, "shape")}
     assert list(rows) == [TRUE, LOW, LOW + WEIGHTED]
-    assert rows[LOW + WEIGHTED] != rows[LOW]
+    assert abs(rows[LOW + WEIGHTED] - rows[LOW]) > 1e-3
