@@ -7,6 +7,7 @@ used but its documented interface.
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -124,6 +125,11 @@ def session_folder() -> str:
     return str(ray._private.worker._global_node.get_session_dir_path())
 
 
+def written_trials(folder: str, session: str) -> bytes:
+    """What Tune has just written of its trials when it asks its searcher to save itself into the same folder."""
+    return Path(folder, f"experiment_state-{session}.json").read_bytes()
+
+
 def snapshot_progress(snapshot: bytes) -> tuple[int, int, int, float]:
     """How far an experiment had come in a snapshot of Tune's: steps trained, trials begun, trials ended, and when the
     process that wrote it began, in Unix seconds. Tune itself goes by the local time in the name of the file.
@@ -153,10 +159,12 @@ def mended_suggestions(state: bytes, files: "pyarrow.fs.FileSystem", parent: str
     experiment, iterators = found.get("experiment"), found.get("_iterators", ())
     specs = [*([experiment.spec] if experiment else []), *(each.unresolved_spec for each in iterators)]
     storages = [spec["storage"] for spec in specs if spec.get("storage")]
-    if all(storage.storage_fs_path == parent for storage in storages) and found.get("counter", trials) == trials:
+    is_there = all(storage.storage_fs_path == parent for storage in storages)
+    counts = found.get("counter", trials) == trials
+    if is_there and counts:
         return state
     for storage in storages:
         storage.storage_fs_path, storage.storage_filesystem = parent, files
-    if found.get("counter", trials) != trials:
+    if not counts:
         found.update(counter=trials, finished=False)
     return bytes(cloudpickle.dumps(found))

@@ -139,13 +139,16 @@ def _moments(e_F, ratio_W):
 
 
 @compiled
-def _advance(e_F, slope_JF, stages_4, weights_4):
-    """Add four weighted slopes."""
-    a_0, a_1, a_2, a_3 = weights_4[0], weights_4[1], weights_4[2], weights_4[3]
-    slope_0, slope_1 = slope_JF[stages_4[0]], slope_JF[stages_4[1]]
-    slope_2, slope_3 = slope_JF[stages_4[2]], slope_JF[stages_4[3]]
-    for f in range(3 * BATCH):
-        e_F[f] += fma(a_0, slope_0[f], a_1 * slope_1[f]) + fma(a_2, slope_2[f], a_3 * slope_3[f])
+def _advance(e_F, slope_JF, stages_N4, weights_N4):
+    """Add weighted slopes, four at a time."""
+    for n in range(len(stages_N4)):
+        if stages_N4[n, 0] < 0:
+            return
+        a_0, a_1, a_2, a_3 = weights_N4[n, 0], weights_N4[n, 1], weights_N4[n, 2], weights_N4[n, 3]
+        slope_0, slope_1 = slope_JF[stages_N4[n, 0]], slope_JF[stages_N4[n, 1]]
+        slope_2, slope_3 = slope_JF[stages_N4[n, 2]], slope_JF[stages_N4[n, 3]]
+        for f in range(3 * BATCH):
+            e_F[f] += fma(a_0, slope_0[f], a_1 * slope_1[f]) + fma(a_2, slope_2[f], a_3 * slope_3[f])
 
 
 @compiled
@@ -179,14 +182,10 @@ def _round(e_F, field_3F, turns, rate, scheme, meets, start_PF, moment_WPCI):
             for j in range(stages):
                 for f in range(3 * BATCH):
                     at_F[f] = e_F[f]
-                for n in range(stages_JN4.shape[1]):
-                    if stages_JN4[j, n, 0] >= 0:
-                        _advance(at_F, slope_JF, stages_JN4[j, n], weights_JN4[j, n])
+                _advance(at_F, slope_JF, stages_JN4[j], weights_JN4[j])
                 cos_y = line_2P[0, line] * turn_y_2IJ[0, i, j] - line_2P[1, line] * turn_y_2IJ[1, i, j]
                 _slopes(at_F, field_3F, turn_x_IJ[i, j], cos_y, rate, work_4W, slope_JF[j])
-            for n in range(stages_JN4.shape[1]):
-                if stages_JN4[stages, n, 0] >= 0:
-                    _advance(e_F, slope_JF, stages_JN4[stages, n], weights_JN4[stages, n])
+            _advance(e_F, slope_JF, stages_JN4[stages], weights_JN4[stages])
     return apart
 
 

@@ -242,7 +242,7 @@ def _solve(turn_4W, width, level, static_3, x_3, y_3, whole, number, table_4T, r
         square = xi2[here]
         for w in range(width):
             square[w] = 0.0
-        turned_x, turned_y = exponent[here], source[here]
+        turned_x, turned_y = exponent[here], source[here]  # their own use comes later
         for w in range(width):
             turned_x[w] = fma(cos_x[w], c_x, -sin_x[w] * s_x)
             turned_y[w] = fma(cos_y[w], c_y, -sin_y[w] * s_y)

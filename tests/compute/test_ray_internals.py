@@ -147,6 +147,15 @@ def a_snapshot_says_how_far_it_came(folder: Path) -> None:
     assert ray_internals.snapshot_progress(written) == (500, 3, 1, 12.5)
 
 
+def trials_are_written_before_the_searcher(folder: Path) -> None:
+    from ray.tune.execution.tune_controller import TuneController
+
+    written = inspect.getsource(TuneController.save_to_dir)
+    assert 0 < written.index("json.dump(") < written.index("self._search_alg.save_to_dir(")
+    (folder / TuneController.CKPT_FILE_TMPL.format("now")).write_bytes(b"trials")
+    assert ray_internals.written_trials(str(folder), "now") == b"trials"
+
+
 def suggestions_are_mended(folder: Path) -> None:
     from ray.train._internal.storage import StorageContext
     from ray.tune.experiment import Experiment
@@ -182,6 +191,7 @@ USES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "trials_of": ("ResultGrid._experiment_analysis.trials", trials_are_found),
     "has_begun": ("Trial.run_metadata.start_time", a_trial_that_waits_has_not_begun),
     "autoscaler_limits": ("ray._private.state.state.get_max_resources_from_cluster_config", limits_are_asked_for),
+    "written_trials": ("the order in which TuneController.save_to_dir writes", trials_are_written_before_the_searcher),
     "snapshot_progress": ("the contents of experiment_state-*.json", a_snapshot_says_how_far_it_came),
     "mended_suggestions": ("the state of its trial generators", suggestions_are_mended),
     "session_folder": ("ray._private.worker._global_node.get_session_dir_path", a_node_knows_its_session),

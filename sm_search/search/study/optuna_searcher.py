@@ -11,11 +11,11 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from sm_search.compute.ray_internals import written_trials
 from sm_search.search.space.constraints import violations
 from sm_search.search.space.space import Space
 from sm_search.search.space.tree import parameter_names, suggest
 from sm_search.search.study.algorithms import ALGORITHMS, Algorithm, no_points
-from sm_search.search.study.snapshots import written_trials
 from sm_search.search.study.warm_start import NOTHING, EarlierTrials, Observation
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -13,7 +13,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow.fs
@@ -28,11 +28,6 @@ SNAPSHOT_FILE = re.compile(
 )
 TRIALS_KEY = "tune_trials"
 """Of a searcher's state: the file of the trials, as it was at that moment."""
-
-
-def written_trials(folder: str, session: str) -> bytes:
-    """What Tune has just written of its trials, for the searcher's file."""
-    return Path(folder, f"{TRIALS}-{session}.json").read_bytes()
 
 
 def settle_snapshots(experiment: str, files: pyarrow.fs.FileSystem | None) -> bool:
@@ -50,41 +45,37 @@ def settle_snapshots(experiment: str, files: pyarrow.fs.FileSystem | None) -> bo
     for info in system.get_file_info(pyarrow.fs.FileSelector(folder)):
         if found := SNAPSHOT_FILE.fullmatch(info.base_name):
             sessions.setdefault(found["session"], {})[found["kind"]] = f"{folder}/{info.base_name}"
-    trials = {name: _trials(parts, system) for name, parts in sessions.items() if any(map(parts.keys().__ge__, PARTS))}
-    newest = _newest(trials)
-    if newest is None:
+    whole = {}
+    for name, parts in sessions.items():
+        if any(map(parts.keys().__ge__, PARTS)):
+            with suppress(ValueError, pickle.UnpicklingError, EOFError):  # a disk that was full, long ago
+                trials = _trials(parts, system)
+                whole[name] = snapshot_progress(trials), trials
+    if not whole:
         return False
+    # A process goes on from the snapshot of another, so a later one never knows less. One that was killed before all
+    # parts of its first snapshot were there had come no farther.
+    newest = max(whole, key=lambda name: whole[name][0])
+    (_, handed_out, *_), trials = whole[newest]
     parts = sessions.pop(newest)
     for path in (path for others in sessions.values() for path in others.values()):
         system.delete_file(path)
-    _replace(parts[TRIALS], trials[newest], system)
-    handed_out = snapshot_progress(trials[newest])[1]
+    _replace(parts[TRIALS], _read(parts[TRIALS], system), trials, system)
     for kind in {SUGGESTIONS, GRID} & parts.keys():
         state = _read(parts[kind], system)
-        _replace(parts[kind], mended_suggestions(state, system, str(PurePosixPath(folder).parent), handed_out), system)
+        mended = mended_suggestions(state, system, str(PurePosixPath(folder).parent), handed_out)
+        _replace(parts[kind], state, mended, system)
     return True
 
 
 def _trials(parts: Mapping[str, str], system: pyarrow.fs.FileSystem) -> bytes:
-    """Those of a snapshot; b"" where one of its files is not whole."""
-    try:
-        searcher: Mapping[str, Any] = pickle.loads(_read(parts[SEARCHER], system)) if SEARCHER in parts else {}
-    except (pickle.UnpicklingError, EOFError):
-        return b""
-    return searcher.get(TRIALS_KEY) or _read(parts[TRIALS], system)  # of an earlier version: the searcher alone
+    """Those of a snapshot, of the moment of its searcher.
 
-
-def _newest(trials: Mapping[str, bytes]) -> str | None:
-    """The session that had come farthest.
-
-    A process goes on from the snapshot of another, so a later one never knows less. One that was killed before all
-    parts of its first snapshot were there had come no farther.
+    Raises:
+        pickle.UnpicklingError, EOFError: the searcher's file is not whole.
     """
-    known = {}
-    for session, snapshot in trials.items():
-        with suppress(ValueError):  # a disk that was full, long ago
-            known[session] = snapshot_progress(snapshot)
-    return max(known, key=lambda session: known[session], default=None)
+    searcher: Mapping[str, Any] = pickle.loads(_read(parts[SEARCHER], system)) if SEARCHER in parts else {}
+    return searcher.get(TRIALS_KEY) or _read(parts[TRIALS], system)  # of an earlier version: the searcher alone
 
 
 def _read(path: str, system: pyarrow.fs.FileSystem) -> bytes:
@@ -92,7 +83,7 @@ def _read(path: str, system: pyarrow.fs.FileSystem) -> bytes:
         return bytes(stream.readall())
 
 
-def _replace(path: str, contents: bytes, system: pyarrow.fs.FileSystem) -> None:
-    if contents != _read(path, system):
+def _replace(path: str, before: bytes, contents: bytes, system: pyarrow.fs.FileSystem) -> None:
+    if contents != before:
         with system.open_output_stream(path) as stream:
             stream.write(contents)
