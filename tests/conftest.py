@@ -217,6 +217,7 @@ def tiny_settings() -> DatasetSettings:
 
     return DatasetSettings(
         name="tiny",
+        magnetisation="brownian",
         grid=Grid(size=(12, 12)),
         orders=MixingOrders(max_x=2, max_y=2),
         splits={

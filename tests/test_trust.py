@@ -35,6 +35,7 @@ def design(core_diameter_nm: tuple[float, ...], fx_khz: tuple[float, ...]) -> De
 
 SETTINGS = DatasetSettings(
     name="trust",
+    magnetisation="brownian",
     grid=Grid(size=(12, 12)),
     orders=MixingOrders(max_x=3, max_y=3),
     splits={
@@ -150,6 +151,15 @@ def test_a_delay_is_found_and_refused_where_the_images_are_near_enough(
         assert later_us == pytest.approx(own_us + 2, abs=0.051)
         reasons += [synthesiser.outside(delayed(pair.low, delay_us)) or "" for delay_us in (-0.5, 0.5)]
     assert any("the condition is delayed by" in reason and "up to 0.3 µs either way" in reason for reason in reasons)
+
+
+def test_half_a_period_of_the_drive_is_no_delay(checkpoint: Checkpoint, low: SystemMatrix) -> None:
+    """Both drives are nearly as fast, and phases are doubled: it turns them by nearly whole turns."""
+    check = DelayCheck.fitted(checkpoint.scan_models.gain.regression.features_SF, SETTINGS.orders.pairs())
+    half_us = 0.5e6 / low.fx_hz
+    found_us = check.delay_us(phase_features(delayed(low, half_us)), low.fx_hz, low.nd / (low.nd + 1))
+    assert found_us is not None
+    assert abs(found_us) < half_us / 2
 
 
 def test_delays_that_training_scans_have_are_served(dataset: Dataset) -> None:

@@ -242,7 +242,7 @@ class DatasetSettings(Settings):
     added: ClassVar[frozenset[str]] = frozenset({"scanner", "scanners"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    magnetisation: Magnetisation = "brownian"
+    magnetisation: Magnetisation = "effective-field"
     voxel: Literal["point", "mean"] = "point"
     grid: Grid = Grid()
     particle: Particle = Particle()
@@ -397,15 +397,30 @@ def preset_names() -> tuple[str, ...]:
 
 def preset(name: str) -> DatasetSettings:
     """A dataset that ships with the package, such as `paper-54` or `sobol-256`; with the name of a model of the
-    magnetisation behind it (`paper-54-effective-field`), the same with that model.
+    magnetisation behind it (`paper-54-brownian`), the same with that model.
 
     Raises:
         SettingsError: no such preset.
     """
     for model in get_args(Magnetisation):
         if name.endswith(f"-{model}"):
-            return _shipped(name.removesuffix(f"-{model}")).model_copy(update={"name": name, "magnetisation": model})
+            return _exchanged(_shipped(name.removesuffix(f"-{model}")), name, model)
     return _shipped(name)
+
+
+def _exchanged(settings: DatasetSettings, name: str, model: Magnetisation) -> DatasetSettings:
+    """The dataset with another model; scans that had this one for a change have the dataset's then."""
+    own = settings.magnetisation
+    splits = {
+        split: tuple(
+            design.model_copy(update={"magnetisation": own})
+            if isinstance(design, ScannersDesign) and design.magnetisation == model
+            else design
+            for design in designs
+        )
+        for split, designs in settings.splits.items()
+    }
+    return settings.model_copy(update={"name": name, "magnetisation": model, "splits": splits})
 
 
 def _shipped(name: str) -> DatasetSettings:

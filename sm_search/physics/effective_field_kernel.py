@@ -7,13 +7,15 @@ M = L(e)·ê, and the first moment of the Fokker–Planck equation is exactly (S
 
 with b the field that acts. Steps are equal and explicit (Dormand and Prince 1980, order 8): an error that is a smooth
 function of time falls off with the order of a component as fast as the component does, which that of an adaptive
-step would not. The steady state is reached by going on until the second round meets the first.
+step would not. Of each step M and dM are kept: M alone mixes a harmonic with those above and below it by the steps in a
+line, and dM tells the lower ones apart (`effective_field_spectrum.integrate`). The steady state is reached by going on
+until the second round meets the first.
 
 Loops run over W voxels side by side, so that the processor computes several at once. For that W is a constant of the
 compiled code, nothing in them branches, and the arrays are flat: the compiler sees that no two of them overlap.
 
-Shapes: W voxels of a batch, F = 3W their vectors x, y, z; P lines, I steps in a line, J stages of a step, C wanted
-components of M.
+Shapes: W voxels of a batch, F = 3W their vectors x, y, z; P lines, I steps in a line, J stages of a step, C
+components: the wanted ones of M, and as many of dM.
 """
 
 import math
@@ -35,10 +37,10 @@ MEETS = 1e-13
 
 
 def _series() -> np.ndarray:
-    """Of a_⊥, (a_∥ − a_⊥)/e² and ρ the polynomials in x = 2e²/9 − 1, lowest power first, shape (3, degree + 1).
+    """Of a_⊥, (a_∥ − a_⊥)/e², ρ and (L' − ρ)/e² the polynomials in x = 2e²/9 − 1, lowest power first, (4, degree + 1).
 
     Chebyshev interpolation. The nearest singularities are zeros of L at e² = −20 and of L' at −13 ± 19i: the error is
-    below 1e-13. Nothing cancels near e = 0: all three follow from continued fractions of positive terms,
+    below 1e-13. Nothing cancels near e = 0: all follow from continued fractions of positive terms,
     ρ = 1/(3 + s·t) with t = 1/(5 + s/(7 + …)), s = e².
     """
     x = np.cos(np.pi * (np.arange(DEGREE + 1) + 0.5) / (DEGREE + 1))
@@ -46,9 +48,10 @@ def _series() -> np.ndarray:
     rho, tail = _fraction(s, 3), _fraction(s, 5)
     across = 1 + s * tail / 2
     along = 1 / (1 + s * (tail - rho))  # from L' = 1 − s·ρ² − 2ρ and 1 = ρ·(3 + s·t)
-    difference = (rho - tail) * along - tail / 2
+    difference, bend = (rho - tail) * along - tail / 2, rho * (tail - rho)
     vandermonde = chebyshev.chebvander(x, DEGREE)
-    return np.array([chebyshev.cheb2poly(np.linalg.solve(vandermonde, values)) for values in (across, difference, rho)])
+    values = (across, difference, rho, bend)
+    return np.array([chebyshev.cheb2poly(np.linalg.solve(vandermonde, value)) for value in values])
 
 
 def _fraction(s: np.ndarray, first: int) -> np.ndarray:
@@ -59,7 +62,7 @@ def _fraction(s: np.ndarray, first: int) -> np.ndarray:
     return value
 
 
-ACROSS, DIFFERENCE, RHO = (tuple(map(float, powers)) for powers in _series())
+ACROSS, DIFFERENCE, RHO, BEND = (tuple(map(float, powers)) for powers in _series())
 
 
 @inlined
@@ -126,16 +129,27 @@ def _slopes(at_F, field_3F, cos_x, cos_y, rate, work_4W, slope_F):
 
 
 @compiled
-def _moments(e_F, ratio_W):
-    """L(e)/e."""
-    for w in range(BATCH):
-        e_x, e_y, e_z = e_F[w], e_F[w + BATCH], e_F[w + 2 * BATCH]
-        e2 = _dot(e_x, e_y, e_z, e_x, e_y, e_z)
-        e = math.sqrt(max(e2, 1.0))
+def _moments(e_F, slope_F, work_4W, moment_WPCI, line, step):
+    """M/M_s = ρ·e, and behind it what a step adds at this slope: dM = ρ·de + [(L' − ρ)/e²]·(e·de)·e."""
+    ratio_W, bent_W = work_4W[0], work_4W[1]
+    for x in range(BATCH):
+        y, z = x + BATCH, x + 2 * BATCH
+        e2 = _dot(e_F[x], e_F[y], e_F[z], e_F[x], e_F[y], e_F[z])
+        far2 = max(e2, 1.0)
+        e = math.sqrt(far2)
         q = exp(-2.0 * e)
-        far = (fma(e, q, e) - (1.0 - q)) / (e * e * (1.0 - q))
-        near = polynomial(min(e2, SERIES_E2) * (2.0 / SERIES_E2) - 1.0, RHO)
-        ratio_W[w] = far if e2 > SERIES_E2 else near
+        far = (fma(e, q, e) - (1.0 - q)) / (far2 * (1.0 - q))
+        near = min(e2, SERIES_E2) * (2.0 / SERIES_E2) - 1.0
+        ratio = far if e2 > SERIES_E2 else polynomial(near, RHO)
+        bend = (1.0 - 3.0 * far) / far2 - far * far if e2 > SERIES_E2 else polynomial(near, BEND)
+        ratio_W[x] = ratio
+        bent_W[x] = bend * _dot(e_F[x], e_F[y], e_F[z], slope_F[x], slope_F[y], slope_F[z])
+    received = moment_WPCI.shape[2] // 2
+    for c in range(received):
+        for w in range(BATCH):
+            f = w + c * BATCH
+            moment_WPCI[w, line, c, step] = ratio_W[w] * e_F[f]
+            moment_WPCI[w, line, received + c, step] = fma(ratio_W[w], slope_F[f], bent_W[w] * e_F[f])
 
 
 @compiled
@@ -153,14 +167,14 @@ def _advance(e_F, slope_JF, stages_N4, weights_N4):
 
 @compiled
 def _round(e_F, field_3F, turns, rate, scheme, meets, start_PF, moment_WPCI):
-    """One Lissajous period from `e_F`, which is moved on; M/M_s at its steps.
+    """One Lissajous period from `e_F`, which is moved on; M/M_s and its slopes where its steps begin.
 
     Where `meets`, the round ends at the first line whose start is that of the round before. Returns how far apart the
     starts of the last line were, in units of max(1, e).
     """
     turn_x_IJ, turn_y_2IJ, line_2P = turns
     stages_JN4, weights_JN4 = scheme
-    lines, (steps, stages), components = line_2P.shape[1], turn_x_IJ.shape, moment_WPCI.shape[2]
+    lines, (steps, stages) = line_2P.shape[1], turn_x_IJ.shape
     slope_JF, at_F, work_4W = np.zeros((stages, 3 * BATCH)), np.empty(3 * BATCH), np.empty((4, BATCH))
     apart = 0.0
     for line in range(lines):
@@ -175,16 +189,13 @@ def _round(e_F, field_3F, turns, rate, scheme, meets, start_PF, moment_WPCI):
         if meets and apart < MEETS:
             return apart
         for i in range(steps):
-            _moments(e_F, work_4W[0])
-            for c in range(components):
-                for w in range(BATCH):
-                    moment_WPCI[w, line, c, i] = work_4W[0, w] * e_F[w + c * BATCH]
             for j in range(stages):
                 for f in range(3 * BATCH):
                     at_F[f] = e_F[f]
                 _advance(at_F, slope_JF, stages_JN4[j], weights_JN4[j])
                 cos_y = line_2P[0, line] * turn_y_2IJ[0, i, j] - line_2P[1, line] * turn_y_2IJ[1, i, j]
                 _slopes(at_F, field_3F, turn_x_IJ[i, j], cos_y, rate, work_4W, slope_JF[j])
+            _moments(e_F, slope_JF[0], work_4W, moment_WPCI, line, i)
             _advance(e_F, slope_JF, stages_JN4[stages], weights_JN4[stages])
     return apart
 

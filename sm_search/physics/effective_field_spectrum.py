@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import MixingOrders
-from sm_search.physics.effective_field_kernel import MEETS, spectra
+from sm_search.physics.effective_field_kernel import BATCH, MEETS, spectra
 from sm_search.physics.linear_relaxation import cos_sin, projection_tables
 from sm_search.physics.lissajous_field import LissajousField
 
@@ -21,14 +21,14 @@ Floats = NDArray[np.float64]
 STABLE = 5.0
 """Longest step in units of 1/(the largest rate); the method is stable up to about 6."""
 
-LEAST_STEPS, STEPS_PER_ROOT = 24, 7.0
+LEAST_STEPS, STEPS_PER_ROOT = 6, 5.0
 """A first guess of the steps in a line, beside one for each wanted order: for every root of (largest rate)/f_x."""
 
-PROBES = 12
-"""Voxels on which the number of steps is tried first."""
+FINER, FINE_ENOUGH = 1.4, 1.12
+"""How many times as many steps tell the error of a number of them, and down to how many."""
 
-REFINE = 1.13
-"""The next number of steps, for comparison."""
+TENFOLD = 0.28
+"""About so large a share of its steps more has a tenth of the error."""
 
 MOST_STEPS = 20_000
 ROUNDS = 200
@@ -49,8 +49,8 @@ def spectrum(
 ) -> tuple[NDArray[np.complex128], int]:
     """SM_k/M_s of the first `components` components, shape (D, K, N), and the steps in a line.
 
-    The number of steps is the first whose result on some voxels differs from that with more steps by less than half of
-    `TOLERANCE` in every component, relative to its maximum over these voxels; what drowns in rounding apart.
+    The number of steps is one whose result on a batch of voxels differs from that with enough more by less than half
+    of `TOLERANCE` in every component, relative to its maximum over these voxels; what drowns in rounding apart.
 
     Args:
         beta: ξ/B in 1/T.
@@ -65,21 +65,27 @@ def spectrum(
 
 
 def _enough_steps(field: LissajousField, beta: float, tau_s: float, orders: MixingOrders) -> int:
-    """By trial on a few voxels. Stability needs some at the largest field, where e follows b at the rate ξ/τ_B."""
+    """By trial on a batch of voxels. Stability needs some at the largest field, where e follows b at the rate ξ/τ_B."""
     voxels = field.static_3N.shape[1]
-    spread = (np.arange(PROBES) * (math.sqrt(5) - 1) / 2 % 1 * voxels).astype(np.int64)
+    spread = (np.arange(BATCH) * (math.sqrt(5) - 1) / 2 % 1 * voxels).astype(np.int64)
     probes = field.at(np.unique(spread))
     rate = max(1.0, beta * field.largest_t) / (tau_s * field.fx_hz)
     guess = LEAST_STEPS + orders.max_x + orders.max_y + STEPS_PER_ROOT * math.sqrt(rate)
-    steps = 2 * math.ceil(max(rate / STABLE, guess) / 2)
-    coarse = integrate(probes, beta, tau_s, orders, 2, steps)
+    steps, finest = _even(max(rate / STABLE, guess)), 0
     while steps < MOST_STEPS:
-        more = 2 * math.ceil(steps * REFINE / 2)
-        fine = integrate(probes, beta, tau_s, orders, 2, more)
-        if difference(coarse, fine) < TOLERANCE / 2:
+        if finest < steps * FINE_ENOUGH:
+            finest = _even(steps * FINER)
+            exact = integrate(probes, beta, tau_s, orders, 2, finest)
+        apart = difference(integrate(probes, beta, tau_s, orders, 2, steps), exact) / (TOLERANCE / 2)
+        if apart < 1:
             return steps
-        steps, coarse = more, fine
+        tenths = math.log10(1.5 * apart) if apart < 1e4 else 4.0  # also where too few steps have run away
+        steps = _even(steps * (1 + TENFOLD * tenths))
     raise DataError(f"effective-field: not resolved by {MOST_STEPS} steps in a drive period")
+
+
+def _even(steps: float) -> int:
+    return 2 * math.ceil(steps / 2)
 
 
 def difference(values_DKN: NDArray[np.complex128], other_DKN: NDArray[np.complex128]) -> float:
@@ -92,13 +98,17 @@ def difference(values_DKN: NDArray[np.complex128], other_DKN: NDArray[np.complex
 def integrate(
     field: LissajousField, beta: float, tau_s: float, orders: MixingOrders, components: int, steps: int
 ) -> NDArray[np.complex128]:
-    """With a given number of steps in a line, even."""
+    """With a given number of steps in a line, even.
+
+    Harmonic q (of f_x) of M at I instants of a line holds all c_{q+mI}, that of its slope each of them q + mI times.
+    From both together q − I drops out, by far the largest of what is too much: Σ (1 + m)·c_{q+mI} is left.
+    """
     scheme, offset_J = runge_kutta()
     lines, voxels = field.nd + 1, field.static_3N.shape[1]
     u_I = (np.arange(steps) + 0.5) / steps
     stage_IJ = u_I[:, None] + offset_J / steps
     line_P = (field.nd * np.arange(lines) / lines) % 1.0
-    values_N2DXY, apart_N = np.zeros((voxels, 2, components, orders.max_x + 1, orders.max_y + 1)), np.empty(voxels)
+    values_N2CXY, apart_N = np.zeros((voxels, 2, 2 * components, orders.max_x + 1, orders.max_y + 1)), np.empty(voxels)
     spectra(
         np.ascontiguousarray(np.stack(field.voxel_vectors(beta), axis=1)),
         (cos_sin(stage_IJ)[0], cos_sin(stage_IJ * (field.nd / lines)), cos_sin(line_P)),
@@ -106,7 +116,7 @@ def integrate(
         scheme,
         ROUNDS,
         projection_tables(orders, field.nd, u_I, np.full(steps, 1 / steps)),
-        values_N2DXY,
+        values_N2CXY,
         apart_N,
     )
     if not (apart_N < MEETS).all():
@@ -114,8 +124,11 @@ def integrate(
             f"effective-field: no steady state in {ROUNDS} Lissajous periods, as the particle turns in "
             f"{tau_s:.3g} s and a period is {lines / field.fx_hz:.3g} s"
         )
-    values_ND2K = values_N2DXY.reshape(voxels, 2, components, -1)[..., 1:]
-    return np.ascontiguousarray((values_ND2K[:, 0] + 1j * values_ND2K[:, 1]).transpose(1, 2, 0))
+    values_NCK = (values_N2CXY[:, 0] + 1j * values_N2CXY[:, 1]).reshape(voxels, 2 * components, -1)[..., 1:]
+    moment_NDK, slope_NDK = values_NCK[:, :components], values_NCK[:, components:]
+    harmonic_K = np.array([m_x + m_y * field.nd / lines for m_x, m_y in orders.pairs()])
+    unfolded_NDK = (1 - harmonic_K / steps) * moment_NDK + slope_NDK / 2j / math.pi
+    return np.ascontiguousarray(unfolded_NDK.transpose(1, 2, 0))
 
 
 @cache

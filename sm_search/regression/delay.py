@@ -23,7 +23,9 @@ from sm_search.regression.training_domain import LEFT_OUT, MARGIN, MISCOVERAGE
 
 STEP_US = 0.05
 DELAYS_US = STEP_US * np.arange(-400, 401)
-"""Tried ones: finer than a tenth of the period of the highest component, and further than a cable is long."""
+"""Tried ones: finer than a tenth of the period of the highest component, and further than a cable is long. Of these
+those below a quarter of the drive's period: half a period turns all doubled phases by nearly whole turns, as both drives
+are nearly as fast, and would be told from none at all by little."""
 
 SMALLEST_US = 0.1
 """A delay that never counts as more than usual, as `training_domain.SMALLEST`."""
@@ -60,8 +62,8 @@ class DelayCheck:
         found_us = []
         for frequency_hz, nd, phases, residual in zip(*trajectories(rows_SF), phases_SP, residual_SP, strict=True):
             # As of the x-channel: in the y-channel the other drive is the faster one, which turns a delay by 1/N_d.
-            omega_K = _omega(orders_K2, frequency_hz.item(), nd.item() / (nd.item() + 1))
-            found_us.append(abs(_fitted(phases, phases - residual, omega_K, np.ones(len(orders_K2)))[0]))
+            orders_K = orders_K2 @ np.array([1.0, nd.item() / (nd.item() + 1)])
+            found_us.append(abs(_fitted(phases, phases - residual, frequency_hz.item(), orders_K)[0]))
         rank = min(math.ceil((1 - MISCOVERAGE) * (len(found_us) + 1)), len(found_us))
         return DelayCheck(expected, orders_K2, MARGIN * max(SMALLEST_US, sorted(found_us)[rank - 1]))
 
@@ -76,9 +78,8 @@ class DelayCheck:
             clear_K: components whose phases are not those of noise; None for all.
         """
         amplitudes_1F, phases_1P = _parts(features_F.double()[None])
-        weights_K = np.ones(len(self.orders_K2)) if clear_K is None else clear_K.astype(np.float64)
-        omega_K = _omega(self.orders_K2, frequency_hz, ratio)
-        delay_us, coherence = _fitted(phases_1P[0], self.expected(amplitudes_1F[0]), omega_K, weights_K)
+        orders_K = self.orders_K2 @ np.array([1.0, ratio])
+        delay_us, coherence = _fitted(phases_1P[0], self.expected(amplitudes_1F[0]), frequency_hz, orders_K, clear_K)
         return delay_us if coherence >= COHERENT else None
 
 
@@ -89,23 +90,32 @@ def _parts(features_SF: Tensor) -> tuple[Tensor, Tensor]:
     return amplitudes_SF, features_SF[:, components : 3 * components]
 
 
-def _omega(orders_K2: NDArray[np.int64], frequency_hz: float, ratio: float) -> NDArray[np.float64]:
-    omega_K: NDArray[np.float64] = 2 * np.pi * frequency_hz * (orders_K2 @ np.array([1.0, ratio]))
-    return omega_K
-
-
 def _fitted(
-    phases_P: Tensor, expected_P: Tensor, omega_K: NDArray[np.float64], weights_K: NDArray[np.float64]
+    phases_P: Tensor,
+    expected_P: Tensor,
+    frequency_hz: float,
+    orders_K: NDArray[np.float64],
+    clear_K: NDArray[np.bool_] | None = None,
 ) -> tuple[float, float]:
-    """The delay, µs, and the share of the expected phases that agree with it: max_t Re Σ_k z_k z̄'_k exp(2iω_k t)."""
+    """The delay, µs, and the share of the expected phases that agree with it: max_t Re Σ_k z_k z̄'_k exp(2iω_k t).
+
+    Args:
+        frequency_hz: of the drive.
+        orders_K: the components' frequencies in units of it.
+        clear_K: components that count; None for all.
+    """
     (real, imaginary), (real_e, imaginary_e) = (
         part.numpy().reshape(2, -1) for part in (phases_P.double(), expected_P.double())
     )
-    product_K = weights_K * (real + 1j * imaginary) * (real_e - 1j * imaginary_e)
+    product_K = (real + 1j * imaginary) * (real_e - 1j * imaginary_e)
+    if clear_K is not None:
+        product_K *= clear_K
+    delays_us = DELAYS_US[np.abs(DELAYS_US) < 0.25e6 / frequency_hz]
     # Powers of one step: some times as fast as so many exponentials.
-    turns_TK = np.tile(np.exp(2j * 1e-6 * STEP_US * omega_K), (len(DELAYS_US), 1))
-    turns_TK[0] = np.exp(2j * 1e-6 * DELAYS_US[0] * omega_K)
+    doubled_K = 4j * np.pi * 1e-6 * frequency_hz * orders_K
+    turns_TK = np.tile(np.exp(STEP_US * doubled_K), (len(delays_us), 1))
+    turns_TK[0] = np.exp(delays_us[0] * doubled_K)
     agreement_T = (np.cumprod(turns_TK, axis=0) @ product_K).real
     total = float(np.abs(product_K).sum())
     best = int(np.argmax(agreement_T))
-    return float(DELAYS_US[best]), float(agreement_T[best]) / total if total > 0 else 0.0
+    return float(delays_us[best]), float(agreement_T[best]) / total if total > 0 else 0.0

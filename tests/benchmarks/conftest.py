@@ -28,7 +28,7 @@ def paper_54(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]:
         yield Dataset.open(folder)
         return
     with ray_session(None):
-        yield simulate_dataset(tmp_path_factory.mktemp("data") / "paper-54", preset("paper-54"))
+        yield simulate_dataset(tmp_path_factory.mktemp("data") / "paper-54", preset("paper-54-brownian"))
 
 
 @pytest.fixture(scope="session")

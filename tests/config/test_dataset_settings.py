@@ -23,12 +23,23 @@ def dataset(**changes: Any) -> DatasetSettings:
 
 def test_every_preset_exists_with_every_model() -> None:
     plain = preset("paper-54")
-    other = preset("paper-54-effective-field")
-    assert (other.name, other.magnetisation) == ("paper-54-effective-field", "effective-field")
+    assert plain.magnetisation == "effective-field"
+    other = preset("paper-54-brownian")
+    assert (other.name, other.magnetisation) == ("paper-54-brownian", "brownian")
     assert other.splits == plain.splits
     assert preset("sobol-8-neel-brown").scans("train") == preset("sobol-8").scans("train")
     with pytest.raises(SettingsError, match="preset 'paper-54-debye': does not exist"):
         preset("paper-54-debye-brownian")
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [("scanner-8", "brownian"), ("scanner-8-debye", "brownian"), ("scanner-8-brownian", "effective-field")],
+)
+def test_the_split_of_another_physics_has_another_model(name: str, there: str) -> None:
+    settings = preset(name)
+    assert {settings.magnetisation_of(scan) for scan in settings.scans("physics")} == {there}
+    assert {settings.magnetisation_of(scan) for scan in settings.scans("test")} == {settings.magnetisation}
 
 
 def test_presets_hold_the_papers_numbers() -> None:

@@ -96,7 +96,7 @@ def test_a_scan_has_its_own_scanner_and_model() -> None:
     assert {t[:2]: t[2] for t in own.selection_mm}[1, 1] == pytest.approx(
         0.5 + {t[:2]: t[2] for t in spread.selection_mm}[1, 1]
     )
-    assert settings.magnetisation_of(drawn) == "brownian"
+    assert settings.magnetisation_of(drawn) == "effective-field"
     assert settings.magnetisation_of(drawn.model_copy(update={"magnetisation": "debye"})) == "debye"
 
 
