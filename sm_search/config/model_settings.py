@@ -25,6 +25,8 @@ class LinearBasisSettings(Settings):
     Attributes:
         coefficients: basis vectors kept for the target, and for the condition.
         width, blocks: hidden width and number of residual blocks.
+        gated: the blocks multiply two linear maps, one of them through SiLU (SwiGLU; Shazeer 2020): patterns of many
+            lobes are learnt sooner, in steps that take a tenth longer.
         wiener_input: feed the network the per-coefficient Wiener estimate of x_0 instead of x_t.
         order_embedding: `fourier` tells the network the mixing orders, or of a spectrum its voxel's position, as sines
             and cosines; `none` does not.
@@ -38,12 +40,13 @@ class LinearBasisSettings(Settings):
             costs quality on others.
     """
 
-    added = frozenset({"whitening", "patterns"})
+    added = frozenset({"whitening", "patterns", "gated"})
 
     backbone: Literal["linear-basis"] = "linear-basis"
     coefficients: Annotated[int, Field(ge=8, le=4096)] = 384
     width: Annotated[int, Field(ge=16, le=8192)] = 512
     blocks: Annotated[int, Field(ge=1, le=64)] = 4
+    gated: bool = False
     wiener_input: bool = True
     whitening: Share = 1.0
     patterns: bool = False

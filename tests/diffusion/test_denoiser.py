@@ -29,6 +29,7 @@ SETTINGS = {
     "linear-basis": SMALL,
     "linear-basis, no Wiener input, context": SMALL.model_copy(update={"wiener_input": False, "context": 2}),
     "linear-basis, half whitened": SMALL.model_copy(update={"whitening": 0.5}),
+    "linear-basis, gated": SMALL.model_copy(update={"gated": True}),
     "unet": UNetSettings(channels=(8, 16)),
     "unet, patch 2, context": UNetSettings(channels=(8, 16), patch=2, context=2),
 }

@@ -5,6 +5,7 @@ Shapes: B images, 2 parts (real, imaginary), Y and X pixels, D coefficients, H h
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sm_search.config.model_settings import LinearBasisSettings, Prediction
 from sm_search.diffusion.basis import LinearBasis
@@ -47,7 +48,7 @@ class LinearBasisDenoiser(Denoiser):
         told = self.component.size + (self.patterns.size if self.patterns else 0)
         self.inlet = nn.Linear(2 * count + 1 + told, width)
         self.noise_inlet = nn.Sequential(nn.Linear(NOISE_FEATURES, 128), nn.SiLU())
-        self.blocks = nn.ModuleList(_ModulatedBlock(width, 128) for _ in range(settings.blocks))
+        self.blocks = nn.ModuleList(_ModulatedBlock(width, 128, settings.gated) for _ in range(settings.blocks))
         self.outlet = nn.Linear(width, count)
         nn.init.zeros_(self.outlet.weight)
         nn.init.zeros_(self.outlet.bias)
@@ -117,12 +118,20 @@ def output_preconditioning(prediction: Prediction, alpha_bar: Tensor, spread: Te
 
 
 class _ModulatedBlock(nn.Module):
-    def __init__(self, width: int, modulation: int) -> None:
+    def __init__(self, width: int, modulation: int, gated: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulate = nn.Linear(modulation, 2 * width)
-        self.body = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+        hidden = 3 * width // 2 if gated else 2 * width
+        inlet = nn.Linear(width, 2 * hidden if gated else hidden)
+        self.body = nn.Sequential(inlet, _Gate() if gated else nn.SiLU(), nn.Linear(hidden, width))
 
     def forward(self, h: Tensor, modulation: Tensor) -> Tensor:
         gain, shift = self.modulate(modulation).chunk(2, 1)
         return h + self.body(self.norm(h) * (1 + gain) + shift)
+
+
+class _Gate(nn.Module):
+    def forward(self, both: Tensor) -> Tensor:
+        gate, value = both.chunk(2, -1)
+        return functional.silu(gate) * value
