@@ -23,9 +23,11 @@ from sm_search.regression.training_domain import LEFT_OUT, MARGIN, MISCOVERAGE
 
 STEP_US = 0.05
 DELAYS_US = STEP_US * np.arange(-400, 401)
-"""Tried ones: finer than a tenth of the period of the highest component, and further than a cable is long. Of these
-those below a quarter of the drive's period: half a period turns doubled phases by nearly whole turns, as both drives are
-nearly as fast, and is hardly to be told from none."""
+"""Tried ones: finer than a tenth of the period of the highest component, and further than a cable is long.
+
+Of these those below a quarter of the drive's period: half a period turns doubled phases by nearly whole turns, since both
+drives are nearly as fast, and is hardly to be told from none.
+"""
 
 SMALLEST_US = 0.1
 """A delay that never counts as more than usual, as `training_domain.SMALLEST`."""
