@@ -33,7 +33,7 @@ SERIES_E2 = 9.0
 """Below this e² the coefficients are polynomials in it, above they are computed from coth e."""
 
 MEETS = 1e-13
-"""Of max(1, e): nearer, the second round has met the first."""
+"""Of max(unit, e), the unit being 1 or, if less, ξ of the drive: nearer, the second round has met the first."""
 
 
 def _series() -> np.ndarray:
@@ -166,11 +166,11 @@ def _advance(e_F, slope_JF, stages_N4, weights_N4):
 
 
 @compiled
-def _round(e_F, field_3F, turns, rate, scheme, meets, start_PF, moment_WPCI):
+def _round(e_F, field_3F, turns, rate, scheme, unit, meets, start_PF, moment_WPCI):
     """One Lissajous period from `e_F`, which is moved on; M/M_s and its slopes where its steps begin.
 
     Where `meets`, the round ends at the first line whose start is that of the round before. Returns how far apart the
-    starts of the last line were, in units of max(1, e).
+    starts of the last line were, in units of max(unit, e).
     """
     turn_x_IJ, turn_y_2IJ, line_2P = turns
     stages_JN4, weights_JN4 = scheme
@@ -180,7 +180,7 @@ def _round(e_F, field_3F, turns, rate, scheme, meets, start_PF, moment_WPCI):
     for line in range(lines):
         apart = 0.0
         for w in range(BATCH):
-            gap2, size2 = 0.0, 1.0
+            gap2, size2 = 0.0, unit * unit
             for f in (w, w + BATCH, w + 2 * BATCH):
                 gap2 += (e_F[f] - start_PF[line, f]) ** 2
                 size2 += e_F[f] ** 2
@@ -201,7 +201,7 @@ def _round(e_F, field_3F, turns, rate, scheme, meets, start_PF, moment_WPCI):
 
 
 @compiled
-def spectra(field_N33, turns, rate, scheme, rounds, tables, values_N2CXY, apart_N):
+def spectra(field_N33, turns, rate, scheme, unit, rounds, tables, values_N2CXY, apart_N):
     """Steady state and spectrum of every voxel.
 
     Args:
@@ -209,9 +209,10 @@ def spectra(field_N33, turns, rate, scheme, rounds, tables, values_N2CXY, apart_
         turns: cos φ_x at the stages of the steps, (I, J); cos and sin of φ_y there, (2, I, J), and at the lines' begin.
         rate: the length of a step in τ_B.
         scheme: what a stage adds to e, and last the step: numbers of earlier stages, in fours, and their weights.
+        unit: of e, where that is smaller.
         rounds: most Lissajous periods after the first.
         tables: of `projection_kernel.project`.
-        apart_N: how far the last round was from the one before, in units of max(1, e).
+        apart_N: how far the last round was from the one before, in units of max(unit, e).
     """
     lines, steps, components = turns[2].shape[1], turns[0].shape[0], values_N2CXY.shape[2]
     turn_2YP, weight_2YL, turn_2XH = tables
@@ -228,10 +229,10 @@ def spectra(field_N33, turns, rate, scheme, rounds, tables, values_N2CXY, apart_
                     field_3F[part, f] = field_N33[voxel, part, d]
                     e_F[f] += field_N33[voxel, part, d]
         start_PF[:] = np.inf
-        _round(e_F, field_3F, turns, rate, scheme, False, start_PF, moment_WPCI)
+        _round(e_F, field_3F, turns, rate, scheme, unit, False, start_PF, moment_WPCI)
         apart = np.inf
         for _ in range(rounds):
-            apart = _round(e_F, field_3F, turns, rate, scheme, True, start_PF, moment_WPCI)
+            apart = _round(e_F, field_3F, turns, rate, scheme, unit, True, start_PF, moment_WPCI)
             if apart < MEETS:
                 break
         for w in range(width):

@@ -25,7 +25,7 @@ STEP_US = 0.05
 DELAYS_US = STEP_US * np.arange(-400, 401)
 """Tried ones: finer than a tenth of the period of the highest component, and further than a cable is long.
 
-Of these those below a quarter of the drive's period: half a period turns doubled phases by nearly whole turns, since both
+Of these those below a quarter of the drive's period: half a period turns doubled phases by nearly whole turns, as both
 drives are nearly as fast, and is hardly to be told from none.
 """
 
