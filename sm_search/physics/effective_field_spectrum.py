@@ -77,15 +77,15 @@ def _enough_steps(field: LissajousField, beta: float, tau_s: float, orders: Mixi
     voxels = field.static_3N.shape[1]
     spread = (np.arange(PROBES) * (math.sqrt(5) - 1) / 2 % 1 * voxels).astype(np.int64)
     few = min(field.nd, 2 * max(orders.max_x, orders.max_y) + 1)  # with fewer components would share a frequency
-    probes = replace(field.at(np.unique(spread)), nd=few)
+    probes, rounds = replace(field.at(np.unique(spread)), nd=few), ROUNDS * (field.nd + 1) // (few + 1)
     rate = max(1.0, beta * field.largest_t) / (tau_s * field.fx_hz)
     guess = LEAST_STEPS + orders.max_x + orders.max_y + STEPS_PER_ROOT * math.sqrt(rate)
     steps, finest = _even(max(rate / STABLE, guess)), 0
     while steps < MOST_STEPS:
         if finest < steps * FINE_ENOUGH:
             finest = _even(steps * FINER)
-            exact = integrate(probes, beta, tau_s, orders, 2, finest)
-        apart = difference(integrate(probes, beta, tau_s, orders, 2, steps), exact) / (TOLERANCE / 3)
+            exact = integrate(probes, beta, tau_s, orders, 2, finest, rounds)
+        apart = 3 * difference(integrate(probes, beta, tau_s, orders, 2, steps, rounds), exact) / TOLERANCE
         if apart < 1:
             return steps
         tenths = math.log10(1.5 * apart) if apart < 1e4 else 4.0  # also where too few steps have run away
@@ -105,9 +105,15 @@ def difference(values_DKN: NDArray[np.complex128], other_DKN: NDArray[np.complex
 
 
 def integrate(
-    field: LissajousField, beta: float, tau_s: float, orders: MixingOrders, components: int, steps: int
+    field: LissajousField,
+    beta: float,
+    tau_s: float,
+    orders: MixingOrders,
+    components: int,
+    steps: int,
+    rounds: int | None = None,
 ) -> NDArray[np.complex128]:
-    """With a given number of steps in a line, even.
+    """With a given number of steps in a line, even, and of Lissajous periods at most; `ROUNDS` if none is given.
 
     Harmonic q (of f_x) of M at I instants of a line holds all c_{q+mI}, that of its slope each of them q + mI times.
     From both together q − I drops out, by far the largest of what is too much: Σ (1 + m)·c_{q+mI} is left.
@@ -124,14 +130,14 @@ def integrate(
         1 / (field.fx_hz * steps * tau_s),
         scheme,
         min(1.0, beta * field.drive_t),
-        ROUNDS,
+        rounds or ROUNDS,
         projection_tables(orders, field.nd, u_I, np.full(steps, 1 / steps)),
         values_N2CXY,
         apart_N,
     )
     if not (apart_N < MEETS).all():
         raise DataError(
-            f"effective-field: no steady state in {ROUNDS} Lissajous periods, as the particle turns in "
+            f"effective-field: no steady state in {rounds or ROUNDS} Lissajous periods, as the particle turns in "
             f"{tau_s:.3g} s and a period is {lines / field.fx_hz:.3g} s"
         )
     values_NCK = (values_N2CXY[:, 0] + 1j * values_N2CXY[:, 1]).reshape(voxels, 2 * components, -1)[..., 1:]
