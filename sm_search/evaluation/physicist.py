@@ -22,6 +22,9 @@ FITTED_VOXELS = 6
 
 DIAMETERS_NM = (10.0, 120.0)
 SHELLS_NM = (0.01, 60.0)
+FAINT = 1e-9
+"""Components below so much of the strongest one there have no say: their patterns are those of rounding errors."""
+
 STARTS_NM = (25.0, 35.0, 50.0, 70.0)
 
 
@@ -46,14 +49,17 @@ class PhysicistFit:
     def fit(self, low: SystemMatrix) -> Scan:
         """The scan whose low-gradient patterns are nearest to those of `low`, from several starting diameters."""
         central, kept = self._central(low.grid)
-        measured = _patterns(low.values_CKN[0][:, kept])
+        central_KN = low.values_CKN[0][:, kept]
+        size_K = np.abs(central_KN).max(axis=1)
+        clear_K = size_K > FAINT * size_K.max()
+        measured = _patterns(central_KN[clear_K])
 
         def scan_of(x: NDArray[np.float64]) -> Scan:
             diameter_nm, shell_nm = np.exp(x).tolist()
             return Scan(core_diameter_nm=diameter_nm, fx_khz=low.fx_hz / 1e3, nd=low.nd, shell_thickness_nm=shell_nm)
 
         def difference(x: NDArray[np.float64]) -> NDArray[np.float64]:
-            return _patterns(self._simulated(central, scan_of(x), "low").values_CKN[0]) - measured
+            return _patterns(self._simulated(central, scan_of(x), "low").values_CKN[0][clear_K]) - measured
 
         bounds = [math.log(limit) for limit in (DIAMETERS_NM[0], SHELLS_NM[0], DIAMETERS_NM[1], SHELLS_NM[1])]
         shell = math.log(max(self.settings.particle.shell_thickness_nm, 2 * SHELLS_NM[0]))
@@ -80,5 +86,5 @@ class PhysicistFit:
 
 
 def _patterns(values_KN: NDArray[np.complex128]) -> NDArray[np.float64]:
-    """Components at unit maximum modulus, flat: their amplitudes, which span eight decades, have no say."""
+    """Components at unit maximum modulus, flat: their amplitudes, which span many decades, have no say."""
     return ScaledImages.of(values_KN[:, None]).patterns.ravel()

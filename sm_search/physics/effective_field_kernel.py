@@ -128,28 +128,52 @@ def _slopes(at_F, field_3F, cos_x, cos_y, rate, work_4W, slope_F):
         slope_F[z] = fma(across, slope_F[z], along * at_F[z])
 
 
+@inlined
+def _near_moments(e2):
+    """ρ and (L' − ρ)/e² below `SERIES_E2`."""
+    x = min(e2, SERIES_E2) * (2.0 / SERIES_E2) - 1.0
+    return polynomial(x, RHO), polynomial(x, BEND)
+
+
+@inlined
+def _far_moments(e2):
+    """The same above it, where L' = 1 − 2ρ − e²ρ²."""
+    e2 = max(e2, 1.0)
+    e = math.sqrt(e2)
+    q = exp(-2.0 * e)
+    ratio = (fma(e, q, e) - (1.0 - q)) / (e2 * (1.0 - q))
+    return ratio, (1.0 - 3.0 * ratio) / e2 - ratio * ratio
+
+
 @compiled
 def _moments(e_F, slope_F, work_4W, moment_WPCI, line, step):
     """M/M_s = ρ·e, and behind it what a step adds at this slope: dM = ρ·de + [(L' − ρ)/e²]·(e·de)·e."""
-    ratio_W, bent_W = work_4W[0], work_4W[1]
+    e2_W, along_W, ratio_W, bend_W = work_4W[0], work_4W[1], work_4W[2], work_4W[3]
+    far = 0
     for x in range(BATCH):
         y, z = x + BATCH, x + 2 * BATCH
         e2 = _dot(e_F[x], e_F[y], e_F[z], e_F[x], e_F[y], e_F[z])
-        far2 = max(e2, 1.0)
-        e = math.sqrt(far2)
-        q = exp(-2.0 * e)
-        far = (fma(e, q, e) - (1.0 - q)) / (far2 * (1.0 - q))
-        near = min(e2, SERIES_E2) * (2.0 / SERIES_E2) - 1.0
-        ratio = far if e2 > SERIES_E2 else polynomial(near, RHO)
-        bend = (1.0 - 3.0 * far) / far2 - far * far if e2 > SERIES_E2 else polynomial(near, BEND)
-        ratio_W[x] = ratio
-        bent_W[x] = bend * _dot(e_F[x], e_F[y], e_F[z], slope_F[x], slope_F[y], slope_F[z])
+        e2_W[x], along_W[x] = e2, _dot(e_F[x], e_F[y], e_F[z], slope_F[x], slope_F[y], slope_F[z])
+        far += 1 if e2 > SERIES_E2 else 0
+    if far == 0:
+        for w in range(BATCH):
+            ratio_W[w], bend_W[w] = _near_moments(e2_W[w])
+    elif far == BATCH:
+        for w in range(BATCH):
+            ratio_W[w], bend_W[w] = _far_moments(e2_W[w])
+    else:
+        for w in range(BATCH):
+            e2 = e2_W[w]
+            near_ratio, near_bend = _near_moments(e2)
+            far_ratio, far_bend = _far_moments(e2)
+            ratio_W[w] = far_ratio if e2 > SERIES_E2 else near_ratio
+            bend_W[w] = far_bend if e2 > SERIES_E2 else near_bend
     received = moment_WPCI.shape[2] // 2
     for c in range(received):
         for w in range(BATCH):
             f = w + c * BATCH
             moment_WPCI[w, line, c, step] = ratio_W[w] * e_F[f]
-            moment_WPCI[w, line, received + c, step] = fma(ratio_W[w], slope_F[f], bent_W[w] * e_F[f])
+            moment_WPCI[w, line, received + c, step] = fma(ratio_W[w], slope_F[f], bend_W[w] * along_W[w] * e_F[f])
 
 
 @compiled

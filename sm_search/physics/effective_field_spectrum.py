@@ -22,14 +22,14 @@ Floats = NDArray[np.float64]
 STABLE = 5.0
 """Longest step in units of 1/(the largest rate); the method is stable up to about 6."""
 
-LEAST_STEPS, STEPS_PER_ROOT = 6, 5.0
+LEAST_STEPS, STEPS_PER_ROOT = 6, 6.2
 """A first guess of the steps in a line, beside one for each wanted order: for every root of (largest rate)/f_x."""
 
 PROBES = 2 * BATCH
 """Voxels on which the number of steps is tried first. On half as many the error of large cores was found up to seven
 times too small, as they turn within a tenth of a voxel, on these up to 2.3 times."""
 
-FINER, FINE_ENOUGH = 1.4, 1.12
+FINER, FINE_ENOUGH = 1.3, 1.12
 """How many times as many steps tell the error of a number of them, and down to how many."""
 
 TENFOLD = 0.28
@@ -54,8 +54,8 @@ def spectrum(
 ) -> tuple[NDArray[np.complex128], int]:
     """SM_k/M_s of the first `components` components, shape (D, K, N), and the steps in a line.
 
-    The number of steps is one whose result on some voxels differs from that with enough more by less than a
-    third of `TOLERANCE` in every component, relative to its maximum over these voxels; what drowns in rounding apart.
+    The number of steps is one whose result on some voxels differs from that with enough more by less than
+    0.4 of `TOLERANCE` in every component, relative to its maximum over these voxels; what drowns in rounding apart.
 
     Args:
         beta: ξ/B in 1/T.
@@ -85,7 +85,7 @@ def _enough_steps(field: LissajousField, beta: float, tau_s: float, orders: Mixi
         if finest < steps * FINE_ENOUGH:
             finest = _even(steps * FINER)
             exact = integrate(probes, beta, tau_s, orders, 2, finest, rounds)
-        apart = 3 * difference(integrate(probes, beta, tau_s, orders, 2, steps, rounds), exact) / TOLERANCE
+        apart = 2.5 * difference(integrate(probes, beta, tau_s, orders, 2, steps, rounds), exact) / TOLERANCE
         if apart < 1:
             return steps
         tenths = math.log10(1.5 * apart) if apart < 1e4 else 4.0  # also where too few steps have run away
