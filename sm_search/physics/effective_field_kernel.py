@@ -32,15 +32,18 @@ BATCH = 32
 SERIES_E2 = 9.0
 """Below this e² the coefficients are polynomials in it, above they are computed from coth e."""
 
+SMALLEST_E2 = 1e-200
+"""In the place of 0, to divide by."""
+
 MEETS = 1e-13
 """Of max(unit, e), the unit being 1 or, if less, ξ of the drive: nearer, the second round has met the first."""
 
 
 def _series() -> np.ndarray:
-    """Of a_⊥, (a_∥ − a_⊥)/e², ρ and (L' − ρ)/e² the polynomials in x = 2e²/9 − 1, lowest power first, (4, degree + 1).
+    """Of a_⊥ and (a_∥ − a_⊥)/e² the polynomials in x = 2e²/9 − 1, lowest power first, shape (2, degree + 1).
 
     Chebyshev interpolation. The nearest singularities are zeros of L at e² = −20 and of L' at −13 ± 19i: the error is
-    below 1e-13. Nothing cancels near e = 0: all follow from continued fractions of positive terms,
+    below 1e-13. Nothing cancels near e = 0: both follow from continued fractions of positive terms,
     ρ = 1/(3 + s·t) with t = 1/(5 + s/(7 + …)), s = e².
     """
     x = np.cos(np.pi * (np.arange(DEGREE + 1) + 0.5) / (DEGREE + 1))
@@ -48,10 +51,9 @@ def _series() -> np.ndarray:
     rho, tail = _fraction(s, 3), _fraction(s, 5)
     across = 1 + s * tail / 2
     along = 1 / (1 + s * (tail - rho))  # from L' = 1 − s·ρ² − 2ρ and 1 = ρ·(3 + s·t)
-    difference, bend = (rho - tail) * along - tail / 2, rho * (tail - rho)
+    difference = (rho - tail) * along - tail / 2
     vandermonde = chebyshev.chebvander(x, DEGREE)
-    values = (across, difference, rho, bend)
-    return np.array([chebyshev.cheb2poly(np.linalg.solve(vandermonde, value)) for value in values])
+    return np.array([chebyshev.cheb2poly(np.linalg.solve(vandermonde, values)) for values in (across, difference)])
 
 
 def _fraction(s: np.ndarray, first: int) -> np.ndarray:
@@ -62,7 +64,7 @@ def _fraction(s: np.ndarray, first: int) -> np.ndarray:
     return value
 
 
-ACROSS, DIFFERENCE, RHO, BEND = (tuple(map(float, powers)) for powers in _series())
+ACROSS, DIFFERENCE = (tuple(map(float, powers)) for powers in _series())
 
 
 @inlined
@@ -128,52 +130,26 @@ def _slopes(at_F, field_3F, cos_x, cos_y, rate, work_4W, slope_F):
         slope_F[z] = fma(across, slope_F[z], along * at_F[z])
 
 
-@inlined
-def _near_moments(e2):
-    """ρ and (L' − ρ)/e² below `SERIES_E2`."""
-    x = min(e2, SERIES_E2) * (2.0 / SERIES_E2) - 1.0
-    return polynomial(x, RHO), polynomial(x, BEND)
-
-
-@inlined
-def _far_moments(e2):
-    """The same above it, where L' = 1 − 2ρ − e²ρ²."""
-    e2 = max(e2, 1.0)
-    e = math.sqrt(e2)
-    q = exp(-2.0 * e)
-    ratio = (fma(e, q, e) - (1.0 - q)) / (e2 * (1.0 - q))
-    return ratio, (1.0 - 3.0 * ratio) / e2 - ratio * ratio
-
-
 @compiled
 def _moments(e_F, slope_F, work_4W, moment_WPCI, line, step):
-    """M/M_s = ρ·e, and behind it what a step adds at this slope: dM = ρ·de + [(L' − ρ)/e²]·(e·de)·e."""
-    e2_W, along_W, ratio_W, bend_W = work_4W[0], work_4W[1], work_4W[2], work_4W[3]
-    far = 0
+    """M/M_s = ρ·e, and behind it what a step adds at this slope: dM = ρ·de + [(L' − ρ)/e²]·(e·de)·e.
+
+    From what `_slopes` left of e: ρ = 1/(1 + 2a_⊥) and L' = ρ/a_∥. Where a_∥ − 1 cancels, e² is as small.
+    """
+    e2_W, ratio_W, bent_W = work_4W[0], work_4W[2], work_4W[3]
     for x in range(BATCH):
         y, z = x + BATCH, x + 2 * BATCH
-        e2 = _dot(e_F[x], e_F[y], e_F[z], e_F[x], e_F[y], e_F[z])
-        e2_W[x], along_W[x] = e2, _dot(e_F[x], e_F[y], e_F[z], slope_F[x], slope_F[y], slope_F[z])
-        far += 1 if e2 > SERIES_E2 else 0
-    if far == 0:
-        for w in range(BATCH):
-            ratio_W[w], bend_W[w] = _near_moments(e2_W[w])
-    elif far == BATCH:
-        for w in range(BATCH):
-            ratio_W[w], bend_W[w] = _far_moments(e2_W[w])
-    else:
-        for w in range(BATCH):
-            e2 = e2_W[w]
-            near_ratio, near_bend = _near_moments(e2)
-            far_ratio, far_bend = _far_moments(e2)
-            ratio_W[w] = far_ratio if e2 > SERIES_E2 else near_ratio
-            bend_W[w] = far_bend if e2 > SERIES_E2 else near_bend
+        along = fma(bent_W[x], e2_W[x], ratio_W[x])
+        ratio = 1.0 / (1.0 + 2.0 * ratio_W[x])
+        bend = ratio * (1.0 - along) / (along * max(e2_W[x], SMALLEST_E2))
+        bent_W[x] = bend * _dot(e_F[x], e_F[y], e_F[z], slope_F[x], slope_F[y], slope_F[z])
+        ratio_W[x] = ratio
     received = moment_WPCI.shape[2] // 2
     for c in range(received):
         for w in range(BATCH):
             f = w + c * BATCH
             moment_WPCI[w, line, c, step] = ratio_W[w] * e_F[f]
-            moment_WPCI[w, line, received + c, step] = fma(ratio_W[w], slope_F[f], bend_W[w] * along_W[w] * e_F[f])
+            moment_WPCI[w, line, received + c, step] = fma(ratio_W[w], slope_F[f], bent_W[w] * e_F[f])
 
 
 @compiled
@@ -219,7 +195,8 @@ def _round(e_F, field_3F, turns, rate, scheme, unit, meets, start_PF, moment_WPC
                 _advance(at_F, slope_JF, stages_JN4[j], weights_JN4[j])
                 cos_y = line_2P[0, line] * turn_y_2IJ[0, i, j] - line_2P[1, line] * turn_y_2IJ[1, i, j]
                 _slopes(at_F, field_3F, turn_x_IJ[i, j], cos_y, rate, work_4W, slope_JF[j])
-            _moments(e_F, slope_JF[0], work_4W, moment_WPCI, line, i)
+                if j == 0:  # where the step begins
+                    _moments(e_F, slope_JF[0], work_4W, moment_WPCI, line, i)
             _advance(e_F, slope_JF, stages_JN4[stages], weights_JN4[stages])
     return apart
 

@@ -13,7 +13,7 @@ from scipy.integrate import solve_ivp
 from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import FieldName, FieldSettings, Scan
 from sm_search.physics import effective_field_spectrum as model
-from sm_search.physics.effective_field_kernel import ACROSS, BEND, DIFFERENCE, RHO, SERIES_E2
+from sm_search.physics.effective_field_kernel import ACROSS, DIFFERENCE, SERIES_E2
 from sm_search.physics.system_matrix import TOLERANCE, simulate
 
 
@@ -24,8 +24,11 @@ def test_series_are_accurate(e: float) -> None:
         rho, slope = (mpmath.coth(x) - 1 / x) / x, 1 / x**2 - mpmath.csch(x) ** 2
         across, along = (1 / rho - 1) / 2, rho / slope
         exact = [float(value) for value in (across, (along - across) / x**2, rho, (slope - rho) / x**2)]
-    powers = (2 * e**2 / SERIES_E2 - 1) ** np.arange(len(RHO))
-    assert np.array([ACROSS, DIFFERENCE, RHO, BEND]) @ powers == pytest.approx(exact, rel=1e-13)
+    powers = (2 * e**2 / SERIES_E2 - 1) ** np.arange(len(ACROSS))
+    found_across, found_difference = np.array([ACROSS, DIFFERENCE]) @ powers
+    assert [found_across, found_difference, 1 / (1 + 2 * found_across)] == pytest.approx(exact[:3], rel=1e-13)
+    found_along = found_across + found_difference * e**2
+    assert exact[2] * (1 - found_along) / found_along == pytest.approx(exact[3] * e**2, rel=1e-13, abs=1e-15)
 
 
 def by_scipy(scan: Scan, which: FieldName, size: tuple[int, int], samples: int, warm_up: int) -> NDArray[np.complex128]:
