@@ -43,6 +43,7 @@ def design(diameters_nm: tuple[float, ...], fx_khz: tuple[float, ...]) -> tuple[
 SIMULATED = DatasetSettings(
     name="simulated",
     grid=Grid(size=(12, 12)),
+    magnetisation="brownian",  # so smooth in the diameter that a few scans answer for another one
     receive=ReceiveSettings(signal="voltage"),
     splits={
         "train": design((25.0, 30.0, 36.0, 43.0), (20.0, 25.0)),
