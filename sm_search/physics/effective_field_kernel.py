@@ -32,6 +32,9 @@ BATCH = 32
 SERIES_E2 = 9.0
 """Below this e² the coefficients are polynomials in it, above they are computed from coth e."""
 
+SATURATED_E2 = 300.0
+"""Above this e² L(e) is 1 − 1/e: the rest is of the order of exp(−2e), below 1e-15."""
+
 SMALLEST_E2 = 1e-200
 """In the place of 0, to divide by."""
 
@@ -88,6 +91,15 @@ def _far(e2):
 
 
 @inlined
+def _saturated(e2):
+    """Above `SATURATED_E2`: ρ = (e − 1)/e² and L' = 1/e², so a_∥ = e − 1."""
+    along = math.sqrt(e2) - 1.0
+    shared = 1.0 / (along * e2)
+    across = fma(0.5 * e2 * e2, shared, -0.5)
+    return across, (along - across) * (along * shared)
+
+
+@inlined
 def _dot(a_x, a_y, a_z, b_x, b_y, b_z):
     return fma(a_x, b_x, fma(a_y, b_y, a_z * b_z))
 
@@ -101,14 +113,18 @@ def _slopes(at_F, field_3F, cos_x, cos_y, rate, work_4W, slope_F):
     e2_W, be_W, across_W, difference_W = work_4W[0], work_4W[1], work_4W[2], work_4W[3]
     for f in range(3 * BATCH):
         slope_F[f] = fma(field_3F[2, f], cos_y, fma(field_3F[1, f], cos_x, field_3F[0, f]))
-    far = 0
+    far, saturated = 0, 0
     for x in range(BATCH):
         y, z = x + BATCH, x + 2 * BATCH
         e_x, e_y, e_z = at_F[x], at_F[y], at_F[z]
         e2 = _dot(e_x, e_y, e_z, e_x, e_y, e_z)
         e2_W[x], be_W[x] = e2, _dot(e_x, e_y, e_z, slope_F[x], slope_F[y], slope_F[z])
         far += 1 if e2 > SERIES_E2 else 0
-    if far == 0:
+        saturated += 1 if e2 > SATURATED_E2 else 0
+    if saturated == BATCH:
+        for w in range(BATCH):
+            across_W[w], difference_W[w] = _saturated(e2_W[w])
+    elif far == 0:
         for w in range(BATCH):
             across_W[w], difference_W[w] = _near(e2_W[w])
     elif far == BATCH:

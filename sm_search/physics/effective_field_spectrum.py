@@ -124,8 +124,9 @@ def integrate(
     stage_IJ = u_I[:, None] + offset_J / steps
     line_P = (field.nd * np.arange(lines) / lines) % 1.0
     values_N2CXY, apart_N = np.zeros((voxels, 2, 2 * components, orders.max_x + 1, orders.max_y + 1)), np.empty(voxels)
+    place_N = batched(field.static_3N)
     spectra(
-        np.ascontiguousarray(np.stack(field.voxel_vectors(beta), axis=1)),
+        np.stack(field.at(place_N).voxel_vectors(beta), axis=1),
         (cos_sin(stage_IJ)[0], cos_sin(stage_IJ * (field.nd / lines)), cos_sin(line_P)),
         1 / (field.fx_hz * steps * tau_s),
         scheme,
@@ -143,8 +144,17 @@ def integrate(
     values_NCK = (values_N2CXY[:, 0] + 1j * values_N2CXY[:, 1]).reshape(voxels, 2 * components, -1)[..., 1:]
     moment_NDK, slope_NDK = values_NCK[:, :components], values_NCK[:, components:]
     harmonic_K = np.array([m_x + m_y * field.nd / lines for m_x, m_y in orders.pairs()])
-    unfolded_NDK = (1 - harmonic_K / steps) * moment_NDK + slope_NDK / 2j / math.pi
-    return np.ascontiguousarray(unfolded_NDK.transpose(1, 2, 0))
+    values_DKN = np.empty((components, len(harmonic_K), voxels), dtype=np.complex128)
+    values_DKN[..., place_N] = ((1 - harmonic_K / steps) * moment_NDK + slope_NDK / 2j / math.pi).transpose(1, 2, 0)
+    return values_DKN
+
+
+def batched(static_3N: Floats) -> NDArray[np.int64]:
+    """The order in which voxels of a batch have similar fields, so that most of it takes one branch of the kernel."""
+    voxels = static_3N.shape[1]
+    strips = math.ceil(math.sqrt(voxels / BATCH))
+    rank_N = np.argsort(np.argsort(static_3N[1], kind="stable"), kind="stable")
+    return np.lexsort((static_3N[0], rank_N * strips // voxels))
 
 
 @cache

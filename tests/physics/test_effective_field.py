@@ -13,22 +13,35 @@ from scipy.integrate import solve_ivp
 from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import FieldName, FieldSettings, Scan
 from sm_search.physics import effective_field_spectrum as model
-from sm_search.physics.effective_field_kernel import ACROSS, DIFFERENCE, SERIES_E2
+from sm_search.physics.effective_field_kernel import ACROSS, DIFFERENCE, SATURATED_E2, SERIES_E2, _far, _saturated
 from sm_search.physics.system_matrix import TOLERANCE, simulate
 
 
-@pytest.mark.parametrize("e", [1e-6, 0.01, 0.5, 1.0, 2.0, 2.999])
-def test_series_are_accurate(e: float) -> None:
+def coefficients(e: float) -> list[float]:
+    """a_⊥, (a_∥ − a_⊥)/e², ρ and (L' − ρ)/e²."""
     with mpmath.workdps(40):
         x = mpmath.mpf(e)
         rho, slope = (mpmath.coth(x) - 1 / x) / x, 1 / x**2 - mpmath.csch(x) ** 2
         across, along = (1 / rho - 1) / 2, rho / slope
-        exact = [float(value) for value in (across, (along - across) / x**2, rho, (slope - rho) / x**2)]
+        return [float(value) for value in (across, (along - across) / x**2, rho, (slope - rho) / x**2)]
+
+
+@pytest.mark.parametrize("e", [1e-6, 0.01, 0.5, 1.0, 2.0, 2.999])
+def test_series_are_accurate(e: float) -> None:
+    exact = coefficients(e)
     powers = (2 * e**2 / SERIES_E2 - 1) ** np.arange(len(ACROSS))
     found_across, found_difference = np.array([ACROSS, DIFFERENCE]) @ powers
     assert [found_across, found_difference, 1 / (1 + 2 * found_across)] == pytest.approx(exact[:3], rel=1e-13)
     found_along = found_across + found_difference * e**2
     assert exact[2] * (1 - found_along) / found_along == pytest.approx(exact[3] * e**2, rel=1e-13, abs=1e-15)
+
+
+@pytest.mark.parametrize("e2", [SERIES_E2, 30.0, SATURATED_E2, 1e4, 1e6])
+def test_closed_forms_are_accurate(e2: float) -> None:
+    exact = coefficients(math.sqrt(e2))[:2]
+    assert _far(e2) == pytest.approx(exact, rel=3e-14)
+    if e2 >= SATURATED_E2:
+        assert _saturated(e2) == pytest.approx(exact, rel=3e-14)
 
 
 def by_scipy(scan: Scan, which: FieldName, size: tuple[int, int], samples: int, warm_up: int) -> NDArray[np.complex128]:
