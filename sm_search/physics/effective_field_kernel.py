@@ -15,7 +15,7 @@ Loops run over W voxels side by side, so that the processor computes several at 
 compiled code, nothing in them branches, and the arrays are flat: the compiler sees that no two of them overlap.
 
 Shapes: W voxels of a batch, F = 3W their vectors x, y, z; P lines, I steps in a line, J stages of a step, C
-components: the wanted ones of M, and as many of dM.
+receive channels, S = 2C what is kept of each: p·M and p·dM.
 """
 
 import math
@@ -147,8 +147,8 @@ def _slopes(at_F, field_3F, cos_x, cos_y, rate, work_4W, slope_F):
 
 
 @compiled
-def _moments(e_F, slope_F, work_4W, moment_WPCI, line, step):
-    """M/M_s = ρ·e, and behind it what a step adds at this slope: dM = ρ·de + [(L' − ρ)/e²]·(e·de)·e.
+def _moments(e_F, slope_F, seen_3CW, work_4W, moment_WPSI, line, step):
+    """What the channels see of M/M_s = ρ·e, and behind it of what a step adds at this slope: dM = ρ·de + [(L' − ρ)/e²]·(e·de)·e.
 
     From what `_slopes` left of e: ρ = 1/(1 + 2a_⊥) and L' = ρ/a_∥. Where a_∥ − 1 cancels, e² is as small.
     """
@@ -160,12 +160,15 @@ def _moments(e_F, slope_F, work_4W, moment_WPCI, line, step):
         bend = ratio * (1.0 - along) / (along * max(e2_W[x], SMALLEST_E2))
         bent_W[x] = bend * _dot(e_F[x], e_F[y], e_F[z], slope_F[x], slope_F[y], slope_F[z])
         ratio_W[x] = ratio
-    received = moment_WPCI.shape[2] // 2
-    for c in range(received):
-        for w in range(BATCH):
-            f = w + c * BATCH
-            moment_WPCI[w, line, c, step] = ratio_W[w] * e_F[f]
-            moment_WPCI[w, line, received + c, step] = fma(ratio_W[w], slope_F[f], bent_W[w] * e_F[f])
+    channels = seen_3CW.shape[1]
+    for c in range(channels):
+        for x in range(BATCH):
+            y, z = x + BATCH, x + 2 * BATCH
+            p_x, p_y, p_z = seen_3CW[0, c, x], seen_3CW[1, c, x], seen_3CW[2, c, x]
+            e = _dot(p_x, p_y, p_z, e_F[x], e_F[y], e_F[z])
+            slope = _dot(p_x, p_y, p_z, slope_F[x], slope_F[y], slope_F[z])
+            moment_WPSI[x, line, c, step] = ratio_W[x] * e
+            moment_WPSI[x, line, channels + c, step] = fma(ratio_W[x], slope, bent_W[x] * e)
 
 
 @compiled
@@ -182,8 +185,9 @@ def _advance(e_F, slope_JF, stages_N4, weights_N4):
 
 
 @compiled
-def _round(e_F, field_3F, turns, rate, scheme, unit, meets, start_PF, moment_WPCI):
-    """One Lissajous period from `e_F`, which is moved on; M/M_s and its slopes where its steps begin.
+def _round(e_F, field_3F, seen_3CW, turns, rate, scheme, unit, meets, start_PF, moment_WPSI):
+    """One Lissajous period from `e_F`, which is moved on; what is seen of M/M_s and its slopes where its
+    steps begin.
 
     Where `meets`, the round ends at the first line whose start is that of the round before. Returns how far apart the
     starts of the last line were, in units of max(unit, e).
@@ -212,17 +216,18 @@ def _round(e_F, field_3F, turns, rate, scheme, unit, meets, start_PF, moment_WPC
                 cos_y = line_2P[0, line] * turn_y_2IJ[0, i, j] - line_2P[1, line] * turn_y_2IJ[1, i, j]
                 _slopes(at_F, field_3F, turn_x_IJ[i, j], cos_y, rate, work_4W, slope_JF[j])
                 if j == 0:  # where the step begins
-                    _moments(e_F, slope_JF[0], work_4W, moment_WPCI, line, i)
+                    _moments(e_F, slope_JF[0], seen_3CW, work_4W, moment_WPSI, line, i)
             _advance(e_F, slope_JF, stages_JN4[stages], weights_JN4[stages])
     return apart
 
 
 @compiled
-def spectra(field_N33, turns, rate, scheme, unit, rounds, tables, values_N2CXY, apart_N):
+def spectra(field_N33, seen_NC3, turns, rate, scheme, unit, rounds, tables, values_N2CXY, apart_N):
     """Steady state and spectrum of every voxel.
 
     Args:
         field_N33: static field and what the two drives add to it, in units of ξ.
+        seen_NC3: sensitivity of each channel.
         turns: cos φ_x at the stages of the steps, (I, J); cos and sin of φ_y there, (2, I, J), and at the lines' begin.
         rate: the length of a step in τ_B.
         scheme: what a stage adds to e, and last the step: numbers of earlier stages, in fours, and their weights.
@@ -231,10 +236,10 @@ def spectra(field_N33, turns, rate, scheme, unit, rounds, tables, values_N2CXY, 
         tables: of `projection_kernel.project`.
         apart_N: how far the last round was from the one before, in units of max(unit, e).
     """
-    lines, steps, components = turns[2].shape[1], turns[0].shape[0], values_N2CXY.shape[2]
+    lines, steps, channels = turns[2].shape[1], turns[0].shape[0], seen_NC3.shape[1]
     turn_2YP, weight_2YL, turn_2XH = tables
-    moment_WPCI, start_PF = np.empty((BATCH, lines, components, steps)), np.empty((lines, 3 * BATCH))
-    field_3F, e_F = np.empty((3, 3 * BATCH)), np.empty(3 * BATCH)
+    moment_WPSI, start_PF = np.empty((BATCH, lines, 2 * channels, steps)), np.empty((lines, 3 * BATCH))
+    field_3F, seen_3CW, e_F = np.empty((3, 3 * BATCH)), np.empty((3, channels, BATCH)), np.empty(3 * BATCH)
     for begin in range(0, len(field_N33), BATCH):
         width = min(BATCH, len(field_N33) - begin)
         for w in range(BATCH):
@@ -245,13 +250,15 @@ def spectra(field_N33, turns, rate, scheme, unit, rounds, tables, values_N2CXY, 
                 for part in range(3):
                     field_3F[part, f] = field_N33[voxel, part, d]
                     e_F[f] += field_N33[voxel, part, d]
+                for c in range(channels):
+                    seen_3CW[d, c, w] = seen_NC3[voxel, c, d]
         start_PF[:] = np.inf
-        _round(e_F, field_3F, turns, rate, scheme, unit, False, start_PF, moment_WPCI)
+        _round(e_F, field_3F, seen_3CW, turns, rate, scheme, unit, False, start_PF, moment_WPSI)
         apart = np.inf
         for _ in range(rounds):
-            apart = _round(e_F, field_3F, turns, rate, scheme, unit, True, start_PF, moment_WPCI)
+            apart = _round(e_F, field_3F, seen_3CW, turns, rate, scheme, unit, True, start_PF, moment_WPSI)
             if apart < MEETS:
                 break
         for w in range(width):
             apart_N[begin + w] = apart
-            project(moment_WPCI[w], turn_2YP, weight_2YL, turn_2XH, values_N2CXY[begin + w])
+            project(moment_WPSI[w], turn_2YP, weight_2YL, turn_2XH, values_N2CXY[begin + w])

@@ -1,6 +1,6 @@
 """Spectra of the effective-field model (Martsenyuk, Raikher and Shliomis 1974): equations in `effective_field_kernel`.
 
-Shapes: N voxels, D components of M, K mixing orders; P = N_d+1 lines in a Lissajous period, I steps in a line, J
+Shapes: N voxels, C receive channels, D = 3 components of M, K mixing orders; P = N_d+1 lines in a Lissajous period, I steps in a line, J
 stages of a step.
 """
 
@@ -16,6 +16,7 @@ from sm_search.config.simulation_settings import MixingOrders
 from sm_search.physics.effective_field_kernel import BATCH, MEETS, spectra
 from sm_search.physics.linear_relaxation import cos_sin, projection_tables
 from sm_search.physics.lissajous_field import LissajousField
+from sm_search.physics.moment_spectrum import along_axes
 
 Floats = NDArray[np.float64]
 
@@ -49,10 +50,10 @@ def spectrum(
     beta: float,
     tau_s: float,
     orders: MixingOrders,
-    components: int,
+    sensitivity_CDN: Floats,
     steps: int | None = None,
 ) -> tuple[NDArray[np.complex128], int]:
-    """SM_k/M_s of the first `components` components, shape (D, K, N), and the steps in a line.
+    """SM_k/M_s as channels of these sensitivities receive it, shape (C, K, N), and the steps in a line.
 
     The number of steps is one whose result on some voxels differs from that with enough more by less than
     0.4 of `TOLERANCE` in every component, relative to its maximum over these voxels; what drowns in rounding apart.
@@ -66,7 +67,7 @@ def spectrum(
         DataError: the steady state is not reached in `ROUNDS` periods, or not resolved by `MOST_STEPS`.
     """
     steps = steps or _enough_steps(field, beta, tau_s, orders)
-    return integrate(field, beta, tau_s, orders, components, steps), steps
+    return integrate(field, beta, tau_s, orders, sensitivity_CDN, steps), steps
 
 
 def _enough_steps(field: LissajousField, beta: float, tau_s: float, orders: MixingOrders) -> int:
@@ -78,14 +79,15 @@ def _enough_steps(field: LissajousField, beta: float, tau_s: float, orders: Mixi
     spread = (np.arange(PROBES) * (math.sqrt(5) - 1) / 2 % 1 * voxels).astype(np.int64)
     few = min(field.nd, 2 * max(orders.max_x, orders.max_y) + 1)  # with fewer components would share a frequency
     probes, rounds = replace(field.at(np.unique(spread)), nd=few), ROUNDS * (field.nd + 1) // (few + 1)
+    plane_CDN = along_axes(2, probes.static_3N.shape[1])
     rate = max(1.0, beta * field.largest_t) / (tau_s * field.fx_hz)
     guess = LEAST_STEPS + orders.max_x + orders.max_y + STEPS_PER_ROOT * math.sqrt(rate)
     steps, finest = _even(max(rate / STABLE, guess)), 0
     while steps < MOST_STEPS:
         if finest < steps * FINE_ENOUGH:
             finest = _even(steps * FINER)
-            exact = integrate(probes, beta, tau_s, orders, 2, finest, rounds)
-        apart = 2.5 * difference(integrate(probes, beta, tau_s, orders, 2, steps, rounds), exact) / TOLERANCE
+            exact = integrate(probes, beta, tau_s, orders, plane_CDN, finest, rounds)
+        apart = 2.5 * difference(integrate(probes, beta, tau_s, orders, plane_CDN, steps, rounds), exact) / TOLERANCE
         if apart < 1:
             return steps
         tenths = math.log10(1.5 * apart) if apart < 1e4 else 4.0  # also where too few steps have run away
@@ -97,11 +99,11 @@ def _even(steps: float) -> int:
     return 2 * math.ceil(steps / 2)
 
 
-def difference(values_DKN: NDArray[np.complex128], other_DKN: NDArray[np.complex128]) -> float:
+def difference(values_CKN: NDArray[np.complex128], other_CKN: NDArray[np.complex128]) -> float:
     """Largest of any component relative to its own maximum; rounding of the strongest component is allowed."""
-    size_DK = np.abs(other_DKN).max(axis=-1)
-    rounding = ROUNDING * size_DK.max() / TOLERANCE
-    return float((np.abs(values_DKN - other_DKN).max(axis=-1) / np.maximum(size_DK, rounding)).max())
+    size_CK = np.abs(other_CKN).max(axis=-1)
+    rounding = ROUNDING * size_CK.max() / TOLERANCE
+    return float((np.abs(values_CKN - other_CKN).max(axis=-1) / np.maximum(size_CK, rounding)).max())
 
 
 def integrate(
@@ -109,7 +111,7 @@ def integrate(
     beta: float,
     tau_s: float,
     orders: MixingOrders,
-    components: int,
+    sensitivity_CDN: Floats,
     steps: int,
     rounds: int | None = None,
 ) -> NDArray[np.complex128]:
@@ -119,14 +121,15 @@ def integrate(
     From both together q − I drops out, by far the largest of what is too much: Σ (1 + m)·c_{q+mI} is left.
     """
     scheme, offset_J = runge_kutta()
-    lines, voxels = field.nd + 1, field.static_3N.shape[1]
+    lines, (channels, _, voxels) = field.nd + 1, sensitivity_CDN.shape
     u_I = (np.arange(steps) + 0.5) / steps
     stage_IJ = u_I[:, None] + offset_J / steps
     line_P = (field.nd * np.arange(lines) / lines) % 1.0
-    values_N2CXY, apart_N = np.zeros((voxels, 2, 2 * components, orders.max_x + 1, orders.max_y + 1)), np.empty(voxels)
+    values_N2CXY, apart_N = np.zeros((voxels, 2, 2 * channels, orders.max_x + 1, orders.max_y + 1)), np.empty(voxels)
     place_N = batched(field.static_3N)
     spectra(
         np.stack(field.at(place_N).voxel_vectors(beta), axis=1),
+        np.ascontiguousarray(sensitivity_CDN[..., place_N].transpose(2, 0, 1)),
         (cos_sin(stage_IJ)[0], cos_sin(stage_IJ * (field.nd / lines)), cos_sin(line_P)),
         1 / (field.fx_hz * steps * tau_s),
         scheme,
@@ -141,12 +144,12 @@ def integrate(
             f"effective-field: no steady state in {rounds or ROUNDS} Lissajous periods, as the particle turns in "
             f"{tau_s:.3g} s and a period is {lines / field.fx_hz:.3g} s"
         )
-    values_NCK = (values_N2CXY[:, 0] + 1j * values_N2CXY[:, 1]).reshape(voxels, 2 * components, -1)[..., 1:]
-    moment_NDK, slope_NDK = values_NCK[:, :components], values_NCK[:, components:]
+    values_NCK = (values_N2CXY[:, 0] + 1j * values_N2CXY[:, 1]).reshape(voxels, 2 * channels, -1)[..., 1:]
+    moment_NCK, slope_NCK = values_NCK[:, :channels], values_NCK[:, channels:]
     harmonic_K = np.array([m_x + m_y * field.nd / lines for m_x, m_y in orders.pairs()])
-    values_DKN = np.empty((components, len(harmonic_K), voxels), dtype=np.complex128)
-    values_DKN[..., place_N] = ((1 - harmonic_K / steps) * moment_NDK + slope_NDK / 2j / math.pi).transpose(1, 2, 0)
-    return values_DKN
+    values_CKN = np.empty((channels, len(harmonic_K), voxels), dtype=np.complex128)
+    values_CKN[..., place_N] = ((1 - harmonic_K / steps) * moment_NCK + slope_NCK / 2j / math.pi).transpose(1, 2, 0)
+    return values_CKN
 
 
 def batched(static_3N: Floats) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 The work is done voxel by voxel in `panel_kernel` and `projection_kernel`; here are their parameters.
 
-Shapes: N voxels, D components of M, K mixing orders; P = N_d+1 lines (x drive periods) in a Lissajous period, B panels
+Shapes: N voxels, C receive channels, D = 3 components of M, K mixing orders; P = N_d+1 lines (x drive periods) in a Lissajous period, B panels
 in a line, Q nodes in a panel, L = B·Q, H = L/2; X, Y = m_max + 1 orders of an axis.
 """
 
@@ -74,9 +74,11 @@ class Kinetics:
         whole, number = self.parameters(1.0, 1, 2, 3)
         return float(panel_kernel.rate(xi**2, whole, number, self.table_4T))
 
-    def parameters(self, fx_hz: float, nd: int, panels: int, components: int) -> tuple[NDArray[np.int64], Floats]:
+    def parameters(
+        self, fx_hz: float, nd: int, panels: int, channels: int, mixed: bool = False
+    ) -> tuple[NDArray[np.int64], Floats]:
         """As the compiled code reads them: `panel_kernel.N_…` and `X_…`."""
-        whole = np.array([nd + 1, nd, panels, components, self.kind, self.stiff], dtype=np.int64)
+        whole = np.array([nd + 1, nd, panels, channels, mixed, self.kind, self.stiff], dtype=np.int64)
         number = np.array([fx_hz, self.tau_s, self.slope, self.smallest_xi, CLEARANCE, RELAXATIONS, GROWTH, STEP])
         return whole, np.append(number, self.table_hz)
 
@@ -87,7 +89,12 @@ def smallest_xi(xi_drive: float) -> float:
 
 
 def converged_spectrum(
-    field: LissajousField, beta: float, kinetics: Kinetics, orders: MixingOrders, components: int, samples: int | None
+    field: LissajousField,
+    beta: float,
+    kinetics: Kinetics,
+    orders: MixingOrders,
+    sensitivity_CDN: Floats,
+    samples: int | None,
 ) -> tuple[NDArray[np.complex128], dict[str, float]]:
     """`spectrum` with enough panels, or with so many samples in a line, rounded up to an even number of panels; and how
     many these were."""
@@ -95,8 +102,8 @@ def converged_spectrum(
         panels = panels_per_line(field.fx_hz, beta * field.largest_t, kinetics, orders)
     else:
         panels = 2 * math.ceil(samples / (2 * NODES))
-    values_DKN = spectrum(field, beta, kinetics, panels, orders, components)
-    return values_DKN, {"samplesPerPeriod": float(panels * NODES), "samplesPerPanel": float(NODES)}
+    values_CKN = spectrum(field, beta, kinetics, panels, orders, sensitivity_CDN)
+    return values_CKN, {"samplesPerPeriod": float(panels * NODES), "samplesPerPanel": float(NODES)}
 
 
 def panels_per_line(fx_hz: float, largest_xi: float, kinetics: Kinetics, orders: MixingOrders) -> int:
@@ -113,22 +120,26 @@ def panels_per_line(fx_hz: float, largest_xi: float, kinetics: Kinetics, orders:
 
 
 def spectrum(
-    field: LissajousField, beta: float, kinetics: Kinetics, panels: int, orders: MixingOrders, components: int
+    field: LissajousField, beta: float, kinetics: Kinetics, panels: int, orders: MixingOrders, sensitivity_CDN: Floats
 ) -> NDArray[np.complex128]:
-    """SM_k/M_s of the first `components` components of the moment, shape (D, K, N).
+    """SM_k/M_s as channels of these sensitivities receive it, shape (C, K, N).
 
     Args:
         beta: ξ/B in 1/T.
     """
-    lines, voxels = field.nd + 1, field.static_3N.shape[1]
+    lines, (channels, _, voxels) = field.nd + 1, sensitivity_CDN.shape
+    seen_N33 = np.zeros((voxels, 3, 3))
+    seen_N33[:, :channels] = sensitivity_CDN.transpose(2, 0, 1)
+    mixed = not np.array_equal(seen_N33[:, :channels], np.broadcast_to(np.eye(3)[:channels], (voxels, channels, 3)))
     panel = gauss_panel(NODES)
     u_B = (np.arange(panels) + 0.5) / panels
     u_L = ((np.arange(panels)[:, None] + panel.nodes_Q) / panels).ravel()
     turns_y_PB = (field.nd * (np.arange(lines)[:, None] + u_B) / lines) % 1.0  # whole turns dropped first, for digits
-    whole, number = kinetics.parameters(field.fx_hz, field.nd, panels, components)
-    values_N2DXY = np.empty((voxels, 2, components, orders.max_x + 1, orders.max_y + 1))
+    whole, number = kinetics.parameters(field.fx_hz, field.nd, panels, channels, mixed)
+    values_N2CXY = np.empty((voxels, 2, channels, orders.max_x + 1, orders.max_y + 1))
     panel_kernel.spectra(
         *field.voxel_vectors(beta),
+        seen_N33,
         (cos_sin(u_B), cos_sin(turns_y_PB)),
         whole,
         number,
@@ -138,10 +149,10 @@ def spectrum(
         (panel.nodes_Q, panel.running_RQ, panel.end_Q),
         np.stack((panel.merge_RS[:-1, :NODES], panel.merge_RS[:-1, NODES + 1 : -1])),
         projection_tables(orders, field.nd, u_L, np.tile(panel.weights_Q / panels, panels)),
-        values_N2DXY,
+        values_N2CXY,
     )
-    values_ND2K = values_N2DXY.reshape(voxels, 2, components, -1)[..., 1:]
-    return np.ascontiguousarray((values_ND2K[:, 0] + 1j * values_ND2K[:, 1]).transpose(1, 2, 0))
+    values_N2CK = values_N2CXY.reshape(voxels, 2, channels, -1)[..., 1:]
+    return np.ascontiguousarray((values_N2CK[:, 0] + 1j * values_N2CK[:, 1]).transpose(1, 2, 0))
 
 
 def projection_tables(orders: MixingOrders, nd: int, u_L: Floats, share_L: Floats) -> tuple[Floats, Floats, Floats]:

@@ -1,6 +1,6 @@
 """The spectrum of the mean magnetic moment in any Lissajous field: every magnetisation model behind one function.
 
-Shapes: D components (x, y and, where wanted, z) of the moment, K components (mixing orders), N voxels, S core sizes.
+Shapes: C receive channels, D = 3 components of the moment, K components (mixing orders), N voxels, S core sizes.
 """
 
 import math
@@ -22,28 +22,35 @@ def moment_spectrum(
     particle: Particle,
     orders: MixingOrders,
     *,
-    components: int = 3,
+    sensitivity_CDN: NDArray[np.float64] | None = None,
     samples: int | None = None,
 ) -> Spectrum:
-    """Coefficients c_k of M(t)/M_s = Σ_k c_k exp(iω_k t), ω_k = 2π·(m_x·f_x + m_y·f_y), at every voxel.
+    """Coefficients c_k of p·M(t)/M_s = Σ_k c_k exp(iω_k t), ω_k = 2π·(m_x·f_x + m_y·f_y), at every voxel.
 
-    A receive channel with the sensitivity p(r) has Σ_d p_d(r)·c_d,k(r). Every component is within
-    `system_matrix.TOLERANCE` of its own maximum, a size distribution's quadrature apart.
+    Every component is within `system_matrix.TOLERANCE` of its own maximum, a size distribution's quadrature apart.
 
     Args:
         sizes: core diameters and what each counts (`sizes.core_sizes`).
-        components: 2 leaves out M_z, which is zero where no field has a z component; the field's z counts in any case.
+        sensitivity_CDN: p of each channel; by default the channels are the three components of M. Less work than to
+            compute these and mix them.
         samples: in an x drive period before refinement, rounded up to an even number of panels; by default enough.
     """
     model = MODELS[magnetisation]
     frequencies_hz = [field.fx_hz, field.fx_hz * field.nd / (field.nd + 1)]
     omega_K: NDArray[np.float64] = 2 * math.pi * (np.array(orders.pairs()) @ frequencies_hz)
-    values_DKN = np.zeros((components, len(omega_K), field.static_3N.shape[1]), dtype=np.complex128)
+    voxels = field.static_3N.shape[1]
+    sensitivity_CDN = along_axes(3, voxels) if sensitivity_CDN is None else sensitivity_CDN
+    values_CKN = np.zeros((len(sensitivity_CDN), len(omega_K), voxels), dtype=np.complex128)
     finest: dict[str, float] = {}
     for diameter_m, share in zip(sizes.diameter_m_S.tolist(), sizes.share_S.tolist(), strict=True):
-        values, sampling = model.response(field, diameter_m, particle, orders, components, samples)
+        values, sampling = model.response(field, diameter_m, particle, orders, sensitivity_CDN, samples)
         if model.lag is not None:
             values /= model.lag(omega_K, diameter_m, particle)[:, None]
-        values_DKN += share * values
+        values_CKN += share * values
         finest = max(finest or sampling, sampling, key=lambda each: each["samplesPerPeriod"])
-    return values_DKN, finest
+    return values_CKN, finest
+
+
+def along_axes(channels: int, voxels: int) -> NDArray[np.float64]:
+    """The sensitivities of channels that see x, y and, if there are three, z alone; shape (C, D, N)."""
+    return np.broadcast_to(np.eye(3)[:channels, :, None], (channels, 3, voxels))

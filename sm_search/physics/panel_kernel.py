@@ -11,7 +11,7 @@ merged again: whoever reads the result sees equal panels only.
 Everything of a few lines of one voxel stays in the processor's cache; loops run over the panels of a batch.
 
 Shapes: Q nodes of a panel, B panels in a line, P = N_d+1 lines (x drive periods) in one Lissajous period, C = 2 or 3
-components of M, W panels of a batch, n nodes of the tree of halved panels (its first are the panels themselves),
+receive channels, W panels of a batch, n nodes of the tree of halved panels (its first are the panels themselves),
 T cells of a table.
 """
 
@@ -28,6 +28,9 @@ NODES = 16
 BATCH = 64
 """Most panels solved at once."""
 
+ROOM = (NODES + 1) * BATCH
+"""Numbers of one quantity at the nodes and the ends of a batch of panels."""
+
 BLOCK_PANELS = 240
 """About so many panels are worked on at once."""
 
@@ -41,7 +44,7 @@ EQUILIBRIUM, BROWNIAN, NEEL_BROWN, ANISOTROPIC = 0, 1, 2, 3
 """Kinds of kinetics."""
 
 # What a voxel's solution depends on besides its field, as arrays for the compiled code: whole numbers …
-N_LINES, N_ND, N_PANELS, N_COMPONENTS, N_KIND, N_STIFF = range(6)
+N_LINES, N_ND, N_PANELS, N_CHANNELS, N_MIXED, N_KIND, N_STIFF = range(7)
 # … and numbers.
 X_FX_HZ, X_TAU_S, X_SLOPE, X_SMALLEST_XI, X_CLEARANCE, X_RELAXATIONS, X_GROWTH, X_TABLE_STEP, X_TABLE_HZ = range(9)
 
@@ -129,7 +132,7 @@ def _product(matrix_RQ, rows, values, width, result):
 
 
 @compiled
-def _collocated(w, width, rate, equilibrium_C, components, running_RQ, end_Q, result_4R):
+def _collocated(w, width, rate, equilibrium_C, channels, running_RQ, end_Q, result_4R):
     """E, F_x, F_y, F_z of panel w, which may span many relaxation times, into `result_4R`.
 
     M is the polynomial of degree Q−1 that fulfils M = M(0) + ∫ r·(M_eq − M) at the nodes, and its value at the end is
@@ -142,7 +145,7 @@ def _collocated(w, width, rate, equilibrium_C, components, running_RQ, end_Q, re
         for q in range(NODES):
             weighted = running_RQ[i, q] * rate[q * width + w]
             matrix[i, q] = weighted + (1.0 if i == q else 0.0)
-            for c in range(components):
+            for c in range(channels):
                 right[i, 1 + c] += weighted * equilibrium_C[c, q * width + w]
     for column in range(NODES):
         pivot = column
@@ -187,7 +190,7 @@ def langevin_over_xi(xi2, size, ratio):
 
 @compiled
 def _anisotropic(field_3, size, axis_3, moments):
-    """M/M_s in place of h, shape (3, size), from the table of `anisotropic.moment_table`."""
+    """M/M_s in place of h, from the table of `anisotropic_equilibrium.moment_table`."""
     cells = len(moments)
     n0, n1, n2 = axis_3[0], axis_3[1], axis_3[2]
     for i in range(size):
@@ -224,14 +227,31 @@ def rates(xi2, whole, number, table_4T, size, rate):
 
 
 @compiled
-def _solve(turn_4W, width, level, static_3, x_3, y_3, whole, number, table_4T, rule, work, decay, offset_C, easy):
-    """E into `decay` and F into `offset_C` (C, ·), flat over R = Q+1 rows and `width` panels of one level.
+def _seen(field_3, size, seen_33):
+    """What the channels see of a vector, in its place: Σ_d p_cd·v_d, one after another in a flat array."""
+    flat = field_3.reshape(3 * ROOM)  # the compiler sees that no two of its parts overlap
+    p00, p01, p02 = seen_33[0, 0], seen_33[0, 1], seen_33[0, 2]
+    p10, p11, p12 = seen_33[1, 0], seen_33[1, 1], seen_33[1, 2]
+    p20, p21, p22 = seen_33[2, 0], seen_33[2, 1], seen_33[2, 2]
+    for i in range(size):
+        v_x, v_y, v_z = flat[i], flat[i + ROOM], flat[i + 2 * ROOM]
+        flat[i] = fma(p00, v_x, fma(p01, v_y, p02 * v_z))
+        flat[i + ROOM] = fma(p10, v_x, fma(p11, v_y, p12 * v_z))
+        flat[i + 2 * ROOM] = fma(p20, v_x, fma(p21, v_y, p22 * v_z))
+
+
+@compiled
+def _solve(
+    turn_4W, width, level, static_3, x_3, y_3, seen_33, whole, number, table_4T, rule, work, decay, offset_C, easy
+):
+    """E into `decay` and F into `offset_C` (3, ·), flat over R = Q+1 rows and `width` panels of one level.
 
     `rule` is (nodes_Q, running_RQ, end_Q) of a panel of unit length; `work` are four flat arrays.
     """
     nodes_Q, running_RQ, end_Q = rule
     xi2, r, exponent, source = work
-    components, kind = whole[N_COMPONENTS], whole[N_KIND]
+    channels, mixed, kind = whole[N_CHANNELS], whole[N_MIXED], whole[N_KIND]
+    kept = 3 if mixed or kind == ANISOTROPIC else channels  # components of M
     half = math.pi / whole[N_PANELS] * 0.5**level
     cos_x, sin_x, cos_y, sin_y = turn_4W[0], turn_4W[1], turn_4W[2], turn_4W[3]
     for q in range(NODES):
@@ -247,9 +267,8 @@ def _solve(turn_4W, width, level, static_3, x_3, y_3, whole, number, table_4T, r
             turned_x[w] = fma(cos_x[w], c_x, -sin_x[w] * s_x)
             turned_y[w] = fma(cos_y[w], c_y, -sin_y[w] * s_y)
         for c in range(3):
-            static, drive_x, drive_y = static_3[c], x_3[c], y_3[c]
-            if c < components or kind == ANISOTROPIC:
-                field = offset_C[c, here]
+            static, drive_x, drive_y, field = static_3[c], x_3[c], y_3[c], offset_C[c, here]
+            if c < kept:
                 for w in range(width):
                     b = fma(drive_x, turned_x[w], fma(drive_y, turned_y[w], static))
                     field[w] = b
@@ -263,14 +282,16 @@ def _solve(turn_4W, width, level, static_3, x_3, y_3, whole, number, table_4T, r
         _anisotropic(offset_C, size, easy[0], easy[1])
     else:
         langevin_over_xi(xi2, size, source)
-        for c in range(components):
+        for c in range(kept):
             field = offset_C[c]
             for i in range(size):
                 field[i] *= source[i]
+    if mixed:
+        _seen(offset_C, size, seen_33)
     if kind in (EQUILIBRIUM, ANISOTROPIC):
         for i in range(size + width):
             decay[i] = 0.0
-        for c in range(components):
+        for c in range(channels):
             for w in range(width):
                 offset_C[c, size + w] = 0.0
         return
@@ -293,9 +314,9 @@ def _solve(turn_4W, width, level, static_3, x_3, y_3, whole, number, table_4T, r
         for w in range(width):
             if exponent[size + w] > number[X_RELAXATIONS]:
                 stiff_W[found] = w
-                _collocated(w, width, r, offset_C, components, running_RQ, end_Q, stiff_4WR[found])
+                _collocated(w, width, r, offset_C, channels, running_RQ, end_Q, stiff_4WR[found])
                 found += 1
-    for c in range(components):
+    for c in range(channels):
         offset = offset_C[c]
         for i in range(size):
             source[i] = xi2[i] * offset[i]
@@ -305,7 +326,7 @@ def _solve(turn_4W, width, level, static_3, x_3, y_3, whole, number, table_4T, r
     for found in range(stiff):
         for r in range(NODES + 1):
             decay[r * width + stiff_W[found]] = stiff_4WR[found, 0, r]
-            for c in range(components):
+            for c in range(channels):
                 offset_C[c, r * width + stiff_W[found]] = stiff_4WR[found, 1 + c, r]
 
 
@@ -376,7 +397,7 @@ def _halve(turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, 
 
 
 @compiled
-def _merge(node_W, width, child_n, decay_nR, offset_nCR, components, merge_2RS, work):
+def _merge(node_W, width, child_n, decay_nR, offset_nCR, channels, merge_2RS, work):
     """The maps of panels from those of their halves: see `quadrature.Panel.merge_RS`."""
     left, right, total, _ = work
     for w in range(width):
@@ -392,7 +413,7 @@ def _merge(node_W, width, child_n, decay_nR, offset_nCR, components, merge_2RS, 
         for r in range(NODES):
             decay_nR[node, r] = total[r * width + w] + left[r * width + w]
         decay_nR[node, NODES] = decay_nR[first + 1, NODES] * decay_nR[first, NODES]
-    for c in range(components):
+    for c in range(channels):
         for w in range(width):
             first = child_n[node_W[w]]
             reached = offset_nCR[first, c, NODES]
@@ -412,12 +433,13 @@ def _merge(node_W, width, child_n, decay_nR, offset_nCR, components, merge_2RS, 
 
 @compiled
 def _maps(
-    turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T, rule, merge_2RS, maps, batch, easy
-):
+    turn_n4, level_n, child_n, count, static_3, x_3, y_3, seen_33, whole, number, table_4T, rule, merge_2RS, maps, batch,
+    easy,
+):  # fmt: skip
     """E and F of all nodes of the tree into `maps`: leaves are solved in batches of one level, then merged."""
     decay_nR, offset_nCR = maps
     turn_4W, work, decay, offset_C = batch
-    components = whole[N_COMPONENTS]
+    channels = whole[N_CHANNELS]
     node_W = np.empty(BATCH, np.int64)
     i = 0
     while i < count:
@@ -435,12 +457,15 @@ def _maps(
         for w in range(width, padded):
             for part in range(4):
                 turn_4W[part, w] = turn_4W[part, width - 1]
-        _solve(turn_4W, padded, level, static_3, x_3, y_3, whole, number, table_4T, rule, work, decay, offset_C, easy)
+        _solve(
+            turn_4W, padded, level, static_3, x_3, y_3, seen_33, whole, number, table_4T, rule, work, decay, offset_C,
+            easy,
+        )  # fmt: skip
         for w in range(width):
             node = node_W[w]
             for r in range(NODES + 1):
                 decay_nR[node, r] = decay[r * padded + w]
-            for c in range(components):
+            for c in range(channels):
                 for r in range(NODES + 1):
                     offset_nCR[node, c, r] = offset_C[c, r * padded + w]
     i = count - 1
@@ -452,17 +477,20 @@ def _maps(
                 width += 1
             i -= 1
         if width:
-            _merge(node_W, width, child_n, decay_nR, offset_nCR, components, merge_2RS, work)
+            _merge(node_W, width, child_n, decay_nR, offset_nCR, channels, merge_2RS, work)
 
 
 @compiled
-def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, easy, rule, merge_2RS, moment_PCL, left_PL):
-    """M/M_s at the nodes of equal panels into `moment_PCL`, L = B·Q nodes of a line.
+def steady_state(
+    static_3, x_3, y_3, seen_33, turns, whole, number, table_4T, easy, rule, merge_2RS, moment_PCL, left_PL
+):
+    """M/M_s, as the channels see it, at the nodes of equal panels into `moment_PCL`, L = B·Q nodes of a line.
 
     Where a panel was refined these are not M itself but the values whose quadrature gives its integrals.
 
     Args:
         static_3, x_3, y_3: the voxel's field and what the two drives add to it, in units of ξ.
+        seen_33: what a channel sees of each component, unless it is its own one; rows that are no channel do not count.
         turns: cos and sin of φ_x at the centres of the panels, (2, B), and of φ_y, (2, P, B).
         whole, number: the parameters (`N_…`, `X_…`).
         table_4T: cubics of a tabulated rate.
@@ -471,20 +499,19 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, easy, rule,
         left_PL: room for what is left of the initial value.
     """
     turn_x_2B, turn_y_2PB = turns
-    lines, panels, components = whole[N_LINES], whole[N_PANELS], whole[N_COMPONENTS]
+    lines, panels, channels = whole[N_LINES], whole[N_PANELS], whole[N_CHANNELS]
     block = max(1, BLOCK_PANELS // panels)
     nodes = 2 * block * panels
     turn_n4, level_n, child_n = np.empty((nodes, 4)), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
-    decay_nR, offset_nCR = np.empty((nodes, NODES + 1)), np.empty((nodes, components, NODES + 1))
-    room = (NODES + 1) * BATCH
+    decay_nR, offset_nCR = np.empty((nodes, NODES + 1)), np.empty((nodes, channels, NODES + 1))
     batch = (
         np.empty((4, BATCH)),
-        (np.empty(room), np.empty(room), np.empty(room), np.empty(room)),
-        np.empty(room),
-        np.empty((3, room)),
+        (np.empty(ROOM), np.empty(ROOM), np.empty(ROOM), np.empty(ROOM)),
+        np.empty(ROOM),
+        np.empty((3, ROOM)),
     )
     axis_3 = easy[0]
-    now_C, left = np.zeros(components), 1.0
+    now_C, left = np.zeros(channels), 1.0
     remembered = 0  # lines in which the initial value counts
     for begin in range(0, lines, block):
         end = min(begin + block, lines)
@@ -501,10 +528,10 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, easy, rule,
         if count > len(decay_nR):
             decay_nR, offset_nCR = (
                 np.empty((len(level_n), NODES + 1)),
-                np.empty((len(level_n), components, NODES + 1)),
+                np.empty((len(level_n), channels, NODES + 1)),
             )
         _maps(
-            turn_n4, level_n, child_n, count, static_3, x_3, y_3, whole, number, table_4T, rule, merge_2RS,
+            turn_n4, level_n, child_n, count, static_3, x_3, y_3, seen_33, whole, number, table_4T, rule, merge_2RS,
             (decay_nR, offset_nCR), batch, easy,
         )  # fmt: skip
         node = 0
@@ -513,7 +540,7 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, easy, rule,
             if counts:
                 remembered = line + 1
             for b in range(panels):
-                for c in range(components):
+                for c in range(channels):
                     start = now_C[c]
                     for q in range(NODES):
                         moment_PCL[line, c, b * NODES + q] = fma(decay_nR[node, q], start, offset_nCR[node, c, q])
@@ -525,7 +552,7 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, easy, rule,
                 node += 1
     # The steady state repeats: M(0) = left·M(0) + now.
     for line in range(remembered):
-        for c in range(components):
+        for c in range(channels):
             start = now_C[c] / (1.0 - left)
             for i in range(panels * NODES):
                 moment_PCL[line, c, i] += left_PL[line, i] * start
@@ -533,16 +560,18 @@ def steady_state(static_3, x_3, y_3, turns, whole, number, table_4T, easy, rule,
 
 @compiled
 def spectra(
-    static_N3, x_N3, y_N3, turns, whole, number, table_4T, axis_N3, moments, rule, merge_2RS, tables, values_N2DXY
-):
+    static_N3, x_N3, y_N3, seen_N33, turns, whole, number, table_4T, axis_N3, moments, rule, merge_2RS, tables,
+    values_N2CXY,
+):  # fmt: skip
     """`steady_state` and its projection for every voxel."""
     lines, samples = whole[N_LINES], whole[N_PANELS] * NODES
-    moment_PDL = np.empty((lines, whole[N_COMPONENTS], samples))
+    moment_PCL = np.empty((lines, whole[N_CHANNELS], samples))
     left_PL = np.empty((lines, samples))
     turn_2YP, weight_2YL, turn_2XH = tables
     for n in range(len(static_N3)):
         easy = (axis_N3[n], moments)
         steady_state(
-            static_N3[n], x_N3[n], y_N3[n], turns, whole, number, table_4T, easy, rule, merge_2RS, moment_PDL, left_PL
-        )
-        project(moment_PDL, turn_2YP, weight_2YL, turn_2XH, values_N2DXY[n])
+            static_N3[n], x_N3[n], y_N3[n], seen_N33[n], turns, whole, number, table_4T, easy, rule, merge_2RS,
+            moment_PCL, left_PL,
+        )  # fmt: skip
+        project(moment_PCL, turn_2YP, weight_2YL, turn_2XH, values_N2CXY[n])

@@ -9,7 +9,7 @@ from sm_search.config.simulation_settings import FieldName, Scan
 from sm_search.physics.lissajous_field import LissajousField
 from sm_search.physics.moment_spectrum import Spectrum, moment_spectrum
 from sm_search.physics.particles import langevin_parameter_per_tesla
-from sm_search.physics.scanner_fields import actual, received, scanner_fields
+from sm_search.physics.scanner_fields import actual, channel_sensitivities, scanner_fields
 from sm_search.physics.sizes import Sizes
 from sm_search.physics.voxel_mean import points_for
 
@@ -39,9 +39,15 @@ def real_scanner_components(
         here_3N = position_3N + np.array([[x_m], [y_m], [0.0]])
         fields = scanner_fields(scanner, field, here_3N)
         path = LissajousField(fields.selection_3N, fields.drive_x_3N, fields.drive_y_3N, scan.fx_hz, scan.nd)
-        moment_DKN, sampling = moment_spectrum(
-            path, settings.magnetisation, sizes, particle, settings.orders, samples=samples
+        values, sampling = moment_spectrum(
+            path,
+            settings.magnetisation,
+            sizes,
+            particle,
+            settings.orders,
+            sensitivity_CDN=channel_sensitivities(scanner, here_3N),
+            samples=samples,
         )
-        values_CKN += share * received(scanner, moment_DKN, here_3N)
+        values_CKN += share * values
         numerics |= sampling
     return values_CKN, numerics | {"pointsPerVoxel": float(len(points))}

@@ -76,18 +76,21 @@ def actual(scanner: ScannerSettings, field: FieldSettings) -> FieldSettings:
 def received(
     scanner: ScannerSettings, moment_DKN: NDArray[np.complex128], position_3N: Field
 ) -> NDArray[np.complex128]:
-    """Σ_d p_c,d(r)/p·M_d(r) and the cross-talk: what each channel sees of the moment's spectrum, shape (C, K, N).
+    """Σ_d p_c,d(r)/p·M_d(r): what each channel sees of the moment's spectrum, shape (C, K, N).
 
     Args:
         moment_DKN: its components x, y and z, or x and y of one that stays in the plane.
     """
-    components = len(moment_DKN)
     if scanner.ideal_coils:
         return moment_DKN[:2]
-    sensitivity_CDN = sensitivities(scanner, position_3N)[:, :components]
+    sensitivity_CDN = channel_sensitivities(scanner, position_3N)[:, : len(moment_DKN)]
+    return np.einsum("cdn,dkn->ckn", sensitivity_CDN, moment_DKN)
+
+
+def channel_sensitivities(scanner: ScannerSettings, position_3N: Field) -> Field:
+    """The coils' `sensitivities` and the cross-talk between their channels, shape (C, D, N)."""
     talk_x, talk_y = scanner.cross_talk
-    mixed_CDN = np.einsum("cb,bdn->cdn", np.array([[1.0, talk_x], [talk_y, 1.0]]), sensitivity_CDN)
-    return np.einsum("cdn,dkn->ckn", mixed_CDN, moment_DKN)
+    return np.einsum("cb,bdn->cdn", np.array([[1.0, talk_x], [talk_y, 1.0]]), sensitivities(scanner, position_3N))
 
 
 def in_plane(x_N: Field, y_N: Field, z_m: float = 0.0) -> Field:

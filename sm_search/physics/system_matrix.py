@@ -309,7 +309,7 @@ def _langevin(
 
 def _relaxing(settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Sizes, samples: int | None) -> Result:
     """The models that are followed along the trajectory, in half of the voxels, and then mirrored."""
-    from sm_search.physics.moment_spectrum import moment_spectrum  # numba: a second, which no other command needs
+    from sm_search.physics.moment_spectrum import along_axes, moment_spectrum  # numba: a second, as above
 
     field, grid, orders = ideal_field(settings, scan, which), settings.grid, settings.orders
     particle = settings.particle_of(scan)
@@ -326,7 +326,13 @@ def _relaxing(settings: DatasetSettings, scan: Scan, which: FieldName, sizes: Si
             field, static_3N=shifted_3N, x_3N=field.x_3N[:, computed], y_3N=field.y_3N[:, computed]
         )
         values, sampling = moment_spectrum(
-            part, settings.magnetisation, sizes, particle, orders, components=2, samples=samples
+            part,
+            settings.magnetisation,
+            sizes,
+            particle,
+            orders,
+            sensitivity_CDN=along_axes(2, len(computed)),
+            samples=samples,
         )
         values_CKN[:, :, computed] += share * values
         numerics |= sampling

@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 
 from sm_search.config.simulation_settings import MixingOrders, Particle, Scan
 from sm_search.physics.lissajous_field import LissajousField
-from sm_search.physics.moment_spectrum import moment_spectrum
+from sm_search.physics.moment_spectrum import along_axes, moment_spectrum
 from sm_search.physics.sizes import core_sizes
 from sm_search.physics.system_matrix import ideal_field, simulate
 
@@ -37,7 +37,7 @@ def test_a_turned_field_turns_the_moment(magnetisation: str) -> None:
     other, _ = moment_spectrum(turned(field, rotation), magnetisation, sizes, Particle(), ORDERS)
     assert np.abs(other - np.einsum("de,ekn->dkn", rotation, values)).max() < 1e-10 * np.abs(values).max()
     assert np.abs(values[2]).max() > 1e-2
-    two, _ = moment_spectrum(field, magnetisation, sizes, Particle(), ORDERS, components=2)
+    two, _ = moment_spectrum(field, magnetisation, sizes, Particle(), ORDERS, sensitivity_CDN=along_axes(2, VOXELS))
     assert np.array_equal(two, values[:2])
 
 

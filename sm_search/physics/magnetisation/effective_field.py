@@ -2,6 +2,9 @@
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sm_search.config.simulation_settings import MixingOrders, Particle
 from sm_search.physics.lissajous_field import LissajousField
 from sm_search.physics.magnetisation.model import MagnetisationModel, Spectrum
@@ -13,7 +16,7 @@ def response(
     diameter_m: float,
     particle: Particle,
     orders: MixingOrders,
-    components: int,
+    sensitivity_CDN: NDArray[np.float64],
     samples: int | None,
 ) -> Spectrum:
     from sm_search.physics.effective_field_spectrum import spectrum
@@ -21,8 +24,8 @@ def response(
     beta = langevin_parameter_per_tesla(diameter_m, particle)
     tau_s = brownian_time_zero_field(diameter_m, particle)
     steps = samples and 2 * math.ceil(samples / 2)
-    values_DKN, used = spectrum(field, beta, tau_s, orders, components, steps)
-    return values_DKN, {"samplesPerPeriod": float(used), "samplesPerPanel": 1.0}
+    values_CKN, used = spectrum(field, beta, tau_s, orders, sensitivity_CDN, steps)
+    return values_CKN, {"samplesPerPeriod": float(used), "samplesPerPanel": 1.0}
 
 
 MODEL = MagnetisationModel(response)

@@ -1,6 +1,6 @@
 """What a model of the magnetisation is. Kernels are compiled, and their compiler imported, where one computes.
 
-Shapes: D components of the moment, K components (mixing orders), N voxels.
+Shapes: C receive channels, D = 3 components of the moment, K components (mixing orders), N voxels.
 """
 
 import math
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from sm_search.physics.linear_relaxation import Kinetics
 
 Spectrum = tuple[NDArray[np.complex128], dict[str, float]]
-"""Components in units of M_s, shape (D, K, N), and how finely they were computed, for the tracer."""
+"""Components in units of M_s, shape (C, K, N), and how finely they were computed, for the tracer."""
 
-Response = Callable[[LissajousField, float, Particle, MixingOrders, int, int | None], Spectrum]
-"""Of cores of one diameter in m: the first so many components of M(t)/M_s = Σ_k c_k exp(iω_k t) in a Lissajous field,
-with so many samples in an x drive period before refinement, or enough."""
+Response = Callable[[LissajousField, float, Particle, MixingOrders, NDArray[np.float64], int | None], Spectrum]
+"""Of cores of one diameter in m: M(t)/M_s = Σ_k c_k exp(iω_k t) in a Lissajous field as channels of these sensitivities
+(C, D, N) receive it, with so many samples in an x drive period before refinement, or enough."""
 
 Lag = Callable[[NDArray[np.float64], float, Particle], NDArray[np.complex128]]
 """By what a component at ω_K is divided, for cores of one diameter in m."""
@@ -77,13 +77,13 @@ def relaxing(kinetics: "Callable[[float, Particle, float, float], Kinetics]") ->
         diameter_m: float,
         particle: Particle,
         orders: MixingOrders,
-        components: int,
+        sensitivity_CDN: NDArray[np.float64],
         samples: int | None,
     ) -> Spectrum:
         from sm_search.physics.linear_relaxation import converged_spectrum
 
         beta = langevin_parameter_per_tesla(diameter_m, particle)
         chosen = kinetics(diameter_m, particle, beta * field.drive_t, beta * field.largest_t)
-        return converged_spectrum(field, beta, chosen, orders, components, samples)
+        return converged_spectrum(field, beta, chosen, orders, sensitivity_CDN, samples)
 
     return response
