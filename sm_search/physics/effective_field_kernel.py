@@ -12,10 +12,11 @@ line, and dM tells the lower ones apart (`effective_field_spectrum.integrate`). 
 until the second round meets the first.
 
 Loops run over W voxels side by side, so that the processor computes several at once. For that W is a constant of the
-compiled code, nothing in them branches, and the arrays are flat: the compiler sees that no two of them overlap.
+compiled code, nothing in them branches, and the arrays are flat: the compiler sees that no two of them overlap. The
+number of components is one too, as the length of the tuple `axes`: fields that stay in a plane stay there.
 
-Shapes: W voxels of a batch, F = 3W their vectors x, y, z; P lines, I steps in a line, J stages of a step, C
-receive channels, S = 2C what is kept of each: p·M and p·dM.
+Shapes: D = 2 or 3 components x, y and z; W voxels of a batch, F = D·W their vectors; P lines, I steps in a line, J
+stages of a step; C receive channels, S = 2C what is kept of each: p·M and p·dM.
 """
 
 import math
@@ -26,7 +27,7 @@ from numpy.polynomial import chebyshev
 from sm_search.physics.compiled import DEGREE, compiled, exp, fma, inlined, polynomial
 from sm_search.physics.projection_kernel import project
 
-BATCH = 32
+BATCH = 64
 """W: more of them fill the processor's vectors no better, and take more of its cache."""
 
 SERIES_E2 = 9.0
@@ -100,25 +101,26 @@ def _saturated(e2):
 
 
 @inlined
-def _dot(a_x, a_y, a_z, b_x, b_y, b_z):
-    return fma(a_x, b_x, fma(a_y, b_y, a_z * b_z))
+def _dot(axes, a_F, b_F, w):
+    """The product of two vectors of voxel w."""
+    if len(axes) == 2:
+        return fma(a_F[w], b_F[w], a_F[w + BATCH] * b_F[w + BATCH])
+    return fma(a_F[w], b_F[w], fma(a_F[w + BATCH], b_F[w + BATCH], a_F[w + 2 * BATCH] * b_F[w + 2 * BATCH]))
 
 
 @compiled
-def _slopes(at_F, field_3F, cos_x, cos_y, rate, work_4W, slope_F):
+def _slopes(axes, at_F, field_3F, cos_x, cos_y, rate, work_4W, slope_F):
     """de per step: `rate` is the step's length in τ_B.
 
     a_⊥·b + [(a_∥ − a_⊥)/e²]·(b·e)·e − a_∥·e
     """
     e2_W, be_W, across_W, difference_W = work_4W[0], work_4W[1], work_4W[2], work_4W[3]
-    for f in range(3 * BATCH):
+    for f in range(len(axes) * BATCH):
         slope_F[f] = fma(field_3F[2, f], cos_y, fma(field_3F[1, f], cos_x, field_3F[0, f]))
     far, saturated = 0, 0
-    for x in range(BATCH):
-        y, z = x + BATCH, x + 2 * BATCH
-        e_x, e_y, e_z = at_F[x], at_F[y], at_F[z]
-        e2 = _dot(e_x, e_y, e_z, e_x, e_y, e_z)
-        e2_W[x], be_W[x] = e2, _dot(e_x, e_y, e_z, slope_F[x], slope_F[y], slope_F[z])
+    for w in range(BATCH):
+        e2 = _dot(axes, at_F, at_F, w)
+        e2_W[w], be_W[w] = e2, _dot(axes, at_F, slope_F, w)
         far += 1 if e2 > SERIES_E2 else 0
         saturated += 1 if e2 > SATURATED_E2 else 0
     if saturated == BATCH:
@@ -137,42 +139,41 @@ def _slopes(at_F, field_3F, cos_x, cos_y, rate, work_4W, slope_F):
             far_across, far_difference = _far(e2)
             across_W[w] = far_across if e2 > SERIES_E2 else near_across
             difference_W[w] = far_difference if e2 > SERIES_E2 else near_difference
-    for x in range(BATCH):
-        y, z = x + BATCH, x + 2 * BATCH
-        along = rate * fma(difference_W[x], be_W[x] - e2_W[x], -across_W[x])
-        across = rate * across_W[x]
-        slope_F[x] = fma(across, slope_F[x], along * at_F[x])
+    for w in range(BATCH):
+        y, z = w + BATCH, w + 2 * BATCH
+        along = rate * fma(difference_W[w], be_W[w] - e2_W[w], -across_W[w])
+        across = rate * across_W[w]
+        slope_F[w] = fma(across, slope_F[w], along * at_F[w])
         slope_F[y] = fma(across, slope_F[y], along * at_F[y])
-        slope_F[z] = fma(across, slope_F[z], along * at_F[z])
+        if len(axes) == 3:
+            slope_F[z] = fma(across, slope_F[z], along * at_F[z])
 
 
 @compiled
-def _moments(e_F, slope_F, seen_3CW, work_4W, moment_WPSI, line, step):
-    """What the channels see of M/M_s = ρ·e, and behind it of what a step adds at this slope: dM = ρ·de + [(L' − ρ)/e²]·(e·de)·e.
+def _moments(axes, e_F, slope_F, seen_CF, work_4W, moment_WPSI, line, step):
+    """What the channels see of M/M_s = ρ·e, and behind it of what a step adds at this slope.
 
-    From what `_slopes` left of e: ρ = 1/(1 + 2a_⊥) and L' = ρ/a_∥. Where a_∥ − 1 cancels, e² is as small.
+    dM = ρ·de + [(L' − ρ)/e²]·(e·de)·e. From what `_slopes` left of e: ρ = 1/(1 + 2a_⊥) and L' = ρ/a_∥. Where a_∥ − 1
+    cancels, e² is as small.
     """
     e2_W, ratio_W, bent_W = work_4W[0], work_4W[2], work_4W[3]
-    for x in range(BATCH):
-        y, z = x + BATCH, x + 2 * BATCH
-        along = fma(bent_W[x], e2_W[x], ratio_W[x])
-        ratio = 1.0 / (1.0 + 2.0 * ratio_W[x])
-        bend = ratio * (1.0 - along) / (along * max(e2_W[x], SMALLEST_E2))
-        bent_W[x] = bend * _dot(e_F[x], e_F[y], e_F[z], slope_F[x], slope_F[y], slope_F[z])
-        ratio_W[x] = ratio
-    channels = seen_3CW.shape[1]
+    for w in range(BATCH):
+        along = fma(bent_W[w], e2_W[w], ratio_W[w])
+        ratio = 1.0 / (1.0 + 2.0 * ratio_W[w])
+        bend = ratio * (1.0 - along) / (along * max(e2_W[w], SMALLEST_E2))
+        bent_W[w] = bend * _dot(axes, e_F, slope_F, w)
+        ratio_W[w] = ratio
+    channels = len(seen_CF)
     for c in range(channels):
-        for x in range(BATCH):
-            y, z = x + BATCH, x + 2 * BATCH
-            p_x, p_y, p_z = seen_3CW[0, c, x], seen_3CW[1, c, x], seen_3CW[2, c, x]
-            e = _dot(p_x, p_y, p_z, e_F[x], e_F[y], e_F[z])
-            slope = _dot(p_x, p_y, p_z, slope_F[x], slope_F[y], slope_F[z])
-            moment_WPSI[x, line, c, step] = ratio_W[x] * e
-            moment_WPSI[x, line, channels + c, step] = fma(ratio_W[x], slope, bent_W[x] * e)
+        seen_F = seen_CF[c]
+        for w in range(BATCH):
+            e = _dot(axes, seen_F, e_F, w)
+            moment_WPSI[w, line, c, step] = ratio_W[w] * e
+            moment_WPSI[w, line, channels + c, step] = fma(ratio_W[w], _dot(axes, seen_F, slope_F, w), bent_W[w] * e)
 
 
 @compiled
-def _advance(e_F, slope_JF, stages_N4, weights_N4):
+def _advance(axes, e_F, slope_JF, stages_N4, weights_N4):
     """Add weighted slopes, four at a time."""
     for n in range(len(stages_N4)):
         if stages_N4[n, 0] < 0:
@@ -180,14 +181,13 @@ def _advance(e_F, slope_JF, stages_N4, weights_N4):
         a_0, a_1, a_2, a_3 = weights_N4[n, 0], weights_N4[n, 1], weights_N4[n, 2], weights_N4[n, 3]
         slope_0, slope_1 = slope_JF[stages_N4[n, 0]], slope_JF[stages_N4[n, 1]]
         slope_2, slope_3 = slope_JF[stages_N4[n, 2]], slope_JF[stages_N4[n, 3]]
-        for f in range(3 * BATCH):
+        for f in range(len(axes) * BATCH):
             e_F[f] += fma(a_0, slope_0[f], a_1 * slope_1[f]) + fma(a_2, slope_2[f], a_3 * slope_3[f])
 
 
 @compiled
-def _round(e_F, field_3F, seen_3CW, turns, rate, scheme, unit, meets, start_PF, moment_WPSI):
-    """One Lissajous period from `e_F`, which is moved on; what is seen of M/M_s and its slopes where its
-    steps begin.
+def _round(axes, e_F, field_3F, seen_CF, turns, rate, scheme, unit, meets, start_PF, moment_WPSI):
+    """One Lissajous period from `e_F`, which is moved on; what is seen of M/M_s and its slopes where its steps begin.
 
     Where `meets`, the round ends at the first line whose start is that of the round before. Returns how far apart the
     starts of the last line were, in units of max(unit, e).
@@ -195,13 +195,14 @@ def _round(e_F, field_3F, seen_3CW, turns, rate, scheme, unit, meets, start_PF, 
     turn_x_IJ, turn_y_2IJ, line_2P = turns
     stages_JN4, weights_JN4 = scheme
     lines, (steps, stages) = line_2P.shape[1], turn_x_IJ.shape
-    slope_JF, at_F, work_4W = np.zeros((stages, 3 * BATCH)), np.empty(3 * BATCH), np.empty((4, BATCH))
+    size = len(axes) * BATCH
+    slope_JF, at_F, work_4W = np.zeros((stages, size)), np.empty(size), np.empty((4, BATCH))
     apart = 0.0
     for line in range(lines):
         apart = 0.0
         for w in range(BATCH):
             gap2, size2 = 0.0, unit * unit
-            for f in (w, w + BATCH, w + 2 * BATCH):
+            for f in range(w, size, BATCH):
                 gap2 += (e_F[f] - start_PF[line, f]) ** 2
                 size2 += e_F[f] ** 2
                 start_PF[line, f] = e_F[f]
@@ -210,24 +211,25 @@ def _round(e_F, field_3F, seen_3CW, turns, rate, scheme, unit, meets, start_PF, 
             return apart
         for i in range(steps):
             for j in range(stages):
-                for f in range(3 * BATCH):
+                for f in range(size):
                     at_F[f] = e_F[f]
-                _advance(at_F, slope_JF, stages_JN4[j], weights_JN4[j])
+                _advance(axes, at_F, slope_JF, stages_JN4[j], weights_JN4[j])
                 cos_y = line_2P[0, line] * turn_y_2IJ[0, i, j] - line_2P[1, line] * turn_y_2IJ[1, i, j]
-                _slopes(at_F, field_3F, turn_x_IJ[i, j], cos_y, rate, work_4W, slope_JF[j])
+                _slopes(axes, at_F, field_3F, turn_x_IJ[i, j], cos_y, rate, work_4W, slope_JF[j])
                 if j == 0:  # where the step begins
-                    _moments(e_F, slope_JF[0], seen_3CW, work_4W, moment_WPSI, line, i)
-            _advance(e_F, slope_JF, stages_JN4[stages], weights_JN4[stages])
+                    _moments(axes, e_F, slope_JF[0], seen_CF, work_4W, moment_WPSI, line, i)
+            _advance(axes, e_F, slope_JF, stages_JN4[stages], weights_JN4[stages])
     return apart
 
 
 @compiled
-def spectra(field_N33, seen_NC3, turns, rate, scheme, unit, rounds, tables, values_N2CXY, apart_N):
+def spectra(axes, field_N3D, seen_NCD, turns, rate, scheme, unit, rounds, tables, values_N2CXY, apart_N):
     """Steady state and spectrum of every voxel.
 
     Args:
-        field_N33: static field and what the two drives add to it, in units of ξ.
-        seen_NC3: sensitivity of each channel.
+        axes: as many numbers as vectors have components.
+        field_N3D: static field and what the two drives add to it, in units of ξ.
+        seen_NCD: sensitivity of each channel.
         turns: cos φ_x at the stages of the steps, (I, J); cos and sin of φ_y there, (2, I, J), and at the lines' begin.
         rate: the length of a step in τ_B.
         scheme: what a stage adds to e, and last the step: numbers of earlier stages, in fours, and their weights.
@@ -236,27 +238,27 @@ def spectra(field_N33, seen_NC3, turns, rate, scheme, unit, rounds, tables, valu
         tables: of `projection_kernel.project`.
         apart_N: how far the last round was from the one before, in units of max(unit, e).
     """
-    lines, steps, channels = turns[2].shape[1], turns[0].shape[0], seen_NC3.shape[1]
+    size, lines, steps, channels = len(axes) * BATCH, turns[2].shape[1], turns[0].shape[0], seen_NCD.shape[1]
     turn_2YP, weight_2YL, turn_2XH = tables
-    moment_WPSI, start_PF = np.empty((BATCH, lines, 2 * channels, steps)), np.empty((lines, 3 * BATCH))
-    field_3F, seen_3CW, e_F = np.empty((3, 3 * BATCH)), np.empty((3, channels, BATCH)), np.empty(3 * BATCH)
-    for begin in range(0, len(field_N33), BATCH):
-        width = min(BATCH, len(field_N33) - begin)
+    moment_WPSI, start_PF = np.empty((BATCH, lines, 2 * channels, steps)), np.empty((lines, size))
+    field_3F, seen_CF, e_F = np.empty((3, size)), np.empty((channels, size)), np.empty(size)
+    for begin in range(0, len(field_N3D), BATCH):
+        width = min(BATCH, len(field_N3D) - begin)
         for w in range(BATCH):
             voxel = begin + min(w, width - 1)  # what is too many repeats the last
-            for d in range(3):
+            for d in range(len(axes)):
                 f = w + d * BATCH
                 e_F[f] = 0.0
                 for part in range(3):
-                    field_3F[part, f] = field_N33[voxel, part, d]
-                    e_F[f] += field_N33[voxel, part, d]
+                    field_3F[part, f] = field_N3D[voxel, part, d]
+                    e_F[f] += field_N3D[voxel, part, d]
                 for c in range(channels):
-                    seen_3CW[d, c, w] = seen_NC3[voxel, c, d]
+                    seen_CF[c, f] = seen_NCD[voxel, c, d]
         start_PF[:] = np.inf
-        _round(e_F, field_3F, seen_3CW, turns, rate, scheme, unit, False, start_PF, moment_WPSI)
+        _round(axes, e_F, field_3F, seen_CF, turns, rate, scheme, unit, False, start_PF, moment_WPSI)
         apart = np.inf
         for _ in range(rounds):
-            apart = _round(e_F, field_3F, seen_3CW, turns, rate, scheme, unit, True, start_PF, moment_WPSI)
+            apart = _round(axes, e_F, field_3F, seen_CF, turns, rate, scheme, unit, True, start_PF, moment_WPSI)
             if apart < MEETS:
                 break
         for w in range(width):

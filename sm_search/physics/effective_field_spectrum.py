@@ -1,7 +1,7 @@
 """Spectra of the effective-field model (Martsenyuk, Raikher and Shliomis 1974): equations in `effective_field_kernel`.
 
-Shapes: N voxels, C receive channels, D = 3 components of M, K mixing orders; P = N_d+1 lines in a Lissajous period, I steps in a line, J
-stages of a step.
+Shapes: N voxels, C receive channels, D = 3 components of M, K mixing orders; P = N_d+1 lines in a Lissajous period, I
+steps in a line, J stages of a step.
 """
 
 import math
@@ -26,7 +26,7 @@ STABLE = 5.0
 LEAST_STEPS, STEPS_PER_ROOT = 6, 6.2
 """A first guess of the steps in a line, beside one for each wanted order: for every root of (largest rate)/f_x."""
 
-PROBES = 2 * BATCH
+PROBES = BATCH
 """Voxels on which the number of steps is tried first. On half as many the error of large cores was found up to seven
 times too small, as they turn within a tenth of a voxel, on these up to 2.3 times."""
 
@@ -127,9 +127,12 @@ def integrate(
     line_P = (field.nd * np.arange(lines) / lines) % 1.0
     values_N2CXY, apart_N = np.zeros((voxels, 2, 2 * channels, orders.max_x + 1, orders.max_y + 1)), np.empty(voxels)
     place_N = batched(field.static_3N)
+    field_N33 = np.stack(field.at(place_N).voxel_vectors(beta), axis=1)
+    axes = (0, 1, 2) if field_N33[..., 2].any() else (0, 1)
     spectra(
-        np.stack(field.at(place_N).voxel_vectors(beta), axis=1),
-        np.ascontiguousarray(sensitivity_CDN[..., place_N].transpose(2, 0, 1)),
+        axes,
+        np.ascontiguousarray(field_N33[..., axes]),
+        np.ascontiguousarray(sensitivity_CDN[:, axes][..., place_N].transpose(2, 0, 1)),
         (cos_sin(stage_IJ)[0], cos_sin(stage_IJ * (field.nd / lines)), cos_sin(line_P)),
         1 / (field.fx_hz * steps * tau_s),
         scheme,

@@ -2,8 +2,8 @@
 
 The work is done voxel by voxel in `panel_kernel` and `projection_kernel`; here are their parameters.
 
-Shapes: N voxels, C receive channels, D = 3 components of M, K mixing orders; P = N_d+1 lines (x drive periods) in a Lissajous period, B panels
-in a line, Q nodes in a panel, L = B·Q, H = L/2; X, Y = m_max + 1 orders of an axis.
+Shapes: N voxels, C receive channels, D = 3 components of M, K mixing orders; P = N_d+1 lines (x drive periods) in a
+Lissajous period, B panels in a line, Q nodes in a panel, L = B·Q, H = L/2; X, Y = m_max + 1 orders of an axis.
 """
 
 import dataclasses

@@ -433,8 +433,8 @@ def _merge(node_W, width, child_n, decay_nR, offset_nCR, channels, merge_2RS, wo
 
 @compiled
 def _maps(
-    turn_n4, level_n, child_n, count, static_3, x_3, y_3, seen_33, whole, number, table_4T, rule, merge_2RS, maps, batch,
-    easy,
+    turn_n4, level_n, child_n, count, static_3, x_3, y_3, seen_33, whole, number, table_4T, rule, merge_2RS, maps,
+    batch, easy,
 ):  # fmt: skip
     """E and F of all nodes of the tree into `maps`: leaves are solved in batches of one level, then merged."""
     decay_nR, offset_nCR = maps

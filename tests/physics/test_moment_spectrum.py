@@ -41,6 +41,31 @@ def test_a_turned_field_turns_the_moment(magnetisation: str) -> None:
     assert np.array_equal(two, values[:2])
 
 
+def test_channels_see_what_their_sensitivities_mix() -> None:
+    """Before the steady state is found, for models that relax linearly, or where samples are taken."""
+    sensitivity_CDN = np.random.default_rng(3).normal(size=(2, 3, VOXELS))
+    for magnetisation in ("anisotropic", "brownian", "effective-field"):
+        arguments = skewed_field(6), magnetisation, core_sizes(25e-9, 0.0, 1), Particle(), ORDERS
+        moment_DKN, _ = moment_spectrum(*arguments)
+        seen_CKN, _ = moment_spectrum(*arguments, sensitivity_CDN=sensitivity_CDN)
+        expected_CKN = np.einsum("cdn,dkn->ckn", sensitivity_CDN, moment_DKN)
+        assert np.abs(seen_CKN - expected_CKN).max() < 1e-13
+
+
+def test_fields_in_a_plane_are_the_limit_of_those_that_leave_it() -> None:
+    """The effective field has a kernel of two components for them."""
+    field = skewed_field(6)
+    for part_3N in (field.static_3N, field.x_3N, field.y_3N):
+        part_3N[2] = 0
+    field.static_3N[2, 0] = 1e-12
+    arguments = "effective-field", core_sizes(25e-9, 0.0, 1), Particle(), ORDERS
+    spatial_DKN, _ = moment_spectrum(field, *arguments)
+    field.static_3N[2, 0] = 0
+    planar_DKN, _ = moment_spectrum(field, *arguments)
+    assert np.abs(planar_DKN[:2] - spatial_DKN[:2]).max() < 1e-13
+    assert np.abs(planar_DKN[2]).max() == 0
+
+
 @pytest.mark.parametrize("magnetisation", ["equilibrium", "debye", "brownian", "neel-brown", "effective-field"])
 @pytest.mark.parametrize("which", ["low", "high"])
 def test_ideal_fields_give_the_system_matrix(magnetisation: str, which: str) -> None:
