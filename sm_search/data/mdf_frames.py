@@ -6,21 +6,21 @@ Shapes: J periods, C receive channels, V samples, K frequencies, N foreground an
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sm_search.data.hdf5 import Hdf5File
 from sm_search.data.mdf_parts import flag, numbers, scanner_axes
+from sm_search.physics import background
+from sm_search.physics.background import Subtraction
 
 BACKGROUND, TRANSFER = "isBackgroundCorrected", "isTransferFunctionCorrected"
 CHANNELS = "/acquisition/receiver/_channels"
 """User field with the names of the receive channels, out of x, y and z; without it they are x, y, z in this order."""
 DATA = "/measurement/data"
 _RECEIVER = "/acquisition/receiver"
-
-Background = Literal["mean", "interpolated"]
 
 
 @dataclass(frozen=True)
@@ -76,42 +76,22 @@ def frames(file: Hdf5File) -> Frames:
     return Frames(values_CKN, background_CKE, *places, frozenset(corrections), rows, channels)
 
 
-def without_background(file: Hdf5File, found: Frames, how: Background) -> Frames:
-    """The frames less their background, unless the file says that it was subtracted or holds none.
-
-    `mean` is that of all background frames; `interpolated` lies between the means of neighbouring blocks of them, by
-    when they were measured, and outside the blocks equals the nearest. What is left of the background is its scatter.
-    """
+def without_background(file: Hdf5File, found: Frames, how: Subtraction) -> Frames:
+    """The frames less their background, unless the file says that it was subtracted or holds none; see
+    `physics.background`."""
     background_CKE = found.background_CKE
     if background_CKE is None or BACKGROUND in found.corrections:
         return found
-    mean_CK1 = background_CKE.mean(axis=-1, keepdims=True)
-    if how == "mean":
-        values_CKN = found.values_CKN - mean_CK1
-    else:
-        if flag(file, "isFramePermutation", default=False) and file.find("/measurement/framePermutation") is None:
-            raise file.fault("/measurement/framePermutation", "is missing: nothing tells when frames were measured")
-        values_CKN = found.values_CKN - _between(background_CKE, found.place_E, found.place_N)
-    corrections = found.corrections | {BACKGROUND}
-    return dataclasses.replace(
-        found, values_CKN=values_CKN, background_CKE=background_CKE - mean_CK1, corrections=corrections
+    in_order = how == "interpolated" and flag(file, "isFramePermutation", default=False)
+    if in_order and file.find("/measurement/framePermutation") is None:
+        raise file.fault("/measurement/framePermutation", "is missing: nothing tells when frames were measured")
+    order_E = np.argsort(found.place_E)
+    blocks = np.split(order_E, np.flatnonzero(np.diff(found.place_E[order_E]) > 1) + 1)
+    values_CKN, left_CKE = background.without_background(
+        found.values_CKN, background_CKE, found.place_N, found.place_E, how, blocks
     )
-
-
-def _between(
-    background_CKE: NDArray[np.complex128], place_E: NDArray[np.int64], place_N: NDArray[np.int64]
-) -> NDArray[np.complex128]:
-    order_E = np.argsort(place_E)
-    blocks = np.split(order_E, np.flatnonzero(np.diff(place_E[order_E]) > 1) + 1)
-    mean_CKB = np.stack([background_CKE[..., block].mean(axis=-1) for block in blocks], axis=-1)
-    if len(blocks) == 1:
-        return mean_CKB
-    place_B = np.array([place_E[block].mean() for block in blocks])
-    after_N = np.clip(np.searchsorted(place_B, place_N), 1, len(blocks) - 1)
-    weight_N = (place_N - place_B[after_N - 1]) / (place_B[after_N] - place_B[after_N - 1])
-    weight_N = np.clip(weight_N, 0.0, 1.0)
-    between: NDArray[np.complex128] = (1 - weight_N) * mean_CKB[..., after_N - 1] + weight_N * mean_CKB[..., after_N]
-    return between
+    corrections = found.corrections | {BACKGROUND}
+    return dataclasses.replace(found, values_CKN=values_CKN, background_CKE=left_CKE, corrections=corrections)
 
 
 def _spectra(file: Hdf5File) -> NDArray[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sm_search.data.hdf5 import FieldError, Hdf5File
-from sm_search.data.mdf_frames import Background, Frames, frames, without_background
+from sm_search.data.mdf_frames import Frames, frames, without_background
 from sm_search.data.mdf_grid import read_centre, read_grid, read_volume, stored_order
 from sm_search.data.mdf_parts import (
     all_reasons,
@@ -23,6 +23,7 @@ from sm_search.data.mdf_parts import (
     tracer,
     unit,
 )
+from sm_search.physics.background import Subtraction
 from sm_search.physics.receive import signal_to_noise
 from sm_search.physics.scanner_axes import exchanged_axes
 from sm_search.physics.system_matrix import SystemMatrix
@@ -34,7 +35,7 @@ OTHER_AXIS = 4.0
 """A channel whose harmonics of the other drive have this many times the energy of those of its own belongs to it."""
 
 
-def read_mdf(path: str | Path, *, check_values: bool = True, background: Background = "mean") -> SystemMatrix:
+def read_mdf(path: str | Path, *, check_values: bool = True, background: Subtraction = "mean") -> SystemMatrix:
     """Read a calibration file: ours, or another's with one period per frame and a 2-D Lissajous drive (N_d, N_d+1).
 
     Every field is honoured, or refused where it is set to something that is not served (docs/measured.md): receiver's
@@ -64,7 +65,7 @@ def read_mdf(path: str | Path, *, check_values: bool = True, background: Backgro
             raise all_reasons(file, error, checks) from None
 
 
-def _calibration(file: Hdf5File, check_values: bool, background: Background) -> SystemMatrix:
+def _calibration(file: Hdf5File, check_values: bool, background: Subtraction) -> SystemMatrix:
     require_version(file)
     volume = read_volume(file)
     trajectory = lissajous(file)
@@ -78,8 +79,10 @@ def _calibration(file: Hdf5File, check_values: bool, background: Background) -> 
         require_finite(file.path, found.values_CKN)
         if found.background_CKE is not None:
             require_finite(file.path, found.background_CKE, "background frame")
-    snr_CK, deviation_CKN = _snr(file, found, check_values), _deviation(file, found, check_values)
-    found = without_background(file, found, background)
+    deviation_CKN = _deviation(file, found, check_values)
+    cleaned = without_background(file, found, background)
+    snr_CK = _snr(file, cleaned if background == "interpolated" else found, check_values)  # as MPIFiles has the mean's
+    found = cleaned
     values_CKN, background_CKE = found.values_CKN, found.background_CKE
     order_N = stored_order(file, volume, found.place_N)
     if order_N is not None:

@@ -18,10 +18,10 @@ from sm_search.config.simulation_settings import FieldName, MixingOrders, Scan
 from sm_search.data.atomic import atomic_path, sha256
 from sm_search.data.dataset import FIELDS, Dataset, FileHashes, content_digest, file_name
 from sm_search.data.mdf import write_mdf
-from sm_search.data.mdf_frames import Background
 from sm_search.data.mdf_reading import read_mdf
 from sm_search.data.measured_pair import Imported, MeasuredPair, read_pairs, unlike
 from sm_search.data.pair_sources import paired
+from sm_search.physics.background import Subtraction
 from sm_search.physics.system_matrix import SystemMatrix, with_orders
 
 PAGE = "import.md"
@@ -39,7 +39,7 @@ class ImportPlan:
 
     pairs: list[MeasuredPair]
     settings: DatasetSettings | None
-    background: Background
+    background: Subtraction
     problem: str = ""
 
     @property
@@ -74,7 +74,7 @@ def plan_import(
     *,
     name: str = "measured",
     orders: tuple[int, int] | None = None,
-    background: Background = "mean",
+    background: Subtraction = "mean",
     validation: Sequence[str] = (),
     test: Sequence[str] = (),
 ) -> ImportPlan:

@@ -9,10 +9,10 @@ import numpy as np
 from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import AGREEMENT, agree
 from sm_search.data.hdf5 import Hdf5File
-from sm_search.data.mdf_frames import Background
 from sm_search.data.mdf_parts import flag
 from sm_search.data.mdf_provenance import Provenance, different_induction, read_provenance
 from sm_search.data.mdf_reading import read_mdf
+from sm_search.physics.background import Subtraction
 from sm_search.physics.scanner_axes import along_scanner, scanner_order
 from sm_search.physics.system_matrix import SystemMatrix
 
@@ -53,7 +53,7 @@ class MeasuredPair:
         return [reason for reason in (self.low.refused, self.high.refused, self.refused) if reason]
 
 
-def read_pairs(name: str, low: Path, high: Path, background: Background) -> list[MeasuredPair]:
+def read_pairs(name: str, low: Path, high: Path, background: Subtraction) -> list[MeasuredPair]:
     """Both files as they are read, or why they are no pair; of two volumes a pair for each plane."""
     pair = _checked(MeasuredPair(name, _read(low, background), _read(high, background), source=name))
     if pair.reasons or pair.low.matrix is None or len(pair.low.matrix.heights_m) == 1:
@@ -152,7 +152,7 @@ def unlike(pair: MeasuredPair, first: MeasuredPair) -> str:
     return f"differs from pair {first.name}: {'; '.join(problems)}" if problems else ""
 
 
-def _read(path: Path, background: Background) -> Imported:
+def _read(path: Path, background: Subtraction) -> Imported:
     found = Imported(path)
     try:
         sm, found.provenance = read_mdf(path, background=background), read_provenance(path)
@@ -164,7 +164,7 @@ def _read(path: Path, background: Background) -> Imported:
     return found
 
 
-def _done(path: Path, sm: SystemMatrix, provenance: Provenance, background: Background) -> list[str]:
+def _done(path: Path, sm: SystemMatrix, provenance: Provenance, background: Subtraction) -> list[str]:
     """What the reading did to a file, in words."""
     with Hdf5File(path) as file:
         present = {name for name in ("positions", "isMeanderingGrid", "snr") if file.find(f"/calibration/{name}")}

@@ -4,6 +4,8 @@ Shapes: C receive channels, K components, N foreground and E background frames, 
 """
 
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,8 @@ DRIFT_WAVES = 4
 """Half waves of a drift over the measurement: the slow part of 1/f noise."""
 
 Complex = NDArray[np.complex128]
+Times = NDArray[np.float64] | NDArray[np.int64]
+Subtraction = Literal["mean", "interpolated"]
 
 
 def frame_times(frames: int, background: int) -> NDArray[np.float64]:
@@ -83,16 +87,43 @@ def slow_drift(time_F: NDArray[np.float64], seed: int, *names: str | int) -> Com
 
 
 def without_background(
-    values_CKN: Complex, background_CKE: Complex, time_F: NDArray[np.float64], how: str
+    values_CKN: Complex,
+    background_CKE: Complex,
+    time_N: Times,
+    time_E: Times,
+    how: Subtraction,
+    blocks: Sequence[NDArray[np.int64]] | None = None,
 ) -> tuple[Complex, Complex]:
-    """Foreground frames less the `mean` background, or less what lies `interpolated` at their time; and the background
-    frames less their mean, whose scatter is what is left of them."""
-    mean_CK1 = background_CKE.mean(axis=-1, keepdims=True)
-    if how == "mean":
+    """Foreground frames less their background, and what is left of the background frames, whose scatter is the noise.
+
+    `mean` is that of all background frames. `interpolated` lies between the means of neighbouring blocks of them, by
+    when they were measured, and outside the blocks equals the nearest; of a block is left what its neighbours do not
+    tell of it. So a drift that is gone from the values counts for no noise either.
+
+    Args:
+        time_N, time_E: when the frames were measured, in any unit.
+        blocks: which background frames were measured one after another, in order; by default each is a block.
+    """
+    if blocks is None:
+        blocks = list(np.argsort(time_E)[:, None])
+    if how == "mean" or len(blocks) == 1:
+        mean_CK1 = background_CKE.mean(axis=-1, keepdims=True)
         return values_CKN - mean_CK1, background_CKE - mean_CK1
-    frames = values_CKN.shape[-1]
-    time_N, time_E = time_F[:frames], time_F[frames:]
-    after_N = np.clip(np.searchsorted(time_E, time_N), 1, len(time_E) - 1)
-    weight_N = (time_N - time_E[after_N - 1]) / (time_E[after_N] - time_E[after_N - 1])
-    between = (1 - weight_N) * background_CKE[..., after_N - 1] + weight_N * background_CKE[..., after_N]
-    return values_CKN - between, background_CKE - mean_CK1
+    mean_CKB = np.stack([background_CKE[..., block].mean(axis=-1) for block in blocks], axis=-1)
+    time_B = np.array([time_E[block].mean() for block in blocks])
+    left_CKE = np.empty_like(background_CKE)
+    for at, block in enumerate(blocks):
+        beside = [other for other in (at - 1, at + 1) if 0 <= other < len(blocks)]
+        left_CKE[..., block] = background_CKE[..., block] - _between(
+            mean_CKB[..., beside], time_B[beside], time_B[[at]]
+        )
+    return values_CKN - _between(mean_CKB, time_B, time_N), left_CKE
+
+
+def _between(mean_CKB: Complex, time_B: Times, time_N: Times) -> Complex:
+    """Linear between the blocks, the nearest outside them, shape (C, K, N)."""
+    before_N = np.clip(np.searchsorted(time_B, time_N) - 1, 0, max(0, len(time_B) - 2))
+    after_N = np.minimum(before_N + 1, len(time_B) - 1)
+    span_N = np.where(after_N > before_N, time_B[after_N] - time_B[before_N], 1.0)
+    weight_N = np.clip((time_N - time_B[before_N]) / span_N, 0.0, 1.0)
+    return np.asarray((1 - weight_N) * mean_CKB[..., before_N] + weight_N * mean_CKB[..., after_N])

@@ -91,7 +91,7 @@ def receive(sm: SystemMatrix, settings: ReceiveSettings, *names: str | int, scan
     corrections = {"isTransferFunctionCorrected"} if corrected else set()
     if settings.background_correction != "none" and background_CKE is not None:
         values_CKN, background_CKE = without_background(
-            values_CKN, background_CKE, time_F, settings.background_correction
+            values_CKN, background_CKE, time_F[:frames], time_F[frames:], settings.background_correction
         )
         corrections.add("isBackgroundCorrected")
     return dataclasses.replace(

@@ -190,6 +190,8 @@ def test_a_drifting_background_is_interpolated_by_when_frames_were_measured(file
     found = read_mdf(file, background="interpolated")
     np.testing.assert_allclose(found.values_CKN, truth().values_CKN, rtol=0, atol=1e-12)
     assert "isBackgroundCorrected" in found.corrections
+    assert found.background_CKE is not None
+    np.testing.assert_allclose(found.background_CKE[..., 2], 0, atol=1e-12)  # the block between tells of no drift
     mean = read_mdf(file).values_CKN - truth().values_CKN
     np.testing.assert_allclose(mean, np.broadcast_to(0.5j * (place_F[background_F == 0] - 8), mean.shape), atol=1e-12)
 
