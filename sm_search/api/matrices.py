@@ -29,11 +29,14 @@ def dataset_settings(source: str | Path | Mapping[str, Any], **changes: Any) -> 
     from sm_search.data.transfer_file import with_tables_read
 
     if isinstance(source, Mapping):
-        return with_tables_read(parse_settings({**source, **changes}, DatasetSettings, "dataset settings"), Path())
+        settings = parse_settings({**source, **changes}, DatasetSettings, "dataset settings")
+        settings.require_used()
+        return with_tables_read(settings, Path())
     is_file = isinstance(source, Path) or source.endswith((".yaml", ".yml"))
     settings = load_settings(source, DatasetSettings) if is_file else preset(str(source))
     if changes:
         settings = parse_settings({**settings.model_dump(mode="json"), **changes}, DatasetSettings, str(source))
+    settings.require_used()
     return with_tables_read(settings, Path(source).parent)
 
 

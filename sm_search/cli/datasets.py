@@ -23,11 +23,12 @@ def add_verbs(add: Adder) -> None:
         "Simulate a dataset in parallel (run again to resume or repair it), or the measurement of a phantom.",
     )
     which = p.add_mutually_exclusive_group(required=True)
-    which.add_argument("--config", type=place, metavar="FILE", help="dataset settings (YAML)")
+    which.add_argument("--config", type=place, metavar="FILE", help="dataset settings (YAML), see docs/simulator.md")
     which.add_argument(
         "--preset",
         metavar="NAME",
-        help="demo, paper-12, paper-54, paper-90, realistic, or sobol-N, scanner-N for N scans",
+        help="demo, paper-12, paper-54, paper-90, realistic, or sobol-N, scanner-N for N scans; with another model of "
+        "the magnetisation behind it: paper-54-brownian",
     )
     p.add_argument(
         "--out",
@@ -156,6 +157,7 @@ def validate(options: Namespace, output: Output) -> dict[str, Any]:
         output.result(f"{fault.severity}: {fault.field}: {fault.message}")
     kind, errors = file_kind(options.file), counts["error"]
     served = f", {counts['not served']} fields not served" if counts["not served"] else ""
-    output.result(f"{options.file}: {kind} file, {errors} errors, {counts['warning']} warnings{served}")
+    what = "no MDF file" if kind == "unreadable" else f"{kind} file"
+    output.result(f"{options.file}: {what}, {errors} errors, {counts['warning']} warnings{served}")
     listed = [{"severity": f.severity, "field": f.field, "message": f.message} for f in faults]
     return {"file": options.file, "kind": kind, "errors": errors, "faults": listed, "exit_status": 2 if errors else 0}

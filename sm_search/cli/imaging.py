@@ -91,9 +91,9 @@ def simulate_phantom(settings: DatasetSettings, options: Namespace, output: Outp
     require_free(options.out, options.force)
     scans = {scan.id: scan for split in settings.splits for scan in settings.scans(split)}
     if options.scan not in scans:
-        what = "is missing" if options.scan is None else f"{options.scan!r}: is not in {settings.name!r}"
+        what = "is missing" if options.scan is None else f"{options.scan!r}: no such scan"
         shown = ", ".join(list(scans)[-SHOWN_SCANS:])
-        raise InputError(f"--scan {what}, which has {len(scans)} scans, such as {shown}")
+        raise InputError(f"--scan {what}; {settings.name!r} has {len(scans)}, such as {shown}")
     which: FieldName = options.field or "high"
     made = {"finer": FINER if options.finer is None else options.finer, "seed": options.seed or 0}
     time = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")

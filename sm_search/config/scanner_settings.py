@@ -35,7 +35,7 @@ def _valid(terms: tuple[Term, ...]) -> tuple[Term, ...]:
 
 Terms = Annotated[tuple[Term, ...], AfterValidator(_valid)]
 Error = Annotated[float, Field(gt=-1, lt=1)]
-Deviation = Annotated[float, Field(ge=0)]
+Deviation = Annotated[float, Field(ge=0, le=100)]
 CrossTalk = Annotated[float, Field(ge=-0.5, le=0.5)]
 
 

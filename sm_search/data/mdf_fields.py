@@ -164,6 +164,8 @@ def receive_fields(receive: ReceiveSettings) -> dict[str, Value]:
         fields["_delay"] = receive.delay_us * 1e-6
     if receive.resonances:
         fields["_resonances"] = np.array([[1e3 * r.frequency_khz, r.quality, r.gain] for r in receive.resonances])
+    if receive.background_correction != "none":
+        fields["_backgroundCorrection"] = receive.background_correction
     if receive.feed_through is not None:
         fields["_feedThrough"] = receive.feed_through.model_dump_json()
     return {f"/acquisition/receiver/{name}": value for name, value in fields.items()}

@@ -53,13 +53,13 @@ def validate_mdf(path: str | Path) -> list[Fault]:
         return [Fault("error", error.field if isinstance(error, FieldError) else "/", str(error))]
 
 
-def file_kind(path: str | Path) -> Literal["calibration", "measurement"]:
-    """By the rules of what a file is checked; one that cannot be opened is held for a calibration file."""
+def file_kind(path: str | Path) -> Literal["calibration", "measurement", "unreadable"]:
+    """By the rules of what a file is checked, if it can be opened."""
     try:
         with Hdf5File(path) as file:
             return "calibration" if _is_calibration(file) else "measurement"
     except DataError:
-        return "calibration"
+        return "unreadable"
 
 
 def _is_calibration(file: Hdf5File) -> bool:

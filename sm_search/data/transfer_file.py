@@ -3,6 +3,7 @@
 Shapes: C receive channels, F frequencies.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sm_search.config.receive_settings import TransferTable
 from sm_search.data.hdf5 import Hdf5File
 from sm_search.data.mdf_frames import receive_channels
 from sm_search.data.mdf_parts import flag, numbers
+from sm_search.physics.transfer import interpolated
 
 GROUP = "/acquisition/receiver"
 MAX_CSV_BYTES = 10_000_000
@@ -25,14 +27,21 @@ def with_tables_read(settings: DatasetSettings, beside: str | Path) -> DatasetSe
     The settings then hold the numbers: the dataset needs the file no more, and its hash knows of them.
 
     Raises:
-        DataError: the file cannot be read; one line says why.
+        DataError: the file cannot be read, or does not serve all components of a scan; one line says why.
     """
     named = settings.receive.transfer_table
-    if not isinstance(named, str):
+    if named is None:
         return settings
-    table = read_transfer_table(Path(beside) / named)
-    receive = settings.receive.model_copy(update={"transfer_table": table})
-    return settings.model_copy(update={"receive": receive})
+    table = read_transfer_table(Path(beside) / named) if isinstance(named, str) else named
+    orders_K2 = np.array(settings.orders.pairs())
+    for split in settings.splits:
+        for scan in settings.scans(split):
+            try:
+                interpolated(table, 2 * math.pi * (orders_K2 @ [scan.fx_hz, scan.fy_hz]), 2)
+            except DataError as error:
+                place = f"{Path(beside) / named}: " if isinstance(named, str) else "receive."
+                raise DataError(f"{place}{error} (scan {scan.id})") from None
+    return settings.model_copy(update={"receive": settings.receive.model_copy(update={"transfer_table": table})})
 
 
 def read_transfer_table(path: str | Path) -> TransferTable:

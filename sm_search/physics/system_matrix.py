@@ -378,6 +378,7 @@ def _tracer(settings: DatasetSettings, scan: Scan) -> dict[str, float | str]:
         "temperature": particle.temperature_k,
         "viscosity": particle.viscosity_mpa_s * 1e-3,
         "anisotropy": particle.anisotropy_kj_per_m3 * 1e3,
+        "easyAxes": particle.easy_axes,
         "damping": particle.damping,
         "sizeSpread": particle.size_spread,
         "voxel": settings.voxel,

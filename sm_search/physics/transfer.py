@@ -58,9 +58,16 @@ def interpolated(table: TransferTable, omega_K: NDArray[np.float64], channels: i
     if 1 < len(table.real) < channels:
         raise DataError(f"transfer_table: has {len(table.real)} channels for {channels} receive channels")
     chosen = [c if len(table.real) > 1 else 0 for c in range(channels)]
-    return np.stack(
+    a_CK = np.stack(
         [
             np.interp(wanted_K, table_F, table.real[c]) + 1j * np.interp(wanted_K, table_F, table.imaginary[c])
             for c in chosen
         ]
     )
+    if not a_CK.all():
+        channel, k = np.argwhere(a_CK == 0)[0]
+        raise DataError(
+            f"transfer_table: is 0 at {wanted_K[k]:g} kHz in channel {channel + 1}, where a component lies: nothing "
+            "would be received"
+        )
+    return a_CK

@@ -58,8 +58,8 @@ def test_presets_hold_the_papers_numbers() -> None:
         assert test == Scan(core_diameter_nm=30.0, fx_khz=25.0, nd=99)
         assert test not in preset(name).scans("train")
     rule = "does not exist; there are demo, paper-12, paper-54, paper-90, realistic, scanner-N, sobol-N"
-    with pytest.raises(SettingsError, match=f"preset 'paper': {rule}"):
-        preset("paper")
+    with pytest.raises(SettingsError, match=f"preset 'mine': {rule}"):
+        preset("mine")
 
 
 def test_a_scan_in_two_splits_is_a_leak() -> None:

@@ -101,7 +101,7 @@ def test_our_files_have_no_faults(any_valid: Path) -> None:
 
 def test_a_file_is_of_the_kind_that_it_was_written_as(valid: Path, received: Path, measured: Path) -> None:
     assert [file_kind(path) for path in (valid, received, measured)] == ["calibration", "calibration", "measurement"]
-    assert file_kind(valid.with_name("none.mdf")) == "calibration"
+    assert file_kind(valid.with_name("none.mdf")) == "unreadable"
 
 
 @pytest.mark.parametrize("row", MANDATORY, ids=lambda row: row.field)
