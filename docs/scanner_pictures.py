@@ -50,7 +50,11 @@ def scanner_figure(settings: DatasetSettings, scan: Scan, ideal: DatasetSettings
             image_YX = sm.channel_images(0)[sm.mixing_orders.index(order)]
             show_complex(axis, image_YX)
             axis.set_title(f"{'ideal' if sources[1] is bare else 'imperfect'}, {which}, {order}", fontsize=9)
-    figure.suptitle(f"{scan.id}: brightness is the modulus, colour the phase; 40 mm × 40 mm", fontsize=10)
+    figure.suptitle(
+        f"{scan.id}, {settings.magnetisation}, x-channel: brightness is the root of the modulus, colour the phase (red 0, "
+        "green 120°, blue 240°);\n40 mm × 40 mm; on the left what deviates, fields in mT at the high gradient",
+        fontsize=9,
+    )
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
 
@@ -95,14 +99,14 @@ def transfer_figure(measured: Path | None, path: Path) -> None:
     figure, (top, below) = plt.subplots(2, 1, figsize=(8, 5), sharex=True, constrained_layout=True)
     model = transfer_function(chain, 2e3 * np.pi * khz, 1)
     assert model is not None
-    curves = [("resonance of gain 20, Q 12 at 640 kHz, filters, delay", khz, model[0])]
+    curves = [("gain 20, Q 12 at 640 kHz; 30 to 900 kHz; delay 0.2 µs", khz, model[0])]
     if measured is not None:
         table = read_transfer_table(measured / "transfer-function-UH.h5")
         at_khz = np.array(table.frequency_khz)
         for channel in (0, 1):
             a_F = np.array(table.real[channel]) + 1j * np.array(table.imaginary[channel])
             a_F = a_F / np.median(np.abs(a_F[(at_khz > 100) & (at_khz < 400)]))
-            curves.append((f"measured, channel {channel}", at_khz, a_F))
+            curves.append((f"measured, channel {channel + 1}, over its median at 100 to 400 kHz", at_khz, a_F))
     for label, at_khz, a_F in curves:
         top.semilogy(at_khz, np.abs(a_F), lw=1, label=label)
         below.plot(at_khz, np.degrees(np.angle(a_F)), lw=0.8)

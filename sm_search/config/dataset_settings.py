@@ -335,7 +335,8 @@ class DatasetSettings(Settings):
                 first = error.errors(include_url=False)[0]
                 name, rule = first["loc"][0], first["msg"].replace("Input should be", "must be")
                 drawn = f"{first['input']:.3g} was drawn for scanner {scan.scanner} with deviation {scan.deviation:g}"
-                raise SettingsError(f"dataset {self.name!r}: scan {scan.id}: scanners.{name}: {drawn}: {rule}") from None
+                where = f"dataset {self.name!r}: scan {scan.id}: scanners.{name}"
+                raise SettingsError(f"{where}: {drawn}: {rule}") from None
 
     def field(self, which: FieldName) -> FieldSettings:
         return self.low if which == "low" else self.high
@@ -350,7 +351,8 @@ class DatasetSettings(Settings):
         """The receive channels that a model of the x-channel serves: y too, where it is x with exchanged axes.
 
         It is not on a grid or with fields that differ between the axes, and not where all scans share one imperfect
-        scanner. Scanners that each scan draws anew are as likely as their mirror images: they may be exchanged.
+        scanner. Scanners that each scan draws anew are as likely as their mirror images: they may be exchanged. That
+        the exchanged scan has f_y above f_x the condition tells (docs/simulator.md, "Both channels").
         """
         size, fov_mm = self.grid.size, self.grid.fov_mm
         square = size[0] == size[1] and fov_mm[0] == fov_mm[1] and self.orders.max_x == self.orders.max_y

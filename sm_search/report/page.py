@@ -80,6 +80,7 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         *_spend(parent, trials, metric),
         chart(cost_figure(trials, costs)),
         "<h2>Parameters</h2>",
+        f"<p>Lines: brighter is a higher {html.escape(metric)}. Dots: trials of the full budget, later ones brighter.</p>",
         chart(_parallel(trials, metric)),
         *([chart(over, height=480)] if (over := _trial_slices(trials, metric)) else []),
         *_importance(importance, metric),
@@ -343,7 +344,9 @@ def _parallel(trials: Sequence[RunRecord], metric: str) -> go.Figure:
     ]
     values = [trial.metrics[metric] for trial in rated]
     dimensions.append({"label": metric, "values": values, "tickformat": ".4~g"})
-    return go.Figure(go.Parcoords(dimensions=dimensions, line={"color": values, "colorscale": "Viridis"}))
+    room = min(0.2, 0.008 * max(map(len, dimensions[0].get("ticktext", [""]))))  # for the words left of the first axis
+    line = {"color": values, "colorscale": "Viridis"}
+    return go.Figure(go.Parcoords(dimensions=dimensions, line=line, domain={"x": (room, 1.0)}))
 
 
 def _dimension(label: str, texts: Sequence[str]) -> dict[str, Any]:

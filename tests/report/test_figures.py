@@ -1,5 +1,6 @@
 """The figures are drawn, not blank, and written whole or not at all."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -37,14 +38,25 @@ def test_the_comparison_shows_high_low_estimate_and_error(pair: Pair, tmp_path: 
     panels = [axes for axes in figure.axes if axes.get_images()]
     shown = len(panels) // 4
     labels = [panels[row * shown].get_ylabel() for row in range(4)]
-    assert labels == ["high\n1 T/m", "low\n0.1 T/m", "synthesised", "error × 10"]
+    assert labels == ["high\n1 T/m", "low\n0.1 T/m", "synthesised", "error × 2"]
     order = panels[0].get_title().strip("()").split(", ")
     index = pair.high.mixing_orders.index((int(order[0]), int(order[1])))
     component = pair.high.channel_images(0)[index]
     high, low, estimate, error = (np.asarray(panels[row * shown].get_images()[0].get_array()) for row in range(4))
     np.testing.assert_allclose(high, (component / np.abs(component).max()).real)
     np.testing.assert_array_equal(low, estimate)
-    np.testing.assert_allclose(error, 10 * (low - high))
+    np.testing.assert_allclose(error, 2 * (low - high))
+
+
+@pytest.mark.parametrize(("share", "times"), [(0.001, 10), (0.1, 5), (0.3, 2), (0.9, 1)])
+def test_the_error_is_enlarged_as_far_as_the_colours_reach(pair: Pair, share: float, times: int) -> None:
+    shape, random = pair.high.values_CKN.shape, np.random.default_rng(0)
+    off = share * np.sign(random.standard_normal(shape)) * np.abs(pair.high.values_CKN).max(axis=-1, keepdims=True)
+    figure = comparison_figure(
+        pair.high, pair.low, dataclasses.replace(pair.high, values_CKN=pair.high.values_CKN + off), ""
+    )
+    panels = [axes for axes in figure.axes if axes.get_images()]
+    assert panels[3 * len(panels) // 4].get_ylabel() == f"error × {times}"
 
 
 def test_a_perfect_estimate_has_no_error(pair: Pair) -> None:
