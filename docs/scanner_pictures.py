@@ -51,8 +51,8 @@ def scanner_figure(settings: DatasetSettings, scan: Scan, ideal: DatasetSettings
             show_complex(axis, image_YX)
             axis.set_title(f"{'ideal' if sources[1] is bare else 'imperfect'}, {which}, {order}", fontsize=9)
     figure.suptitle(
-        f"{scan.id}, {settings.magnetisation}, x-channel: brightness is the root of the modulus, colour the phase (red 0, "
-        "green 120°, blue 240°);\n40 mm × 40 mm; on the left what deviates, fields in mT at the high gradient",
+        f"{scan.id}, {settings.magnetisation}, x-channel: brightness is the root of the modulus, colour the phase (red "
+        "0, green 120°, blue 240°);\n40 mm × 40 mm; on the left what deviates, fields in mT at the high gradient",
         fontsize=9,
     )
     figure.savefig(path, dpi=DPI)

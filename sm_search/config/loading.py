@@ -157,7 +157,7 @@ def _message(error: ValidationError, tree: Any, cls: type[Settings], document: Y
     name = ".".join(str(part) for part in location) or "(top level)"
     rule = _rule(first, cls)
     for known in (name, name.rpartition(".")[2]):
-        rule = rule.removeprefix(f"{known}: ")
+        rule = rule if known.isdigit() else rule.removeprefix(f"{known}: ")  # a place in a list may look like the value
     return f"{where}: {name}: {rule}"
 
 

@@ -19,5 +19,5 @@ def unserved(path: str | Path) -> list[Fault]:
         except FieldError as error:
             found |= dict.fromkeys(error.reasons)
         except DataError as error:
-            found[("/", str(error))] = None
+            found[("/", str(error).removeprefix(f"{path}: "))] = None
     return [Fault("not served", field, rule) for field, rule in found]

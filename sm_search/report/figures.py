@@ -54,7 +54,7 @@ def comparison_figure(high: SystemMatrix, low: SystemMatrix, synthesised: System
                 panel.set_title(f"({m_x}, {m_y})", fontsize=9)
         axes[row][0].set_ylabel(label, fontsize=9)
     figure.suptitle(title, fontsize=10)
-    what = f"{high.axes[0]}-channel, real part at unit maximum modulus; mixing orders $(m_x, m_y)$; x to the right, y up"
+    what = f"{high.axes[0]}-channel, real part at unit maximum; mixing orders $(m_x, m_y)$; x to the right, y up"
     figure.supxlabel(what, fontsize=8)
     figure.colorbar(artist, cax=_bar(figure, 0.9))
     return figure

@@ -80,7 +80,7 @@ def study_page(store: Store, study: str, metric: str, evidence: Evidence = NO_EV
         *_spend(parent, trials, metric),
         chart(cost_figure(trials, costs)),
         "<h2>Parameters</h2>",
-        f"<p>Lines: brighter is a higher {html.escape(metric)}. Dots: trials of the full budget, later ones brighter.</p>",
+        f"<p>Lines: brighter is a higher {html.escape(metric)}. Dots: whole trials, later ones brighter.</p>",
         chart(_parallel(trials, metric)),
         *([chart(over, height=480)] if (over := _trial_slices(trials, metric)) else []),
         *_importance(importance, metric),

@@ -62,3 +62,8 @@ def test_a_zero_that_no_component_meets_is_allowed(tmp_path: Path) -> None:
 def test_the_nearest_preset_is_named(typed: str, meant: str) -> None:
     with pytest.raises(SettingsError, match=f"did you mean '{meant}'"):
         preset(typed)
+
+
+def test_a_value_that_looks_like_its_place_in_a_list_is_told() -> None:
+    with pytest.raises(SettingsError, match=r"grid.size.0: 0: must be greater than or equal to 1"):
+        dataset_settings({**LAB, "grid": {"size": [0, 16]}, "splits": GRID})
