@@ -23,7 +23,7 @@ from sm_search.physics.transfer import transfer_function
 
 SHOWN = ((3, 0), (5, 4), (9, 7))
 FIELDS: tuple[FieldName, FieldName] = ("low", "high")
-DPI = 110
+DPI = 100
 
 
 def main(out: Path, measured: Path | None) -> None:

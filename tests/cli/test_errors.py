@@ -119,7 +119,7 @@ CASES = {
     "no such phantom": ("reconstruct --sm {high} --phantom cat", ["'cat'", "vessel"]),
     "no such scan": (
         "simulate --preset paper-12 --phantom dots --scan d1 --out {tmp}/m.mdf",
-        ["--scan 'd1': is not in 'paper-12'", "d30nm-fx25kHz-nd99"],
+        ["--scan 'd1': no such scan; 'paper-12' has", "d30nm-fx25kHz-nd99"],
     ),
     "a label without a cluster": (
         "simulate --preset paper-12 --out {tmp}/d --on pool=cpu",
