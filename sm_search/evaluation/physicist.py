@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from sm_search.config.dataset_settings import DatasetSettings
+from sm_search.config.errors import DataError
 from sm_search.config.simulation_settings import FieldName, Grid, Scan
 from sm_search.data.scaling import ScaledImages
 from sm_search.physics.receive import SILENT, as_read, receive
@@ -59,15 +60,24 @@ class PhysicistFit:
             diameter_nm, shell_nm = np.exp(x).tolist()
             return Scan(core_diameter_nm=diameter_nm, fx_khz=low.fx_hz / 1e3, nd=low.nd, shell_thickness_nm=shell_nm)
 
-        def difference(x: NDArray[np.float64]) -> NDArray[np.float64]:
-            return _patterns(self._simulated(central, scan_of(x), "low").values_CKN[0][clear_K]) - measured
+        def difference(x: NDArray[np.float64], samples: int | None = None) -> NDArray[np.float64]:
+            return _patterns(self._simulated(central, scan_of(x), "low", samples).values_CKN[0][clear_K]) - measured
 
         bounds = [math.log(limit) for limit in (DIAMETERS_NM[0], SHELLS_NM[0], DIAMETERS_NM[1], SHELLS_NM[1])]
         shell = math.log(max(self.settings.particle.shell_thickness_nm, 2 * SHELLS_NM[0]))
         starts = [np.array([math.log(diameter_nm), shell]) for diameter_nm in STARTS_NM]
         start = min(starts, key=lambda x: float(np.linalg.norm(difference(x))))
+        # Samples in time that are enough there are so nearby: to find that out costs more than the solution.
+        samples = self._simulated(central, scan_of(start), "low").tracer.get("samplesPerPeriod")
         found = least_squares(
-            difference, start, bounds=(bounds[:2], bounds[2:]), diff_step=1e-4, xtol=1e-8, ftol=1e-10, max_nfev=20
+            difference,
+            start,
+            args=(samples and math.ceil(float(samples)),),
+            bounds=(bounds[:2], bounds[2:]),
+            diff_step=1e-4,
+            xtol=1e-8,
+            ftol=1e-10,
+            max_nfev=20,
         )
         return scan_of(found.x)
 
@@ -82,8 +92,16 @@ class PhysicistFit:
         return self.settings.model_copy(update={"grid": block}), kept
 
     @staticmethod
-    def _simulated(settings: DatasetSettings, scan: Scan, which: FieldName) -> SystemMatrix:
-        return as_read(receive(simulate(settings, scan, which), settings.receive))
+    def _simulated(
+        settings: DatasetSettings, scan: Scan, which: FieldName, samples: int | None = None
+    ) -> SystemMatrix:
+        try:
+            sm = simulate(settings, scan, which, samples=samples)
+        except DataError:
+            if samples is None:
+                raise
+            sm = simulate(settings, scan, which)  # a particle for which they are too few
+        return as_read(receive(sm, settings.receive))
 
 
 def _patterns(values_KN: NDArray[np.complex128]) -> NDArray[np.float64]:
