@@ -36,7 +36,7 @@ def comparison_figure(high: SystemMatrix, low: SystemMatrix, synthesised: System
         (f"high\n{_gradient(high)} T/m", truth),
         (f"low\n{_gradient(low)} T/m", condition),
         ("synthesised", estimate),
-        (f"error × {times}", times * error),
+        (f"error × {times}" if times > 1 else "error", times * error),
     )
     grid = along_scanner(high.axes, high.grid)
     figure, axes = _panels(len(rows), len(shown), 1.25, left=0.6, right=0.9, bottom=0.3, top=0.6)

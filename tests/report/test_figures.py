@@ -56,7 +56,7 @@ def test_the_error_is_enlarged_as_far_as_the_colours_reach(pair: Pair, share: fl
         pair.high, pair.low, dataclasses.replace(pair.high, values_CKN=pair.high.values_CKN + off), ""
     )
     panels = [axes for axes in figure.axes if axes.get_images()]
-    assert panels[3 * len(panels) // 4].get_ylabel() == f"error × {times}"
+    assert panels[3 * len(panels) // 4].get_ylabel() == (f"error × {times}" if times > 1 else "error")
 
 
 def test_a_perfect_estimate_has_no_error(pair: Pair) -> None:
