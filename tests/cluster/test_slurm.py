@@ -40,8 +40,9 @@ while [[ $1 == --* ]]; do [[ $1 != --ntasks=* ]] || count=${1#*=}; shift; done
 trap 'kill $(jobs -p) 2> /dev/null' TERM
 for ((i = 0; i < count; i++)); do
     for attempt in 1 2 3; do
+        rm -f "$SLURM_TEST_LOG.node$i.$attempt"  # of the run before: it says that it started
         "$@" > "$SLURM_TEST_LOG.node$i.$attempt" 2>&1 &
-        while kill -0 $! 2> /dev/null && ! grep -q "Ray runtime started" "$SLURM_TEST_LOG.node$i.$attempt"; do
+        while kill -0 $! 2> /dev/null && ! grep -qs "Ray runtime started" "$SLURM_TEST_LOG.node$i.$attempt"; do
             sleep 0.2
         done
         sleep 1
