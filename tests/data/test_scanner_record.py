@@ -63,6 +63,10 @@ def test_the_file_is_valid_and_tells_what_was_done(
     assert tuple(read_field(path, f"/measurement/{name}") for name in names) == flags
     assert read_field(path, "/measurement/isFramePermutation") == 1
     assert read_field(path, "/scanner/_number") == scan.scanner
+    assert read_field(path, "/tracer/_easyAxes") == "selection-field"
+    if "background_correction" in chain:
+        told = read_field(path, "/acquisition/receiver/_backgroundCorrection")
+        assert told == chain["background_correction"]
     again = read_mdf(path)
     # Reading subtracts the background and divides by the transfer function, where the file did not and knows it.
     known = chain.get("transfer_function") != "unknown"

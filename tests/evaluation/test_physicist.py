@@ -5,9 +5,11 @@ import dataclasses
 import pytest
 
 from sm_search.config.dataset_settings import preset
+from sm_search.config.simulation_settings import Grid
 from sm_search.data.dataset import Dataset
 from sm_search.evaluation.comparison import pair_quality
 from sm_search.evaluation.physicist import PhysicistFit
+from sm_search.physics.receive import as_read, received
 from sm_search.physics.system_matrix import simulate
 
 
@@ -42,3 +44,13 @@ def test_rounding_errors_have_no_say() -> None:
     found = PhysicistFit(settings).fit(low)
     assert found.core_diameter_nm == pytest.approx(30, rel=1e-3)
     assert found.shell_thickness_nm == pytest.approx(5, rel=1e-2)
+
+
+def test_no_wrong_minimum_on_an_imperfect_scanner() -> None:
+    """The demo's third validation scan; with four starting diameters it gave 39 nm."""
+    settings = preset("demo")
+    scan = settings.scans("validation")[2]
+    centre = settings.model_copy(update={"grid": Grid(size=(6, 6), fov_mm=(7.5, 7.5))})
+    low, _ = received(centre, scan, "low", simulate(centre, scan, "low"))
+    found = PhysicistFit(centre).fit(as_read(low))
+    assert found.core_diameter_nm == pytest.approx(scan.core_diameter_nm, rel=0.1)
