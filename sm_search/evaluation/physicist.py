@@ -92,9 +92,7 @@ class PhysicistFit:
         return self.settings.model_copy(update={"grid": block}), kept
 
     @staticmethod
-    def _simulated(
-        settings: DatasetSettings, scan: Scan, which: FieldName, samples: int | None = None
-    ) -> SystemMatrix:
+    def _simulated(settings: DatasetSettings, scan: Scan, which: FieldName, samples: int | None = None) -> SystemMatrix:
         try:
             sm = simulate(settings, scan, which, samples=samples)
         except DataError:
