@@ -28,16 +28,17 @@ def dataset_settings(source: str | Path | Mapping[str, Any], **changes: Any) -> 
     from sm_search.config.loading import load_settings, parse_settings
     from sm_search.data.transfer_file import with_tables_read
 
+    beside = Path()
     if isinstance(source, Mapping):
         settings = parse_settings({**source, **changes}, DatasetSettings, "dataset settings")
-        settings.require_used()
-        return with_tables_read(settings, Path())
-    is_file = isinstance(source, Path) or source.endswith((".yaml", ".yml"))
-    settings = load_settings(source, DatasetSettings) if is_file else preset(str(source))
-    if changes:
-        settings = parse_settings({**settings.model_dump(mode="json"), **changes}, DatasetSettings, str(source))
+    else:
+        is_file = isinstance(source, Path) or source.endswith((".yaml", ".yml"))
+        settings = load_settings(source, DatasetSettings) if is_file else preset(str(source))
+        if changes:
+            settings = parse_settings({**settings.model_dump(mode="json"), **changes}, DatasetSettings, str(source))
+        beside = Path(source).parent
     settings.require_used()
-    return with_tables_read(settings, Path(source).parent)
+    return with_tables_read(settings, beside)
 
 
 def simulate(settings: "DatasetSettings", scan: "Scan", which: "FieldName" = "high") -> "SystemMatrix":

@@ -329,14 +329,7 @@ class DatasetSettings(Settings):
         if self.scanners is not None and not scans:
             raise SettingsError(f"dataset {self.name!r}: scanners: no split has scans of the design `scanners`")
         for scan in scans:
-            try:
-                self.scanner_of(scan)
-            except ValidationError as error:
-                first = error.errors(include_url=False)[0]
-                name, rule = first["loc"][0], first["msg"].replace("Input should be", "must be")
-                drawn = f"{first['input']:.3g} was drawn for scanner {scan.scanner} with deviation {scan.deviation:g}"
-                where = f"dataset {self.name!r}: scan {scan.id}: scanners.{name}"
-                raise SettingsError(f"{where}: {drawn}: {rule}") from None
+            self.scanner_of(scan)
 
     def field(self, which: FieldName) -> FieldSettings:
         return self.low if which == "low" else self.high
@@ -395,10 +388,21 @@ class DatasetSettings(Settings):
         return scan.magnetisation or self.magnetisation
 
     def scanner_of(self, scan: Scan) -> ScannerSettings:
-        """The dataset's scanner, with what the scan's own numbered one deviates from it."""
+        """The dataset's scanner, with what the scan's own numbered one deviates from it.
+
+        Raises:
+            SettingsError: it was drawn beyond what a scanner can be; one line that says where and how.
+        """
         if scan.scanner is None or self.scanners is None:
             return self.scanner
-        return self.scanner.plus(self.scanners.scanner(scan.scanner, scan.deviation))
+        try:
+            return self.scanner.plus(self.scanners.scanner(scan.scanner, scan.deviation))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name, rule = first["loc"][0], first["msg"].replace("Input should be", "must be")
+            drawn = f"{first['input']:.3g} was drawn for scanner {scan.scanner} with deviation {scan.deviation:g}"
+            where = f"dataset {self.name!r}: scan {scan.id}: scanners.{name}"
+            raise SettingsError(f"{where}: {drawn}: {rule}") from None
 
     def receive_of(self, scan: Scan) -> ReceiveSettings:
         """The receive chain with what the scan says differently."""

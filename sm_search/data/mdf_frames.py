@@ -82,8 +82,8 @@ def without_background(file: Hdf5File, found: Frames, how: Subtraction) -> Frame
     background_CKE = found.background_CKE
     if background_CKE is None or BACKGROUND in found.corrections:
         return found
-    in_order = how == "interpolated" and flag(file, "isFramePermutation", default=False)
-    if in_order and file.find("/measurement/framePermutation") is None:
+    permuted = how == "interpolated" and flag(file, "isFramePermutation", default=False)
+    if permuted and file.find("/measurement/framePermutation") is None:
         raise file.fault("/measurement/framePermutation", "is missing: nothing tells when frames were measured")
     order_E = np.argsort(found.place_E)
     blocks = np.split(order_E, np.flatnonzero(np.diff(found.place_E[order_E]) > 1) + 1)

@@ -41,6 +41,8 @@ def with_tables_read(settings: DatasetSettings, beside: str | Path) -> DatasetSe
             except DataError as error:
                 place = f"{Path(beside) / named}: " if isinstance(named, str) else "receive."
                 raise DataError(f"{place}{error} (scan {scan.id})") from None
+    if table is named:
+        return settings
     return settings.model_copy(update={"receive": settings.receive.model_copy(update={"transfer_table": table})})
 
 

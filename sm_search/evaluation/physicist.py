@@ -60,19 +60,23 @@ class PhysicistFit:
             diameter_nm, shell_nm = np.exp(x).tolist()
             return Scan(core_diameter_nm=diameter_nm, fx_khz=low.fx_hz / 1e3, nd=low.nd, shell_thickness_nm=shell_nm)
 
-        def difference(x: NDArray[np.float64], samples: int | None = None) -> NDArray[np.float64]:
-            return _patterns(self._simulated(central, scan_of(x), "low", samples).values_CKN[0][clear_K]) - measured
+        def simulated(x: NDArray[np.float64], samples: int | None = None) -> SystemMatrix:
+            return self._simulated(central, scan_of(x), "low", samples)
+
+        def difference(sm: SystemMatrix) -> NDArray[np.float64]:
+            return _patterns(sm.values_CKN[0][clear_K]) - measured
 
         bounds = [math.log(limit) for limit in (DIAMETERS_NM[0], SHELLS_NM[0], DIAMETERS_NM[1], SHELLS_NM[1])]
         shell = math.log(max(self.settings.particle.shell_thickness_nm, 2 * SHELLS_NM[0]))
         starts = [np.array([math.log(diameter_nm), shell]) for diameter_nm in STARTS_NM]
-        start = min(starts, key=lambda x: float(np.linalg.norm(difference(x))))
+        tried = [simulated(x) for x in starts]
+        best = int(np.argmin([np.linalg.norm(difference(sm)) for sm in tried]))
         # Samples in time that are enough there are so nearby: to find that out costs more than the solution.
-        samples = self._simulated(central, scan_of(start), "low").tracer.get("samplesPerPeriod")
+        told = tried[best].tracer.get("samplesPerPeriod")
+        samples = None if told is None else math.ceil(float(told))
         found = least_squares(
-            difference,
-            start,
-            args=(samples and math.ceil(float(samples)),),
+            lambda x: difference(simulated(x, samples)),
+            starts[best],
             bounds=(bounds[:2], bounds[2:]),
             diff_step=1e-4,
             xtol=1e-8,

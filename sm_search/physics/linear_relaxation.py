@@ -17,6 +17,7 @@ from sm_search.config.simulation_settings import MixingOrders
 from sm_search.physics import panel_kernel
 from sm_search.physics.anisotropic_equilibrium import easy_axes
 from sm_search.physics.lissajous_field import LissajousField
+from sm_search.physics.moment_spectrum import along_axes
 from sm_search.physics.neel import STEP
 from sm_search.physics.panel_kernel import BROWNIAN, NEEL_BROWN, NODES, POWERS
 from sm_search.physics.quadrature import gauss_panel
@@ -130,7 +131,7 @@ def spectrum(
     lines, (channels, _, voxels) = field.nd + 1, sensitivity_CDN.shape
     seen_N33 = np.zeros((voxels, 3, 3))
     seen_N33[:, :channels] = sensitivity_CDN.transpose(2, 0, 1)
-    mixed = not np.array_equal(seen_N33[:, :channels], np.broadcast_to(np.eye(3)[:channels], (voxels, channels, 3)))
+    mixed = not np.array_equal(sensitivity_CDN, along_axes(channels, voxels))
     panel = gauss_panel(NODES)
     u_B = (np.arange(panels) + 0.5) / panels
     u_L = ((np.arange(panels)[:, None] + panel.nodes_Q) / panels).ravel()

@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 
 SHOWN_IMAGES = 16
 SHOWN_PLANES = 4
-ENLARGED = (10, 5, 2, 1)
+ENLARGED = (10, 5, 2)
 """How many times a shown error may be enlarged: as often as leaves all but a hundredth of it in the colours' range."""
 SHOWN_ORDERS = ((1, 0), (0, 1), (2, 1), (3, 2), (4, 4), (7, 2), (6, 6), (9, 5), (12, 12))
 

@@ -86,7 +86,7 @@ def test_settings_take_in_the_table_that_they_name(tmp_path: Path, tiny_settings
     assert taken.receive.transfer_table == read_transfer_table(tmp_path / "a.csv")
     assert taken.content_hash() != named.content_hash()
     assert DatasetSettings.model_validate_json(taken.model_dump_json()) == taken
-    assert with_tables_read(taken, tmp_path) == taken
+    assert with_tables_read(taken, tmp_path) is taken
 
 
 @needs_measured
